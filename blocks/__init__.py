@@ -1,0 +1,37 @@
+"""The engine: a network built from the lecture's blocks, in NumPy."""
+
+from blocks import losses
+from blocks.activations import ACTIVATIONS, Activation
+from blocks.block import Block, Cache
+from blocks.gradient_check import check_block, check_network
+from blocks.history import History
+from blocks.initializers import INITIALIZERS
+from blocks.losses import LOSSES, Loss
+from blocks.network import Network
+from blocks.optimizers import OPTIMIZERS, Adam, GradientDescent, Momentum, Nesterov, Optimizer
+from blocks.schedules import SCHEDULES
+from blocks.training import reshuffled, train
+
+__all__ = [
+    "ACTIVATIONS",
+    "INITIALIZERS",
+    "LOSSES",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "Activation",
+    "Adam",
+    "Block",
+    "Cache",
+    "GradientDescent",
+    "History",
+    "Loss",
+    "Momentum",
+    "Nesterov",
+    "Network",
+    "Optimizer",
+    "check_block",
+    "check_network",
+    "losses",
+    "reshuffled",
+    "train",
+]

@@ -1,0 +1,57 @@
+"""What every file of the engine says about its arrays: their type, and the errors that name an argument and its shape."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[Any]
+T = TypeVar("T")
+
+
+def transpose(matrices: Array) -> Array:
+    """(..., n, m) -> (..., m, n), a view."""
+    return matrices.swapaxes(-1, -2)
+
+
+def check_shape(argument: str, array: Array, shape: tuple[int | str, ...]) -> None:
+    """Raise ValueError unless the last axes of `array` are `shape` (a str stands for any length and is its name)."""
+    has = array.shape[-len(shape) :]
+    if len(has) < len(shape) or any(isinstance(n, int) and n != k for n, k in zip(shape, has, strict=True)):
+        must = ", ".join(str(n) for n in ("...", *shape))
+        raise ValueError(f"{argument} has shape {array.shape}, it must be ({must})")
+
+
+def check_finite(argument: str, array: Array) -> None:
+    """Raise ValueError where `array` holds a nan or an inf, naming the first place."""
+    finite = np.isfinite(array)
+    if not finite.all():
+        place = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(f"{argument} of shape {array.shape} must be finite, it has {array[place]} at {place}")
+
+
+def check_number(
+    argument: str, value: ArrayLike, *, above: float | None = None, at_least: float | None = None, below: float = np.inf
+) -> None:
+    """Raise ValueError unless every value is finite, `above` or `at_least` one bound, and `below` another."""
+    values = np.asarray(value, dtype=np.float64)
+    allowed = ["finite"]
+    fits = np.isfinite(values) & (values < below)
+    if above is not None:
+        fits &= values > above
+        allowed.append(f"above {above:g}")
+    if at_least is not None:
+        fits &= values >= at_least
+        allowed.append(f"at least {at_least:g}")
+    if below < np.inf:
+        allowed[0] = f"below {below:g}"
+    if not fits.all():
+        raise ValueError(f"{argument} is {value!r}, it must be {' and '.join(allowed)}")
+
+
+def choice(what: str, name: str, table: Mapping[str, T]) -> T:
+    """table[name]; raises ValueError that lists what is allowed."""
+    if name not in table:
+        raise ValueError(f"{what} {name!r} is unknown, allowed: {', '.join(table)}")
+    return table[name]

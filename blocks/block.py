@@ -1,0 +1,106 @@
+"""The lecture's building block: a forward step that caches, a backward step that uses the cache."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from blocks.activations import Activation
+from blocks.arrays import Array, check_shape, transpose
+from blocks.parameters import join, split
+
+
+@dataclass
+class Cache:
+    """What forward leaves for backward.
+
+    a_prev_1: (..., n_{l-1} + 1, m) a_prev above a row of ones, which stands for the bias.
+    a_prev: (..., n_{l-1}, m) its upper rows, a view.
+    z: (..., n_l, m) = W a_prev + b.
+    a: (..., n_l, m) = g(z).
+    dz, da_prev: where backward may put its intermediate results; None makes new arrays.
+    """
+
+    a_prev_1: Array
+    a_prev: Array
+    z: Array
+    a: Array
+    dz: Array | None = None
+    da_prev: Array | None = None
+
+
+class Block:
+    """One block l of a network.
+
+        forward    z = W a_prev + b          a = g(z)
+        backward   dz = da * g'(z)           dW = dz a_prev^T    db = sum over m of dz      da_prev = W^T dz
+
+    Axes in front of the last two are lanes, independent networks.
+
+    W: (..., n_l, n_{l-1}) weights.
+    b: (..., n_l, 1) biases.
+    activation: a name from the table.
+    Raises ValueError for shapes that do not match and for an unknown activation.
+    """
+
+    def __init__(self, W: Array, b: Array, activation: str = "identity") -> None:
+        self._bind(join(np.asarray(W), np.asarray(b)), Activation.named(activation))
+
+    @classmethod
+    def over(cls, joined: Array, activation: Activation) -> "Block":
+        """The block whose W and b are views into `joined` = [W b], (..., n_l, n_{l-1} + 1)."""
+        block = cls.__new__(cls)
+        block._bind(joined, activation)
+        return block
+
+    def _bind(self, joined: Array, activation: Activation) -> None:
+        self.joined = joined
+        self.W, self.b = split(joined)
+        self.activation = activation
+
+    def __repr__(self) -> str:
+        lanes = f", lanes={self.W.shape[:-2]}" if self.W.ndim > 2 else ""
+        return f"Block({self.W.shape[-1]} -> {self.W.shape[-2]}, {self.activation.name}, {self.W.dtype}{lanes})"
+
+    def new_cache(self, a_prev_shape: tuple[int, ...]) -> Cache:
+        """An empty cache for a_prev of shape (..., n_{l-1}, m)."""
+        *lanes, n_prev, m = a_prev_shape
+        a_prev_1 = np.ones((*lanes, n_prev + 1, m), self.W.dtype)
+        lanes = list(np.broadcast_shapes(tuple(lanes), self.W.shape[:-2]))
+        z = np.empty((*lanes, self.W.shape[-2], m), self.W.dtype)
+        return Cache(a_prev_1, a_prev_1[..., :-1, :], z, np.empty_like(z))
+
+    def forward(self, a_prev: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
+        """a, cache:  z = W a_prev + b,  a = g(z).
+
+        a_prev: (..., n_{l-1}, m) activations of block l-1, one example a column.
+        cache: an earlier call's cache to be written over; the results do not depend on it.
+        Returns a (..., n_l, m) and the cache for backward.
+        """
+        if cache is None:
+            check_shape("a_prev", a_prev, (self.W.shape[-1], "m"))
+            cache = self.new_cache(a_prev.shape)
+        # In a chain, the block before has written its activation right here.
+        if a_prev is not cache.a_prev:
+            np.copyto(cache.a_prev, a_prev)
+        z = np.matmul(self.joined, cache.a_prev_1, out=cache.z)
+        return self.activation.function(z, cache.a), cache
+
+    def backward(
+        self, da: Array, cache: Cache, gradient: Array | None = None, to_a_prev: bool = True
+    ) -> tuple[Array | None, Array, Array]:
+        """da_prev, dW, db:  dz = da * g'(z),  dW = dz a_prev^T,  db = sum over m of dz,  da_prev = W^T dz.
+
+        da: (..., n_l, m) the loss's derivative with respect to a; left unchanged, as is the cache.
+        cache: forward's.
+        gradient: (..., n_l, n_{l-1} + 1) where [dW db] is written; None makes a new array.
+        to_a_prev: False leaves da_prev out (None), as block 1 of a network does.
+        Returns da_prev (..., n_{l-1}, m), dW (..., n_l, n_{l-1}), db (..., n_l, 1).
+        """
+        if da.shape[-2:] != cache.z.shape[-2:]:
+            check_shape("da", da, cache.z.shape[-2:])
+        dz = self.activation.derivative(cache.z, cache.a, cache.dz)
+        dz = np.multiply(da, dz, out=dz)
+        # The row of ones under a_prev sums dz over the examples: [dW db] in one product.
+        dW, db = split(np.matmul(dz, transpose(cache.a_prev_1), out=gradient))
+        da_prev = np.matmul(transpose(self.W), dz, out=cache.da_prev) if to_a_prev else None
+        return da_prev, dW, db

@@ -1,0 +1,63 @@
+"""What a training leaves: arrays with every step in them."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from blocks.arrays import Array
+
+
+def log_spaced(count: int, points: int) -> Array:
+    """At most `points` of the numbers 0..count-1, log-spaced, with the first and the last."""
+    if count <= points:
+        return np.arange(count)
+    return np.unique(np.round(np.geomspace(1, count, points)).astype(int)) - 1
+
+
+@dataclass
+class History:
+    """T steps of training, each measured before its update: step t is what t updates have led to.
+
+    loss: (..., T) the batch's loss.
+    grad_norm, grad_norm_b: (..., T, L) Frobenius norms of dW_l and db_l of that loss, blocks 1..L.
+    batch_sizes: (T,) examples in each step's batch.
+    steps_an_epoch: steps in one pass over the data.
+    evaluated: (E,) the counts of updates after which the whole data were measured: ends of epochs.
+    measures: name -> (..., E), `loss/train`, `loss/validation`, and `accuracy/...` (labels) or `r2/...` (values).
+    diverged_step: (...) the first step with a value that is not finite, or with a loss above the bound; -1 for none.
+        Later steps of that lane are nan.
+    diverged_block: (...) the block 1..L in which that value stood; 0 where it was the loss alone, -1 for none.
+    """
+
+    loss: Array
+    grad_norm: Array
+    grad_norm_b: Array
+    batch_sizes: Array
+    steps_an_epoch: int
+    evaluated: Array
+    measures: dict[str, Array] = field(default_factory=dict)
+    diverged_step: Array = field(default_factory=lambda: np.array(-1))
+    diverged_block: Array = field(default_factory=lambda: np.array(-1))
+
+    def epoch_loss(self) -> Array:
+        """(..., epochs) mean loss of each epoch's steps, weighted by batch size."""
+        by_epoch = (*self.loss.shape[:-1], -1, self.steps_an_epoch)
+        weights = self.batch_sizes[: self.steps_an_epoch] / self.batch_sizes[: self.steps_an_epoch].sum()
+        return (self.loss.reshape(by_epoch) * weights).sum(axis=-1)
+
+    def lane(self, index: int | tuple[int, ...]) -> "History":
+        """One lane's history, on arrays of its own."""
+        return replace(
+            self,
+            loss=np.array(self.loss[index]),
+            grad_norm=np.array(self.grad_norm[index]),
+            grad_norm_b=np.array(self.grad_norm_b[index]),
+            measures={name: np.array(values[index]) for name, values in self.measures.items()},
+            diverged_step=np.array(self.diverged_step[index]),
+            diverged_block=np.array(self.diverged_block[index]),
+        )
+
+    def __repr__(self) -> str:
+        *lanes, steps, depth = self.grad_norm.shape
+        of_lanes = f", lanes={tuple(lanes)}" if lanes else ""
+        return f"History({steps} steps, {depth} blocks{of_lanes}, {int((self.diverged_step >= 0).sum())} diverged)"

@@ -1,0 +1,95 @@
+"""Initial weights: a table name -> the variance, or the law, of W_l.
+
+`gain` multiplies the variance of every W; biases are N(0, bias_variance). With n = n_{l-1} inputs and n_l units:
+
+| name | law of W_ij | source |
+|---|---|---|
+| zeros | 0 | |
+| normal | N(0, gain / n) | Schoenholz et al. 2017, sigma_w^2 = gain |
+| lecun | N(0, gain / n) at gain 1 by its name | LeCun et al. 1998 |
+| glorot, glorot_uniform | variance 2 gain / (n + n_l) | Glorot and Bengio 2010 |
+| he, he_uniform | variance 2 gain / n | He et al. 2015 |
+| orthogonal | orthonormal rows or columns, times sqrt(gain) | Saxe et al. 2014 |
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from blocks.arrays import Array, check_number, choice
+from blocks.parameters import Layout, split
+
+Law = Callable[[np.random.Generator, int, int, float], Array]
+
+
+def zeros(rng: np.random.Generator, n: int, n_prev: int, gain: float) -> Array:
+    """W = 0"""
+    return np.zeros((n, n_prev))
+
+
+def _normal(variance: Callable[[int, int], float]) -> Law:
+    def draw(rng: np.random.Generator, n: int, n_prev: int, gain: float) -> Array:
+        return rng.normal(0, np.sqrt(gain * variance(n, n_prev)), (n, n_prev))
+
+    return draw
+
+
+def _uniform(variance: Callable[[int, int], float]) -> Law:
+    def draw(rng: np.random.Generator, n: int, n_prev: int, gain: float) -> Array:
+        # U(-r, r) has variance r^2 / 3.
+        bound = np.sqrt(3 * gain * variance(n, n_prev))
+        return rng.uniform(-bound, bound, (n, n_prev))
+
+    return draw
+
+
+def _of_inputs(n: int, n_prev: int) -> float:
+    return 1 / n_prev
+
+
+def _glorot(n: int, n_prev: int) -> float:
+    return 2 / (n + n_prev)
+
+
+def _he(n: int, n_prev: int) -> float:
+    return 2 / n_prev
+
+
+def orthogonal(rng: np.random.Generator, n: int, n_prev: int, gain: float) -> Array:
+    """The orthonormal factor of a Gaussian matrix, uniform over such matrices, times sqrt(gain)."""
+    tall = rng.normal(size=(max(n, n_prev), min(n, n_prev)))
+    Q, R = np.linalg.qr(tall)
+    # Without the signs of R's diagonal, Q is not uniformly distributed (Mezzadri 2007).
+    Q *= np.sign(np.diag(R))
+    return np.sqrt(gain) * (Q if n >= n_prev else Q.T)
+
+
+INITIALIZERS: dict[str, Law] = {
+    "zeros": zeros,
+    "normal": _normal(_of_inputs),
+    "lecun": _normal(_of_inputs),
+    "glorot": _normal(_glorot),
+    "glorot_uniform": _uniform(_glorot),
+    "he": _normal(_he),
+    "he_uniform": _uniform(_he),
+    "orthogonal": orthogonal,
+}
+
+
+def initialize(
+    layout: Layout, initializer: str, rng: np.random.Generator, gain: float = 1.0, bias_variance: float = 0.0
+) -> Array:
+    """(P,) float64 initial parameters of one network, block 1 first, in each block W before b.
+
+    Raises ValueError for an unknown initializer, a gain or a bias variance that is negative or not finite.
+    """
+    law = choice("initializer", initializer, INITIALIZERS)
+    check_number("gain", gain, at_least=0)
+    check_number("bias_variance", bias_variance, at_least=0)
+    parameters = np.zeros(layout.size)
+    for joined in layout.blocks(parameters):
+        W, b = split(joined)
+        W[...] = law(rng, W.shape[0], W.shape[1], gain)
+        if bias_variance > 0:
+            b[...] = rng.normal(0, np.sqrt(bias_variance), b.shape)
+    return parameters

@@ -1,0 +1,130 @@
+"""The losses, from logits: value and gradient; the one 1/m of the whole engine stands here.
+
+A loss is called with the targets as people have them, and checks them. A training loop encodes and checks them once, as
+an array that lies beside the data, and calls `value_and_gradient`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from blocks.arrays import Array, check_finite, check_shape, choice
+
+
+@dataclass(frozen=True)
+class Loss:
+    """J(logits, y), the mean over the m examples.
+
+    name: the table's key.
+    value_and_gradient: `f(logits, target, dlogits=None) -> value, dlogits`, target as `encode` makes it.
+    encode: `encode(y, n_L) -> target` (..., n_L, m) float64; raises ValueError where y is not what the loss takes.
+    decides: `decides(logits) -> classes (..., m)`, or None where the loss is no classifier's.
+    """
+
+    name: str
+    value_and_gradient: Callable[..., tuple[Array, Array]]
+    encode: Callable[[Array, int], Array]
+    decides: Callable[[Array], Array] | None
+
+    def __call__(self, logits: Array, y: Array) -> tuple[Array, Array]:
+        """value (...,) a lane, dlogits (..., n_L, m) = dJ/dlogits.
+
+        logits: (..., n_L, m), finite.
+        y: the targets: (m,) or (..., m) labels, or (..., n_L, m) values for a squared error.
+        """
+        check_finite("logits", logits)
+        target = self.encode(np.asarray(y), logits.shape[-2])
+        check_shape("y", target, logits.shape[-2:])
+        return self.value_and_gradient(logits, target.astype(logits.dtype))
+
+    @classmethod
+    def named(cls, name: str) -> "Loss":
+        """The loss of that name; raises ValueError with the list of names."""
+        return choice("loss", name, LOSSES)
+
+
+def _check_labels(y: Array, classes: int) -> None:
+    if not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(f"y has dtype {y.dtype}, it must hold integer labels")
+    if y.size and not (y.min() >= 0 and y.max() < classes):
+        raise ValueError(f"y of shape {y.shape} has labels {y.min()} to {y.max()}, they must be 0 to {classes - 1}")
+
+
+def _sum_over_units(values: Array) -> Array:
+    """(..., n, m) -> (..., 1, m). A product, since NumPy's own sum over a middle axis may add in another order in a stack."""
+    return np.matmul(np.ones((1, values.shape[-2]), values.dtype), values)
+
+
+def _mean_over_examples(values: Array) -> Array:
+    """(..., 1, m) -> (...)"""
+    return np.add.reduce(values, axis=-1)[..., 0] / values.dtype.type(values.shape[-1])
+
+
+def _softmax(logits: Array, target: Array, dlogits: Array | None = None) -> tuple[Array, Array]:
+    """Softmax cross-entropy, p_k = e^z_k / sum_j e^z_j:
+
+    J = 1/m sum of log(sum_j e^z_j) - z_y        dJ/dz = (p - onehot(y)) / m
+    """
+    shifted = logits - logits.max(axis=-2, keepdims=True)
+    of_label = _sum_over_units(np.multiply(target, shifted, out=dlogits))
+    np.exp(shifted, out=shifted)
+    total = _sum_over_units(shifted)
+    value = _mean_over_examples(np.log(total) - of_label)
+    dlogits = np.divide(shifted, total, out=dlogits)
+    dlogits -= target
+    dlogits *= logits.dtype.type(1 / logits.shape[-1])
+    return value, dlogits
+
+
+def _one_hot(y: Array, classes: int) -> Array:
+    """(..., m) integer labels 0 to n_L - 1 -> (..., n_L, m)"""
+    _check_labels(y, classes)
+    return (np.arange(classes)[:, None] == y[..., None, :]).astype(np.float64)
+
+
+def _sigmoid(logits: Array, target: Array, dlogits: Array | None = None) -> tuple[Array, Array]:
+    """Binary cross-entropy of one logit z, labels y of 0 or 1, p = 1 / (1 + e^-z):
+
+    J = 1/m sum of max(z, 0) - y z + log(1 + e^-|z|)        dJ/dz = (p - y) / m
+    """
+    e = np.exp(-np.abs(logits))
+    value = _mean_over_examples(np.maximum(logits, 0) - target * logits + np.log1p(e))
+    dlogits = np.divide(np.where(logits >= 0, logits.dtype.type(1), e), 1 + e, out=dlogits)
+    dlogits -= target
+    dlogits *= logits.dtype.type(1 / logits.shape[-1])
+    return value, dlogits
+
+
+def _zero_or_one(y: Array, units: int) -> Array:
+    """(..., m) labels of 0 or 1 -> (..., 1, m)"""
+    if units != 1:
+        raise ValueError(f"sigmoid_cross_entropy takes 1 logit an example, the network has {units}")
+    _check_labels(y, 2)
+    return y[..., None, :].astype(np.float64)
+
+
+def _half_squares(logits: Array, target: Array, dlogits: Array | None = None) -> tuple[Array, Array]:
+    """Half the mean squared error, summed over the units:
+
+    J = 1/(2m) sum of ||z - y||^2        dJ/dz = (z - y) / m
+    """
+    dlogits = np.subtract(logits, target, out=dlogits)
+    value = _mean_over_examples(_sum_over_units(dlogits * dlogits)) / 2
+    dlogits *= logits.dtype.type(1 / logits.shape[-1])
+    return value, dlogits
+
+
+def _values(y: Array, units: int) -> Array:
+    """(..., n_L, m) values, or (m,) for one unit -> (..., n_L, m)"""
+    y = y[None, :] if y.ndim == 1 else y
+    check_shape("y", y, (units, "m"))
+    check_finite("y", y)
+    return y.astype(np.float64)
+
+
+softmax_cross_entropy = Loss("softmax_cross_entropy", _softmax, _one_hot, lambda logits: logits.argmax(axis=-2))
+sigmoid_cross_entropy = Loss("sigmoid_cross_entropy", _sigmoid, _zero_or_one, lambda logits: (logits[..., 0, :] > 0).astype(int))
+half_mean_squared_error = Loss("half_mean_squared_error", _half_squares, _values, None)
+
+LOSSES = {loss.name: loss for loss in (softmax_cross_entropy, sigmoid_cross_entropy, half_mean_squared_error)}

@@ -1,0 +1,138 @@
+"""A network: L blocks in a chain, their parameters one flat vector a lane."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from blocks.activations import Activation
+from blocks.arrays import Array, check_shape
+from blocks.block import Block, Cache
+from blocks.initializers import initialize
+from blocks.parameters import Layout
+
+
+class Network:
+    """Blocks 1..L; the last one has the identity activation and gives the logits.
+
+    sizes: (n_0, ..., n_L).
+    activation: of blocks 1..L-1, a name from the table.
+    parameters: (..., P) flat vectors, one a lane; every block's W and b are views into them.
+    """
+
+    def __init__(self, sizes: Sequence[int], activation: str, parameters: Array) -> None:
+        self.layout = Layout(sizes)
+        self.activation = Activation.named(activation)
+        self.parameters = parameters
+        self.blocks = [Block.over(joined, self.activation) for joined in self.layout.blocks(parameters)]
+        self.blocks[-1].activation = Activation.named("identity")
+
+    @classmethod
+    def create(
+        cls,
+        sizes: Sequence[int],
+        activation: str = "relu",
+        initializer: str = "he",
+        *,
+        rng: np.random.Generator,
+        gain: float = 1.0,
+        bias_variance: float = 0.0,
+        dtype: type | str | np.dtype = np.float64,
+        lanes: int | None = None,
+    ) -> "Network":
+        """A network with random initial weights.
+
+        initializer, gain, bias_variance: see `blocks.initializers`.
+        rng: where all randomness comes from. Lane k of `lanes` draws from `rng.spawn(lanes)[k]`, so it has the bits of
+            the network created alone with that generator.
+        dtype: of all parameters, float32 or float64.
+        """
+        layout = Layout(sizes)
+        if lanes is None:
+            parameters = initialize(layout, initializer, rng, gain, bias_variance).astype(dtype)
+        else:
+            draws = [initialize(layout, initializer, lane_rng, gain, bias_variance) for lane_rng in rng.spawn(lanes)]
+            parameters = np.stack(draws).astype(dtype)
+        return cls(layout.sizes, activation, parameters)
+
+    @property
+    def lanes(self) -> tuple[int, ...]:
+        """The shape of the lanes, () for one network."""
+        return self.parameters.shape[:-1]
+
+    @property
+    def depth(self) -> int:
+        """L, the number of blocks."""
+        return self.layout.depth
+
+    def __repr__(self) -> str:
+        sizes = "-".join(str(n) for n in self.layout.sizes)
+        lanes = f", lanes={self.lanes}" if self.lanes else ""
+        return f"Network({sizes}, {self.activation.name}, {self.parameters.dtype}{lanes}, {self.layout.size} parameters)"
+
+    def new_caches(self, x_shape: tuple[int, ...]) -> list[Cache]:
+        """Empty caches for inputs of that shape, every block's `a` the next one's `a_prev`."""
+        caches: list[Cache] = []
+        shape = x_shape
+        for block in self.blocks:
+            cache = block.new_cache(shape)
+            if caches:
+                caches[-1].a = cache.a_prev
+            caches.append(cache)
+            shape = cache.z.shape
+        return caches
+
+    def workspace(self, x_shape: tuple[int, ...]) -> list[Cache]:
+        """Caches as `new_caches` makes them, with room for backward's intermediate results, for a loop that allocates nothing.
+
+        All blocks share that room: what `Block.backward` returns as da_prev is overwritten by the next block's.
+        """
+        caches = self.new_caches(x_shape)
+        room: dict[tuple[str, tuple[int, ...]], Array] = {}
+        for cache, before in zip(caches, [None, *caches], strict=False):
+            cache.dz = room.setdefault(("dz", cache.z.shape), np.empty_like(cache.z))
+            if before is not None:
+                cache.da_prev = room.setdefault(("da", before.z.shape), np.empty_like(before.z))
+        return caches
+
+    def forward(self, x: Array, caches: list[Cache] | None = None) -> tuple[Array, list[Cache]]:
+        """logits, caches of blocks 1..L.
+
+        x: (..., n_0, m) data, one example a column; lanes may share it.
+        caches: an earlier call's, for the same shape of x, to be written over; the results do not depend on them.
+        Returns logits (..., n_L, m).
+        """
+        check_shape("x", x, (self.layout.sizes[0], "m"))
+        if caches is None:
+            caches = self.new_caches(x.shape)
+        a = x
+        for block, cache in zip(self.blocks, caches, strict=True):
+            a, _ = block.forward(a, cache)
+        return a, caches
+
+    def backward(self, dlogits: Array, caches: list[Cache], gradient: list[Array] | None = None) -> list[tuple[Array, Array]]:
+        """[(dW, db), ...] of blocks 1..L, computed from block L down.
+
+        dlogits: (..., n_L, m) the loss's derivative with respect to the logits.
+        caches: forward's.
+        gradient: [dW db] of every block to be written over, as `layout.blocks` gives them over a flat vector.
+        """
+        return self._backward(dlogits, caches, gradient, to_data=False)[0]
+
+    def backward_to_data(self, dlogits: Array, caches: list[Cache]) -> tuple[list[tuple[Array, Array]], Array]:
+        """What `backward` returns, and da_0 (..., n_0, m), the loss's derivative with respect to x."""
+        gradients, da = self._backward(dlogits, caches, None, to_data=True)
+        assert da is not None
+        return gradients, da
+
+    def _backward(
+        self, dlogits: Array, caches: list[Cache], gradient: list[Array] | None, to_data: bool
+    ) -> tuple[list[tuple[Array, Array]], Array | None]:
+        if gradient is None:
+            gradient = self.layout.blocks(np.empty_like(self.parameters))
+        gradients = []
+        da: Array | None = dlogits
+        for index in reversed(range(self.depth)):
+            assert da is not None
+            da, dW, db = self.blocks[index].backward(da, caches[index], gradient[index], to_a_prev=to_data or index > 0)
+            gradients.append((dW, db))
+        return gradients[::-1], da

@@ -1,0 +1,182 @@
+"""Optimizers on the flat parameter vector, each the published update rule.
+
+`state = optimizer.start(network)` makes what a rule carries from update to update; `optimizer.update(parameters,
+gradient, state, factor)` makes one update in place. Every hyperparameter is a number, or an array with one a lane.
+The gradient is left unchanged.
+"""
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from blocks.arrays import Array, check_number, choice
+from blocks.network import Network
+
+ALLOWED: dict[str, dict[str, float]] = {
+    "learning_rate": {"above": 0},
+    "weight_decay": {"at_least": 0},
+    "momentum": {"at_least": 0, "below": 1},
+    "beta_1": {"at_least": 0, "below": 1},
+    "beta_2": {"at_least": 0, "below": 1},
+    "epsilon": {"above": 0},
+}
+
+
+@dataclass
+class State:
+    """What an optimizer carries: its moments, the count of its updates, room to compute in, W's places."""
+
+    moments: list[Array]
+    scratch: Array
+    is_weight: Array
+    updates: int = 0
+
+    def take(self, lanes: Array) -> "State":
+        """The state of some lanes alone."""
+        return replace(self, moments=[moment[lanes] for moment in self.moments], scratch=self.scratch[lanes].copy())
+
+
+@dataclass(frozen=True, eq=False)
+class Optimizer:
+    """What every rule has.
+
+    learning_rate: alpha > 0.
+    weight_decay: lambda >= 0, L2 on W and not on b: the rule sees dW + lambda W.
+    Raises ValueError for a value out of range.
+    """
+
+    learning_rate: ArrayLike
+    weight_decay: ArrayLike = field(default=0.0, kw_only=True)
+
+    moments = 0
+
+    def __post_init__(self) -> None:
+        for rule in fields(self):
+            value = np.asarray(getattr(self, rule.name), dtype=np.float64)
+            check_number(rule.name, value, **ALLOWED[rule.name])
+            object.__setattr__(self, rule.name, value)
+
+    def take(self, lanes: Array) -> "Optimizer":
+        """The optimizer of some lanes alone."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: value[lanes] if value.ndim else value for name, value in values.items()})
+
+    def start(self, network: Network) -> State:
+        """The state before the first update."""
+        parameters = network.parameters
+        moments = [np.zeros_like(parameters) for _ in range(self.moments)]
+        return State(moments, np.empty_like(parameters), network.layout.is_weight)
+
+    def update(self, parameters: Array, gradient: Array, state: State, factor: float = 1.0) -> None:
+        """One update of `parameters` (..., P) by `gradient` (..., P), in place.
+
+        factor: what a schedule makes of the learning rate at this update.
+        """
+        dtype = parameters.dtype
+        if np.any(self.weight_decay):
+            gradient = self._decayed(parameters, gradient, state)
+        state.updates += 1
+        self._step(parameters, gradient, state, _column(np.multiply(self.learning_rate, factor), dtype))
+
+    def _decayed(self, parameters: Array, gradient: Array, state: State) -> Array:
+        """dW + lambda W on W, db on b, lane by lane: a lane without decay keeps its gradient's very bits."""
+        decay = _column(self.weight_decay, parameters.dtype)
+        where = np.broadcast_to(state.is_weight & (decay > 0), parameters.shape)
+        decayed = gradient.copy()
+        np.multiply(decay, parameters, out=state.scratch)
+        np.add(gradient, state.scratch, out=decayed, where=where)
+        return decayed
+
+    def _step(self, parameters: Array, gradient: Array, state: State, alpha: Array) -> None:
+        raise NotImplementedError
+
+
+def _column(values: ArrayLike, dtype: np.dtype) -> Array:
+    """A hyperparameter as an array that broadcasts over the flat vectors: () or (lanes, 1)."""
+    values = np.asarray(values).astype(dtype)
+    return values[..., None] if values.ndim else values
+
+
+class GradientDescent(Optimizer):
+    """theta := theta - alpha g"""
+
+    def _step(self, parameters: Array, gradient: Array, state: State, alpha: Array) -> None:
+        parameters -= np.multiply(alpha, gradient, out=state.scratch)
+
+
+@dataclass(frozen=True, eq=False)
+class Momentum(Optimizer):
+    """v := mu v - alpha g;  theta := theta + v  (Polyak 1964; as in Sutskever et al. 2013, equations 1 and 2)
+
+    momentum: mu, 0 <= mu < 1.
+    """
+
+    momentum: ArrayLike = 0.9
+
+    moments = 1
+
+    def _step(self, parameters: Array, gradient: Array, state: State, alpha: Array) -> None:
+        (velocity,) = state.moments
+        velocity *= _column(self.momentum, parameters.dtype)
+        velocity -= np.multiply(alpha, gradient, out=state.scratch)
+        parameters += velocity
+
+
+class Nesterov(Momentum):
+    """v := mu v - alpha g;  theta := theta + mu v - alpha g  (Nesterov 1983, in the variables of Bengio et al. 2013)"""
+
+    def _step(self, parameters: Array, gradient: Array, state: State, alpha: Array) -> None:
+        (velocity,) = state.moments
+        mu = _column(self.momentum, parameters.dtype)
+        velocity *= mu
+        step = np.multiply(alpha, gradient, out=state.scratch)
+        velocity -= step
+        parameters -= step
+        parameters += np.multiply(mu, velocity, out=state.scratch)
+
+
+@dataclass(frozen=True, eq=False)
+class Adam(Optimizer):
+    """Kingma and Ba 2015, algorithm 1, at update t = 1, 2, ...:
+
+    m := beta_1 m + (1 - beta_1) g          v := beta_2 v + (1 - beta_2) g^2
+    theta := theta - alpha (m / (1 - beta_1^t)) / (sqrt(v / (1 - beta_2^t)) + epsilon)
+    """
+
+    beta_1: ArrayLike = 0.9
+    beta_2: ArrayLike = 0.999
+    epsilon: ArrayLike = 1e-8
+
+    moments = 2
+
+    def _step(self, parameters: Array, gradient: Array, state: State, alpha: Array) -> None:
+        first, second = state.moments
+        dtype, scratch = parameters.dtype, state.scratch
+        beta_1, beta_2 = np.asarray(self.beta_1), np.asarray(self.beta_2)
+        first *= _column(beta_1, dtype)
+        first += np.multiply(_column(1 - beta_1, dtype), gradient, out=scratch)
+        second *= _column(beta_2, dtype)
+        np.multiply(gradient, gradient, out=scratch)
+        scratch *= _column(1 - beta_2, dtype)
+        second += scratch
+        np.divide(second, _column(1 - beta_2**state.updates, dtype), out=scratch)
+        np.sqrt(scratch, out=scratch)
+        scratch += _column(self.epsilon, dtype)
+        np.divide(first, scratch, out=scratch)
+        scratch *= alpha / _column(1 - beta_1**state.updates, dtype)
+        parameters -= scratch
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "gradient_descent": GradientDescent,
+    "momentum": Momentum,
+    "nesterov": Nesterov,
+    "adam": Adam,
+}
+
+
+def optimizer_named(name: str) -> type[Optimizer]:
+    """The rule of that name; raises ValueError with the list of names."""
+    return choice("optimizer", name, OPTIMIZERS)

@@ -1,0 +1,95 @@
+"""All blocks' W and b in one flat vector a lane: how they lie in it is known here alone.
+
+Block l is the matrix [W b] of shape (n_l, n_{l-1} + 1), stored column by column, block after block. The bias as the last
+column makes W a_prev + b one product, [W b] [a_prev; 1], and dW, db one product too; column by column, a block's W is
+contiguous and its b stands behind it, so that every norm of a step is one reduction over the flat vector.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from blocks.arrays import Array, check_shape, transpose
+
+
+def join(W: Array, b: Array) -> Array:
+    """[W b]: (..., n_l, n_{l-1} + 1) from W (..., n_l, n_{l-1}) and b (..., n_l, 1)."""
+    check_shape("W", W, ("n_l", "n_{l-1}"))
+    check_shape("b", b, (W.shape[-2], 1))
+    return np.concatenate([W, b], axis=-1)
+
+
+def split(joined: Array) -> tuple[Array, Array]:
+    """W (..., n_l, n_{l-1}) and b (..., n_l, 1), views into [W b]."""
+    return joined[..., :-1], joined[..., -1:]
+
+
+class Layout:
+    """Where each block lies in the flat vector.
+
+    sizes: (n_0, n_1, ..., n_L), the number of inputs and every block's number of units, each at least 1.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        if len(sizes) < 2 or any(int(n) != n or n < 1 for n in sizes):
+            raise ValueError(f"sizes is {list(sizes)}, it must be at least two whole numbers of at least 1: n_0, n_1, ..., n_L")
+        self.sizes = tuple(int(n) for n in sizes)
+
+    @property
+    def depth(self) -> int:
+        """L, the number of blocks."""
+        return len(self.sizes) - 1
+
+    @cached_property
+    def starts(self) -> Array:
+        """(2 L,) where W_1, b_1, W_2, b_2, ... start in the flat vector."""
+        n = np.array(self.sizes)
+        lengths = np.stack([n[1:] * n[:-1], n[1:]], axis=1).ravel()
+        return np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.intp)
+
+    @cached_property
+    def size(self) -> int:
+        """P, the number of parameters of one network: sum over l of n_l (n_{l-1} + 1)."""
+        return sum(n * (n_prev + 1) for n_prev, n in zip(self.sizes, self.sizes[1:], strict=False))
+
+    @cached_property
+    def is_weight(self) -> Array:
+        """(P,) bool: True on W, False on b."""
+        mask = np.empty(self.size, dtype=bool)
+        for joined in self.blocks(mask):
+            W, b = split(joined)
+            W[...], b[...] = True, False
+        return mask
+
+    def blocks(self, flat: Array) -> list[Array]:
+        """[W b] of blocks 1..L, (..., n_l, n_{l-1} + 1), as views into `flat` (..., P)."""
+        check_shape("flat", flat, (self.size,))
+        ends = [*self.starts[2::2], self.size]
+        return [
+            transpose(flat[..., start:end].reshape(*flat.shape[:-1], n_prev + 1, n))
+            for start, end, n_prev, n in zip(self.starts[::2], ends, self.sizes, self.sizes[1:], strict=False)
+        ]
+
+    def norms(self, flat: Array, squares: Array | None = None) -> Array:
+        """||W_1||, ||b_1||, ||W_2||, ...: (..., 2 L) Frobenius norms from `flat` (..., P), in one reduction.
+
+        squares: (..., P) is written over when given, so that a training loop need not allocate.
+
+        A sum of squares leaves the range of its dtype long before the norm does (in float32 where a norm is below
+        1e-19 or above 1e19, as in any network that vanishes or explodes); those few are summed again, scaled.
+        """
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            squares = np.multiply(flat, flat, out=squares)
+            sums = np.add.reduceat(squares, self.starts, axis=-1)
+            limits = np.finfo(flat.dtype)
+            safe = (sums > limits.tiny / limits.eps**2) & (sums < limits.max)
+            norms = np.sqrt(sums)
+            if not safe.all():
+                bounds = [*self.starts, self.size]
+                for *lane, segment in np.argwhere(~safe):
+                    part = flat[tuple(lane)][bounds[segment] : bounds[segment + 1]]
+                    largest = np.abs(part).max()
+                    if 0 < largest < np.inf:
+                        norms[(*lane, segment)] = largest * np.sqrt(np.square(part / largest).sum())
+        return norms

@@ -1,0 +1,232 @@
+"""The gradient-descent cycle, over batches, for a whole stack of lanes; every step's loss and gradient norms are kept."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from blocks.arrays import Array, check_finite, check_number, check_shape
+from blocks.block import Cache
+from blocks.history import History, log_spaced
+from blocks.losses import Loss
+from blocks.network import Network
+from blocks.optimizers import Optimizer
+from blocks.schedules import schedule_named
+
+
+def reshuffled(rng: np.random.Generator, m: int) -> Iterator[Array]:
+    """An endless series of orders of m examples, one an epoch."""
+    while True:
+        yield rng.permutation(m)
+
+
+def train(
+    network: Network,
+    x: Array,
+    y: Array,
+    *,
+    loss: Loss,
+    optimizer: Optimizer,
+    epochs: int,
+    batch_size: int | None = None,
+    orders: Iterator[Array] | None = None,
+    schedule: str = "constant",
+    validation: tuple[Array, Array] | None = None,
+    evaluations: int = 10,
+    loss_bound: float = np.inf,
+    progress: Callable[[int], None] = lambda steps: None,
+) -> History:
+    """Train `network` in place and return the history of every step.
+
+    One cycle: forward through blocks 1..L caching every z, the loss, backward from L to 1, update.
+
+    x: (n_0, m) data, one example a column, shared by all lanes. y: targets as `loss` takes them.
+    loss: of the logits.
+    optimizer: its hyperparameters numbers, or arrays with one a lane.
+    epochs: passes over the data, at least 1.
+    batch_size: examples a step, 1 to m; the last batch of an epoch may be shorter. None: all.
+    orders: the examples' order in each epoch, see `reshuffled`; None keeps the data's own.
+    schedule: name of the learning rate's schedule.
+    validation: x and y measured beside the training data after log-spaced epochs, at most `evaluations`.
+    loss_bound: a lane whose loss is above it, or not finite, has diverged: it leaves the stack where it stands.
+    progress: called after every epoch with the number of steps made.
+    Raises ValueError for data that are not finite or do not fit the network, and for numbers out of range.
+    """
+    return _Training(network, x, y, loss, optimizer, batch_size, loss_bound).run(
+        epochs, orders, schedule, validation, evaluations, progress
+    )
+
+
+class _Training:
+    """The lanes still in training, with all they compute in. Lanes are counted along one axis, whatever their shape."""
+
+    def __init__(
+        self, network: Network, x: Array, y: Array, loss: Loss, optimizer: Optimizer, batch_size: int | None, loss_bound: float
+    ) -> None:
+        self.whole, self.loss = network, loss
+        self.x, self.target = self._encoded("x", x, y)
+        self.m = self.x.shape[-1]
+        self.batch_size = self.m if batch_size is None else batch_size
+        if int(self.batch_size) != self.batch_size or not 1 <= self.batch_size <= self.m:
+            raise ValueError(f"batch_size is {batch_size}, it must be a whole number from 1 to {self.m}, the number of examples")
+        check_number("loss_bound", min(loss_bound, 1.0), above=0)
+        self.loss_bound = min(loss_bound, float(np.finfo(network.parameters.dtype).max))
+        self.live = np.arange(int(np.prod(network.lanes)))
+        self._occupy(network, optimizer)
+        self.state = optimizer.start(network)
+
+    def _encoded(self, name: str, x: Array, y: Array) -> tuple[Array, Array]:
+        sizes, dtype = self.whole.layout.sizes, self.whole.parameters.dtype
+        check_shape(name, x, (sizes[0], "m"))
+        check_finite(name, x)
+        target = self.loss.encode(np.asarray(y), sizes[-1])
+        check_shape("y", target, (sizes[-1], x.shape[-1]))
+        return x.astype(dtype), target.astype(dtype)
+
+    def _occupy(self, network: Network, optimizer: Optimizer) -> None:
+        self.network, self.optimizer = network, optimizer
+        self.gradient = np.empty_like(network.parameters)
+        self.joined = network.layout.blocks(self.gradient)
+        self.workspaces: dict[int, tuple[list[Cache], Array]] = {}
+
+    def workspace(self, m: int) -> tuple[list[Cache], Array]:
+        """Caches and dlogits for batches of m examples."""
+        if m not in self.workspaces:
+            caches = self.network.workspace((self.x.shape[0], m))
+            self.workspaces[m] = caches, np.empty_like(caches[-1].a)
+        return self.workspaces[m]
+
+    def run(
+        self,
+        epochs: int,
+        orders: Iterator[Array] | None,
+        schedule: str,
+        validation: tuple[Array, Array] | None,
+        evaluations: int,
+        progress: Callable[[int], None],
+    ) -> History:
+        if int(epochs) != epochs or epochs < 1:
+            raise ValueError(f"epochs is {epochs}, it must be a whole number of at least 1")
+        factor = schedule_named(schedule)
+        sets = {"train": (self.x, self.target)}
+        if validation is not None:
+            sets["validation"] = self._encoded("validation x", *validation)
+
+        batches = [slice(start, min(start + self.batch_size, self.m)) for start in range(0, self.m, self.batch_size)]
+        steps, lanes, depth = epochs * len(batches), self.live.size, self.network.depth
+        measured_epochs = log_spaced(epochs, evaluations) + 1
+        dtype = self.network.parameters.dtype
+        self.losses = np.full((steps, lanes), np.nan, dtype)
+        self.norms = np.full((steps, lanes, 2 * depth), np.nan, dtype)
+        score = "r2" if self.loss.decides is None else "accuracy"
+        self.measures = {
+            f"{kind}/{name}": np.full((len(measured_epochs), lanes), np.nan) for kind in ("loss", score) for name in sets
+        }
+        self.diverged = np.full((2, lanes), -1)
+
+        x, target = self.x, self.target
+        if orders is not None:
+            x, target = np.empty_like(x), np.empty_like(target)
+        # A network that diverges overflows on its way, and one that vanishes underflows: both are results here.
+        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+            step = 0
+            for epoch in range(1, epochs + 1):
+                if orders is not None:
+                    order = next(orders)
+                    np.take(self.x, order, axis=-1, out=x, mode="clip")
+                    np.take(self.target, order, axis=-1, out=target, mode="clip")
+                for batch in batches:
+                    if self.live.size == 0:
+                        break
+                    self._cycle(step, x[..., batch], target[..., batch], factor(step, steps))
+                    step += 1
+                if epoch in measured_epochs:
+                    column = int(np.searchsorted(measured_epochs, epoch))
+                    for name, (data, encoded) in sets.items():
+                        self._measure(name, data, encoded, column)
+                progress(len(batches))
+        self._write_back()
+        return self._history(np.array([b.stop - b.start for b in batches] * epochs), len(batches), measured_epochs)
+
+    def _cycle(self, step: int, x: Array, target: Array, factor: float) -> None:
+        """One cycle of gradient descent, its loss and norms kept at `step`."""
+        caches, dlogits = self.workspace(x.shape[-1])
+        logits, _ = self.network.forward(x, caches)
+        value, _ = self.loss.value_and_gradient(logits, target, dlogits)
+        if not value.max() <= self.loss_bound:
+            self._part(step, value, caches)
+            if self.live.size:
+                self._cycle(step, x, target, factor)
+            return
+        self.network.backward(dlogits, caches, self.joined)
+        self.losses[step, self.live] = value
+        self.norms[step, self.live] = self.network.layout.norms(self.gradient, self.state.scratch)
+        self.optimizer.update(self.network.parameters, self.gradient, self.state, factor)
+
+    def _part(self, step: int, value: Array, caches: list[Cache]) -> None:
+        """Lanes whose loss passed the bound leave, their first bad value noted; the others go on with their very bits."""
+        value = np.atleast_1d(value.ravel())
+        stays = value <= self.loss_bound
+        finite = [np.isfinite(cache.z).all(axis=(-2, -1)).reshape(-1) for cache in caches]
+        for index in np.flatnonzero(~stays):
+            lane = self.live[index]
+            self.losses[step, lane] = value[index]
+            before = self.norms[step - 1, lane] if step else np.zeros(1)
+            if not np.isfinite(before).all():
+                # The gradient overflowed before the loss did. Backward runs from block L down: L's came first.
+                self.diverged[:, lane] = step - 1, int(np.flatnonzero(~np.isfinite(before))[-1]) // 2 + 1
+            else:
+                blocks = [block for block, fine in enumerate(finite, start=1) if not fine[index]]
+                self.diverged[:, lane] = step, min(blocks, default=0)
+        self._write_back()
+        self.live = self.live[stays]
+        if self.live.size:
+            whole = self.network
+            kept = np.flatnonzero(stays)
+            parameters = whole.parameters.reshape(-1, whole.layout.size)[kept]
+            self._occupy(Network(whole.layout.sizes, whole.activation.name, parameters), self.optimizer.take(kept))
+            self.state = self.state.take(kept)
+
+    def _write_back(self) -> None:
+        """Put the live lanes' parameters back into the network that was handed in."""
+        if self.network is not self.whole and self.live.size:
+            self.whole.parameters.reshape(-1, self.whole.layout.size)[self.live] = self.network.parameters
+
+    def _measure(self, name: str, x: Array, target: Array, column: int) -> None:
+        """Loss, and accuracy or r2, over a whole set, in batches of the training's size."""
+        if self.live.size == 0:
+            return
+        m = x.shape[-1]
+        total, right = np.zeros(self.network.lanes), np.zeros(self.network.lanes)
+        for start in range(0, m, self.batch_size):
+            batch = slice(start, min(start + self.batch_size, m))
+            caches, dlogits = self.workspace(batch.stop - batch.start)
+            logits, _ = self.network.forward(x[..., batch], caches)
+            value, _ = self.loss.value_and_gradient(logits, target[..., batch], dlogits)
+            total += value * np.float64(batch.stop - batch.start)
+            if self.loss.decides:
+                # The encoded target less a half decides for its own label, whichever the encoding.
+                right += (self.loss.decides(logits) == self.loss.decides(target[..., batch] - 0.5)).sum(axis=-1)
+        loss = total / m
+        self.measures[f"loss/{name}"][column, self.live] = loss
+        if self.loss.decides:
+            self.measures[f"accuracy/{name}"][column, self.live] = right / m
+        else:
+            # 1 - residual / total sum of squares; the loss is half the residual one over m.
+            self.measures[f"r2/{name}"][column, self.live] = 1 - 2 * loss / target.astype(np.float64).var(axis=-1).sum()
+
+    def _history(self, batch_sizes: Array, steps_an_epoch: int, measured_epochs: Array) -> History:
+        def by_lane(values: Array) -> Array:
+            return np.moveaxis(values, 1, 0).reshape(*self.whole.lanes, values.shape[0], *values.shape[2:])
+
+        norms = by_lane(self.norms)
+        return History(
+            by_lane(self.losses),
+            norms[..., 0::2],
+            norms[..., 1::2],
+            batch_sizes,
+            steps_an_epoch,
+            measured_epochs * steps_an_epoch,
+            {name: by_lane(values) for name, values in self.measures.items()},
+            self.diverged[0].reshape(self.whole.lanes),
+            self.diverged[1].reshape(self.whole.lanes),
+        )
