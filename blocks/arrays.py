@@ -36,7 +36,7 @@ def check_number(
 ) -> None:
     """Raise ValueError unless every value is finite, `above` or `at_least` one bound, and `below` another."""
     values = np.asarray(value, dtype=np.float64)
-    allowed = ["finite"]
+    allowed = ["a whole number" if isinstance(value, int) else "finite"]
     fits = np.isfinite(values) & (values < below)
     if above is not None:
         fits &= values > above
@@ -45,7 +45,7 @@ def check_number(
         fits &= values >= at_least
         allowed.append(f"at least {at_least:g}")
     if below < np.inf:
-        allowed[0] = f"below {below:g}"
+        allowed.append(f"below {below:g}")
     if not fits.all():
         raise ValueError(f"{argument} is {value!r}, it must be {' and '.join(allowed)}")
 

@@ -14,18 +14,22 @@ class Cache:
     """What forward leaves for backward.
 
     a_prev_1: (..., n_{l-1} + 1, m) a_prev above a row of ones, which stands for the bias.
-    a_prev: (..., n_{l-1}, m) its upper rows, a view.
     z: (..., n_l, m) = W a_prev + b.
     a: (..., n_l, m) = g(z).
     dz, da_prev: where backward may put its intermediate results; None makes new arrays.
+    a_prev: (..., n_{l-1}, m) the upper rows of a_prev_1, a view.
     """
 
     a_prev_1: Array
-    a_prev: Array
     z: Array
     a: Array
     dz: Array | None = None
     da_prev: Array | None = None
+
+    def __post_init__(self) -> None:
+        # Views made once: making one costs a tenth of a small product.
+        self.a_prev = self.a_prev_1[..., :-1, :]
+        self.a_prev_1_T = transpose(self.a_prev_1)
 
 
 class Block:
@@ -55,6 +59,7 @@ class Block:
     def _bind(self, joined: Array, activation: Activation) -> None:
         self.joined = joined
         self.W, self.b = split(joined)
+        self.W_T = transpose(self.W)
         self.activation = activation
 
     def __repr__(self) -> str:
@@ -67,7 +72,7 @@ class Block:
         a_prev_1 = np.ones((*lanes, n_prev + 1, m), self.W.dtype)
         lanes = list(np.broadcast_shapes(tuple(lanes), self.W.shape[:-2]))
         z = np.empty((*lanes, self.W.shape[-2], m), self.W.dtype)
-        return Cache(a_prev_1, a_prev_1[..., :-1, :], z, np.empty_like(z))
+        return Cache(a_prev_1, z, np.empty_like(z))
 
     def forward(self, a_prev: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
         """a, cache:  z = W a_prev + b,  a = g(z).
@@ -101,6 +106,6 @@ class Block:
         dz = self.activation.derivative(cache.z, cache.a, cache.dz)
         dz = np.multiply(da, dz, out=dz)
         # The row of ones under a_prev sums dz over the examples: [dW db] in one product.
-        dW, db = split(np.matmul(dz, transpose(cache.a_prev_1), out=gradient))
-        da_prev = np.matmul(transpose(self.W), dz, out=cache.da_prev) if to_a_prev else None
+        dW, db = split(np.matmul(dz, cache.a_prev_1_T, out=gradient))
+        da_prev = np.matmul(self.W_T, dz, out=cache.da_prev) if to_a_prev else None
         return da_prev, dW, db

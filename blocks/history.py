@@ -8,7 +8,7 @@ from blocks.arrays import Array
 
 
 def log_spaced(count: int, points: int) -> Array:
-    """At most `points` of the numbers 0..count-1, log-spaced, with the first and the last."""
+    """At most `points` (2 or more) of the numbers 0..count-1, log-spaced, with the first and the last."""
     if count <= points:
         return np.arange(count)
     return np.unique(np.round(np.geomspace(1, count, points)).astype(int)) - 1
@@ -22,7 +22,7 @@ class History:
     grad_norm, grad_norm_b: (..., T, L) Frobenius norms of dW_l and db_l of that loss, blocks 1..L.
     batch_sizes: (T,) examples in each step's batch.
     steps_an_epoch: steps in one pass over the data.
-    evaluated: (E,) the counts of updates after which the whole data were measured: ends of epochs.
+    evaluated: (E,) the counts of updates after which the whole data were measured: 0, and ends of epochs to the last.
     measures: name -> (..., E), `loss/train`, `loss/validation`, and `accuracy/...` (labels) or `r2/...` (values).
     diverged_step: (...) the first step with a value that is not finite, or with a loss above the bound; -1 for none.
         Later steps of that lane are nan.

@@ -6,6 +6,7 @@ an array that lies beside the data, and calls `value_and_gradient`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -53,7 +54,12 @@ def _check_labels(y: Array, classes: int) -> None:
 
 def _sum_over_units(values: Array) -> Array:
     """(..., n, m) -> (..., 1, m). A product, since NumPy's own sum over a middle axis may add in another order in a stack."""
-    return np.matmul(np.ones((1, values.shape[-2]), values.dtype), values)
+    return np.matmul(_ones(values.shape[-2], values.dtype), values)
+
+
+@cache
+def _ones(n: int, dtype: np.dtype) -> Array:
+    return np.ones((1, n), dtype)
 
 
 def _mean_over_examples(values: Array) -> Array:
@@ -66,7 +72,7 @@ def _softmax(logits: Array, target: Array, dlogits: Array | None = None) -> tupl
 
     J = 1/m sum of log(sum_j e^z_j) - z_y        dJ/dz = (p - onehot(y)) / m
     """
-    shifted = logits - logits.max(axis=-2, keepdims=True)
+    shifted = logits - np.maximum.reduce(logits, axis=-2, keepdims=True)
     of_label = _sum_over_units(np.multiply(target, shifted, out=dlogits))
     np.exp(shifted, out=shifted)
     total = _sum_over_units(shifted)

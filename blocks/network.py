@@ -101,7 +101,8 @@ class Network:
         caches: an earlier call's, for the same shape of x, to be written over; the results do not depend on them.
         Returns logits (..., n_L, m).
         """
-        check_shape("x", x, (self.layout.sizes[0], "m"))
+        if x.ndim < 2 or x.shape[-2] != self.layout.sizes[0]:
+            check_shape("x", x, (self.layout.sizes[0], "m"))
         if caches is None:
             caches = self.new_caches(x.shape)
         a = x

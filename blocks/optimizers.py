@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from blocks.arrays import Array, check_number, choice
 from blocks.network import Network
@@ -47,16 +46,18 @@ class Optimizer:
     Raises ValueError for a value out of range.
     """
 
-    learning_rate: ArrayLike
-    weight_decay: ArrayLike = field(default=0.0, kw_only=True)
+    learning_rate: Any
+    weight_decay: Any = field(default=0.0, kw_only=True)
 
     moments = 0
+    decays = False
 
     def __post_init__(self) -> None:
         for rule in fields(self):
             value = np.asarray(getattr(self, rule.name), dtype=np.float64)
             check_number(rule.name, value, **ALLOWED[rule.name])
             object.__setattr__(self, rule.name, value)
+        object.__setattr__(self, "decays", bool(self.weight_decay.any()))
 
     def take(self, lanes: Array) -> "Optimizer":
         """The optimizer of some lanes alone."""
@@ -74,11 +75,10 @@ class Optimizer:
 
         factor: what a schedule makes of the learning rate at this update.
         """
-        dtype = parameters.dtype
-        if np.any(self.weight_decay):
+        if self.decays:
             gradient = self._decayed(parameters, gradient, state)
         state.updates += 1
-        self._step(parameters, gradient, state, _column(np.multiply(self.learning_rate, factor), dtype))
+        self._step(parameters, gradient, state, _column(self.learning_rate * factor, parameters.dtype))
 
     def _decayed(self, parameters: Array, gradient: Array, state: State) -> Array:
         """dW + lambda W on W, db on b, lane by lane: a lane without decay keeps its gradient's very bits."""
@@ -93,10 +93,9 @@ class Optimizer:
         raise NotImplementedError
 
 
-def _column(values: ArrayLike, dtype: np.dtype) -> Array:
+def _column(values: Array, dtype: np.dtype) -> Array:
     """A hyperparameter as an array that broadcasts over the flat vectors: () or (lanes, 1)."""
-    values = np.asarray(values).astype(dtype)
-    return values[..., None] if values.ndim else values
+    return values.astype(dtype)[..., None] if values.ndim else dtype.type(values)
 
 
 class GradientDescent(Optimizer):
@@ -113,7 +112,7 @@ class Momentum(Optimizer):
     momentum: mu, 0 <= mu < 1.
     """
 
-    momentum: ArrayLike = 0.9
+    momentum: Any = 0.9
 
     moments = 1
 
@@ -145,16 +144,16 @@ class Adam(Optimizer):
     theta := theta - alpha (m / (1 - beta_1^t)) / (sqrt(v / (1 - beta_2^t)) + epsilon)
     """
 
-    beta_1: ArrayLike = 0.9
-    beta_2: ArrayLike = 0.999
-    epsilon: ArrayLike = 1e-8
+    beta_1: Any = 0.9
+    beta_2: Any = 0.999
+    epsilon: Any = 1e-8
 
     moments = 2
 
     def _step(self, parameters: Array, gradient: Array, state: State, alpha: Array) -> None:
         first, second = state.moments
         dtype, scratch = parameters.dtype, state.scratch
-        beta_1, beta_2 = np.asarray(self.beta_1), np.asarray(self.beta_2)
+        beta_1, beta_2 = self.beta_1, self.beta_2
         first *= _column(beta_1, dtype)
         first += np.multiply(_column(1 - beta_1, dtype), gradient, out=scratch)
         second *= _column(beta_2, dtype)

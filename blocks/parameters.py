@@ -12,6 +12,9 @@ import numpy as np
 
 from blocks.arrays import Array, check_shape, transpose
 
+# Below it, squares that matter to a sum may have lost digits as subnormal numbers.
+SAFE = {np.dtype(dtype): float(np.finfo(dtype).tiny / np.finfo(dtype).eps ** 2) for dtype in (np.float32, np.float64)}
+
 
 def join(W: Array, b: Array) -> Array:
     """[W b]: (..., n_l, n_{l-1} + 1) from W (..., n_l, n_{l-1}) and b (..., n_l, 1)."""
@@ -82,14 +85,19 @@ class Layout:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             squares = np.multiply(flat, flat, out=squares)
             sums = np.add.reduceat(squares, self.starts, axis=-1)
-            limits = np.finfo(flat.dtype)
-            safe = (sums > limits.tiny / limits.eps**2) & (sums < limits.max)
             norms = np.sqrt(sums)
-            if not safe.all():
-                bounds = [*self.starts, self.size]
-                for *lane, segment in np.argwhere(~safe):
-                    part = flat[tuple(lane)][bounds[segment] : bounds[segment + 1]]
-                    largest = np.abs(part).max()
-                    if 0 < largest < np.inf:
-                        norms[(*lane, segment)] = largest * np.sqrt(np.square(part / largest).sum())
+            if not (np.minimum.reduce(sums, axis=None) > SAFE[flat.dtype] and np.maximum.reduce(sums, axis=None) < np.inf):
+                self._rescale(flat.reshape(-1, self.size), sums.reshape(-1, 2 * self.depth), norms.reshape(-1, 2 * self.depth))
         return norms
+
+    def _rescale(self, flat: Array, sums: Array, norms: Array) -> None:
+        """||v|| = c ||v / c||, c the largest |v_i|, wherever the sum of squares has left its range; lanes are rows."""
+        unsafe = ~((sums > SAFE[flat.dtype]) & (sums < np.inf))
+        rows = np.flatnonzero(unsafe.any(axis=-1))
+        flat = flat[rows]
+        largest = np.maximum.reduceat(np.abs(flat), self.starts, axis=-1)
+        # All zero, or not finite: the norm is that already, and 1 leaves it so.
+        largest[~((largest > 0) & (largest < np.inf))] = 1
+        flat /= np.repeat(largest, np.diff(self.starts, append=self.size), axis=-1)
+        scaled = largest * np.sqrt(np.add.reduceat(flat * flat, self.starts, axis=-1))
+        norms[rows] = np.where(unsafe[rows], scaled, norms[rows])

@@ -46,7 +46,8 @@ def train(
     batch_size: examples a step, 1 to m; the last batch of an epoch may be shorter. None: all.
     orders: the examples' order in each epoch, see `reshuffled`; None keeps the data's own.
     schedule: name of the learning rate's schedule.
-    validation: x and y measured beside the training data after log-spaced epochs, at most `evaluations`.
+    validation: x and y measured beside the training data before the first epoch, after the last, and log-spaced
+        between, `evaluations` times at most; 0 measures nothing.
     loss_bound: a lane whose loss is above it, or not finite, has diverged: it leaves the stack where it stands.
     progress: called after every epoch with the number of steps made.
     Raises ValueError for data that are not finite or do not fit the network, and for numbers out of range.
@@ -71,6 +72,7 @@ class _Training:
         check_number("loss_bound", min(loss_bound, 1.0), above=0)
         self.loss_bound = min(loss_bound, float(np.finfo(network.parameters.dtype).max))
         self.live = np.arange(int(np.prod(network.lanes)))
+        self.place: slice | Array = slice(None)
         self._occupy(network, optimizer)
         self.state = optimizer.start(network)
 
@@ -106,6 +108,8 @@ class _Training:
     ) -> History:
         if int(epochs) != epochs or epochs < 1:
             raise ValueError(f"epochs is {epochs}, it must be a whole number of at least 1")
+        if int(evaluations) != evaluations or evaluations < 0 or evaluations == 1:
+            raise ValueError(f"evaluations is {evaluations}, it must be 0 or a whole number of at least 2")
         factor = schedule_named(schedule)
         sets = {"train": (self.x, self.target)}
         if validation is not None:
@@ -113,7 +117,7 @@ class _Training:
 
         batches = [slice(start, min(start + self.batch_size, self.m)) for start in range(0, self.m, self.batch_size)]
         steps, lanes, depth = epochs * len(batches), self.live.size, self.network.depth
-        measured_epochs = log_spaced(epochs, evaluations) + 1
+        measured_epochs = log_spaced(epochs + 1, evaluations) if evaluations else np.empty(0, int)
         dtype = self.network.parameters.dtype
         self.losses = np.full((steps, lanes), np.nan, dtype)
         self.norms = np.full((steps, lanes, 2 * depth), np.nan, dtype)
@@ -129,7 +133,13 @@ class _Training:
         # A network that diverges overflows on its way, and one that vanishes underflows: both are results here.
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             step = 0
-            for epoch in range(1, epochs + 1):
+            for epoch in range(epochs + 1):
+                if epoch in measured_epochs:
+                    column = int(np.searchsorted(measured_epochs, epoch))
+                    for name, (data, encoded) in sets.items():
+                        self._measure(name, data, encoded, column)
+                if epoch == epochs:
+                    break
                 if orders is not None:
                     order = next(orders)
                     np.take(self.x, order, axis=-1, out=x, mode="clip")
@@ -139,10 +149,6 @@ class _Training:
                         break
                     self._cycle(step, x[..., batch], target[..., batch], factor(step, steps))
                     step += 1
-                if epoch in measured_epochs:
-                    column = int(np.searchsorted(measured_epochs, epoch))
-                    for name, (data, encoded) in sets.items():
-                        self._measure(name, data, encoded, column)
                 progress(len(batches))
         self._write_back()
         return self._history(np.array([b.stop - b.start for b in batches] * epochs), len(batches), measured_epochs)
@@ -152,14 +158,14 @@ class _Training:
         caches, dlogits = self.workspace(x.shape[-1])
         logits, _ = self.network.forward(x, caches)
         value, _ = self.loss.value_and_gradient(logits, target, dlogits)
-        if not value.max() <= self.loss_bound:
+        if not np.maximum.reduce(value, axis=None) <= self.loss_bound:
             self._part(step, value, caches)
             if self.live.size:
                 self._cycle(step, x, target, factor)
             return
         self.network.backward(dlogits, caches, self.joined)
-        self.losses[step, self.live] = value
-        self.norms[step, self.live] = self.network.layout.norms(self.gradient, self.state.scratch)
+        self.losses[step, self.place] = value
+        self.norms[step, self.place] = self.network.layout.norms(self.gradient, self.state.scratch)
         self.optimizer.update(self.network.parameters, self.gradient, self.state, factor)
 
     def _part(self, step: int, value: Array, caches: list[Cache]) -> None:
@@ -178,7 +184,7 @@ class _Training:
                 blocks = [block for block, fine in enumerate(finite, start=1) if not fine[index]]
                 self.diverged[:, lane] = step, min(blocks, default=0)
         self._write_back()
-        self.live = self.live[stays]
+        self.live = self.place = self.live[stays]
         if self.live.size:
             whole = self.network
             kept = np.flatnonzero(stays)

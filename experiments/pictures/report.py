@@ -1,0 +1,100 @@
+"""What a sweep ends with: the depth x learning-rate table of final losses, the best run, the outcomes."""
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.run.config import Config, flat
+
+ROWS, COLUMNS, REPEATS = "network.depth", "optimizer.learning_rate", "seed"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run of a sweep. loss: final, over the training data; nan where it diverged."""
+
+    config: Config
+    loss: float
+    outcome: str
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The config, flat."""
+        return flat(self.config)
+
+
+class Sweep:
+    """The runs of a sweep as tables: depth down, learning rate across, another for each value of the other swept keys.
+
+    Where one of the two is not swept, another swept key takes its place; seeds are averaged.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = list(rows)
+        self.flat = [row.values for row in self.rows]
+        varied = [key for key in self.flat[0] if len({str(values[key]) for values in self.flat}) > 1]
+        others = [key for key in varied if key not in (ROWS, COLUMNS, REPEATS)]
+        self.down = ROWS if ROWS in varied or not others else others.pop(0)
+        self.across = COLUMNS if COLUMNS in varied or not others else others.pop(0)
+        self.tables_by = others
+        self.varied = varied
+
+    @property
+    def best(self) -> Row | None:
+        """The run with the smallest final loss, None where all diverged."""
+        finite = [row for row in self.rows if math.isfinite(row.loss)]
+        return min(finite, key=lambda row: row.loss, default=None)
+
+    @property
+    def outcomes(self) -> str:
+        """`40 trained, 3 stuck, 5 diverged`"""
+        counts = Counter(row.outcome for row in self.rows)
+        return ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("trained", "stuck", "diverged") if counts[outcome])
+
+    def tables(self) -> dict[str, dict[tuple[Any, Any], list[Row]]]:
+        """What sets a table apart -> (value down, value across) -> the runs of that cell, one a seed."""
+        tables: dict[str, dict[tuple[Any, Any], list[Row]]] = {}
+        for row, values in zip(self.rows, self.flat, strict=True):
+            name = ", ".join(f"{key} {values[key]}" for key in self.tables_by)
+            tables.setdefault(name, {}).setdefault((values[self.down], values[self.across]), []).append(row)
+        return tables
+
+    def text(self) -> str:
+        """The tables as text; * marks the best run, `-` a cell in which every run diverged."""
+        lines = []
+        for name, cells in self.tables().items():
+            lines += [f"final training loss, {self.down} down, {self.across} across" + (f" ({name})" if name else "")]
+            downs, acrosses = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
+            lines.append(_line(["", *acrosses]))
+            for down in downs:
+                lines.append(_line([down, *(self._cell(cells.get((down, across), [])) for across in acrosses)]))
+        best = self.best
+        if best is None:
+            lines.append(f"every run diverged ({len(self.rows)} runs)")
+        else:
+            place = ", ".join(f"{key}={best.values[key]}" for key in self.varied)
+            lines.append(f"best (*): {best.loss:.4g} at {place or 'the only run'};  {self.outcomes}")
+        return "\n".join(lines)
+
+    def _cell(self, runs: Sequence[Row]) -> str:
+        finite = [row.loss for row in runs if math.isfinite(row.loss)]
+        if not finite:
+            return "-" if runs else ""
+        mark = "*" if any(row is self.best for row in runs) else ""
+        return f"{sum(finite) / len(finite):.3g}{mark}"
+
+    def save(self, file: Path) -> None:
+        """One line a run: the swept keys, final loss, outcome."""
+        with file.open("w", newline="") as lines:
+            writer = csv.writer(lines)
+            writer.writerow([*self.varied, "final/loss_train", "outcome"])
+            for row, values in zip(self.rows, self.flat, strict=True):
+                writer.writerow([*(values[key] for key in self.varied), row.loss, row.outcome])
+
+
+def _line(cells: Sequence[Any]) -> str:
+    return "".join(f"{'' if cell is None else cell:>10}" for cell in cells)

@@ -1,0 +1,1 @@
+"""What is kept of a run. The only folder that knows MLflow."""

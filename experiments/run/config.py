@@ -1,0 +1,237 @@
+"""What a run can be asked for: the typed schema, with units, and the checks of every value."""
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from blocks.activations import ACTIVATIONS
+from blocks.arrays import check_number, choice
+from blocks.initializers import INITIALIZERS
+from blocks.losses import LOSSES
+from blocks.optimizers import OPTIMIZERS, Momentum
+from blocks.schedules import SCHEDULES
+
+DTYPES = ("float32", "float64")
+DEFAULT_MOMENTUM = 0.9
+
+
+class UserError(Exception):
+    """Something the user can put right, said in one line: the key, the value, what is allowed."""
+
+
+@dataclass
+class DatasetConfig:
+    """The data.
+
+    name: what tables and the dashboard call it.
+    loader: `_target_`, a function of `sklearn.datasets` or one like it, and its arguments.
+    seed: of the split, and of data sets that are drawn.
+    test_fraction: share of the examples held out for validation, above 0 and below 1.
+    """
+
+    name: str = MISSING
+    loader: dict[str, Any] = MISSING
+    seed: int = 0
+    test_fraction: float = 0.2
+
+
+@dataclass
+class NetworkConfig:
+    """The network.
+
+    depth: L, the number of blocks, the output one among them.
+    width: n_l of every hidden block.
+    activation, initializer: names from the engine's tables.
+    gain: factor on the initial weights' variance. bias_variance: variance of the initial biases.
+    """
+
+    depth: int = 3
+    width: int = 64
+    activation: str = "relu"
+    initializer: str = "he"
+    gain: float = 1.0
+    bias_variance: float = 0.0
+
+
+@dataclass
+class OptimizerConfig:
+    """The update.
+
+    name, schedule: names from the engine's tables.
+    learning_rate: alpha, above 0. weight_decay: L2 on W, at least 0.
+    momentum: 0 to below 1, of momentum and nesterov alone; null is 0.9.
+    """
+
+    name: str = "gradient_descent"
+    learning_rate: float = 0.1
+    momentum: float | None = None
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+
+
+@dataclass
+class TrainingConfig:
+    """The training.
+
+    epochs: passes over the training data. batch_size: examples a step, null is all of them.
+    loss: a name from the engine's table, null is what fits the data.
+    loss_bound: a loss above it has diverged, as one that is not finite has.
+    evaluations: how often at most the whole data sets are measured, first, last and log-spaced between.
+    threads: BLAS threads; bits can depend on them.
+    """
+
+    epochs: int = 20
+    batch_size: int | None = 64
+    loss: str | None = None
+    loss_bound: float = float("inf")
+    evaluations: int = 10
+    threads: int = 1
+
+
+@dataclass
+class TrackingConfig:
+    """The record.
+
+    uri: MLflow's tracking URI, null is a SQLite file beside the project. experiment: MLflow's name for it.
+    points: at most so many points a metric, at least 2. enabled: false records nothing.
+    """
+
+    uri: str | None = None
+    experiment: str = "depth laboratory"
+    points: int = 20
+    enabled: bool = True
+
+
+@dataclass
+class Config:
+    """A run. seed: of the initial weights and the order of the batches. dtype: float32 or float64."""
+
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    seed: int = 0
+    dtype: str = "float32"
+
+
+def register() -> None:
+    """Make the schema known to Hydra, as `base_config`."""
+    ConfigStore.instance().store(name="base_config", node=Config)
+
+
+def typed(cfg: DictConfig) -> Config:
+    """The config as a checked object; raises UserError for a value out of range or a key that is not in the schema."""
+    for key in cfg:
+        _check_keys(str(key), cfg, Config)
+    config = OmegaConf.to_object(cfg)
+    assert isinstance(config, Config)
+    check(config)
+    return config
+
+
+def _check_keys(key: str, node: DictConfig, schema: type, path: str = "") -> None:
+    # Hydra lets `+network.foo=1` through, and to_object drops it without a word.
+    known = {f.name: f.type for f in fields(schema)}
+    if key not in known:
+        raise UserError(f"{path}{key} is unknown, allowed: {', '.join(path + name for name in known)}")
+    inner = known[key]
+    if isinstance(inner, type) and is_dataclass(inner):
+        for below in node[key]:
+            _check_keys(str(below), node[key], inner, f"{path}{key}.")
+
+
+def check(config: Config) -> None:
+    """Raise UserError for the first value that no run can have."""
+    optimizer, training = config.optimizer, config.training
+    try:
+        for key, value, allowed in _ranges(config):
+            check_number(key, value, **allowed)
+        choice("network.activation", config.network.activation, ACTIVATIONS)
+        choice("network.initializer", config.network.initializer, INITIALIZERS)
+        rule = choice("optimizer.name", optimizer.name, OPTIMIZERS)
+        choice("optimizer.schedule", optimizer.schedule, SCHEDULES)
+        if training.loss is not None:
+            choice("training.loss", training.loss, LOSSES)
+        choice("dtype", config.dtype, dict.fromkeys(DTYPES))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if optimizer.momentum is not None and not issubclass(rule, Momentum):
+        with_momentum = ", ".join(name for name, other in OPTIMIZERS.items() if issubclass(other, Momentum))
+        raise UserError(
+            f"optimizer.momentum is {optimizer.momentum}, but {optimizer.name} has none: "
+            f"it must be null, or optimizer.name one of {with_momentum}"
+        )
+    if training.loss_bound != float("inf"):
+        _number("training.loss_bound", training.loss_bound, above=0)
+
+
+def _number(key: str, value: float, **allowed: float) -> None:
+    try:
+        check_number(key, value, **allowed)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _ranges(config: Config) -> Iterator[tuple[str, float, dict[str, float]]]:
+    """(key, value, allowed range) of every number."""
+    network, optimizer, training = config.network, config.optimizer, config.training
+    at_least_two: dict[str, float] = {"training.evaluations": training.evaluations, "tracking.points": config.tracking.points}
+    counts: dict[str, float] = {
+        "network.depth": network.depth,
+        "network.width": network.width,
+        "training.epochs": training.epochs,
+        "training.batch_size": 1 if training.batch_size is None else training.batch_size,
+        "training.threads": training.threads,
+    }
+    not_negative: dict[str, float] = {
+        "network.gain": network.gain,
+        "network.bias_variance": network.bias_variance,
+        "optimizer.weight_decay": optimizer.weight_decay,
+        "seed": config.seed,
+        "dataset.seed": config.dataset.seed,
+    }
+    for key, value in counts.items():
+        yield key, value, {"at_least": 1}
+    for key, value in at_least_two.items():
+        yield key, value, {"at_least": 2}
+    for key, value in not_negative.items():
+        yield key, value, {"at_least": 0}
+    yield "optimizer.learning_rate", optimizer.learning_rate, {"above": 0}
+    yield "optimizer.momentum", optimizer.momentum or 0.0, {"at_least": 0, "below": 1}
+    yield "dataset.test_fraction", config.dataset.test_fraction, {"above": 0, "below": 1}
+
+
+def located(target: object) -> Callable[..., Any]:
+    """The function that `dataset.loader._target_` names; raises UserError where there is none."""
+    must = "it must name a function such as sklearn.datasets.load_digits"
+    module, _, name = str(target).rpartition(".")
+    try:
+        loader = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"dataset.loader._target_ is {target!r}, {must}: {' '.join(str(error).split())}") from None
+    if not callable(loader):
+        raise UserError(f"dataset.loader._target_ is {target!r}, {must}")
+    return loader
+
+
+def run_name(config: Config) -> str:
+    """What tells a run from its neighbours."""
+    return f"depth {config.network.depth}, rate {config.optimizer.learning_rate:g}"
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """The config's values by the keys users type: `network.depth` and so on."""
+
+    def leaves(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                yield from leaves(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    return dict(leaves(asdict(config), ""))

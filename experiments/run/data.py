@@ -1,0 +1,147 @@
+"""A scikit-learn data set -> split, scaled, (n_x, m) arrays and a digest: the one place where rows become columns."""
+
+import hashlib
+import json
+import warnings
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from blocks.arrays import Array
+from blocks.losses import Loss, half_mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
+from experiments.run.config import Config, DatasetConfig, UserError, located
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Split and scaled data, one example a column, float64.
+
+    x, y: (n_x, m) and labels (m,) from 0, or values (n_y, m), of the training part; x_validation, y_validation likewise.
+    classes: their number, None where y are values.
+    digest: sha256 of all four arrays.
+    """
+
+    name: str
+    x: Array
+    y: Array
+    x_validation: Array
+    y_validation: Array
+    classes: int | None
+    digest: str
+
+
+def load(config: DatasetConfig) -> Dataset:
+    """The data set of that config; the last few stay in memory. Raises UserError where it cannot be had or split."""
+    return _load(json.dumps(asdict(config), sort_keys=True))
+
+
+@lru_cache(maxsize=4)
+def _load(key: str) -> Dataset:
+    config = DatasetConfig(**json.loads(key))
+    X, y = _fetch(config)
+    return _split(config, X, y)
+
+
+def _fetch(config: DatasetConfig) -> tuple[Array, Array]:
+    """X (m, n_x) and y as the loader gives them."""
+    arguments = dict(config.loader)
+    target = arguments.pop("_target_", None)
+    loader = located(target)
+    try:
+        with warnings.catch_warnings():
+            # A loader that downloads warns at every retry; what counts is whether it succeeds.
+            warnings.simplefilter("ignore")
+            loaded = loader(**arguments)
+    except OSError as error:
+        raise UserError(f"dataset {config.name}: {target} could not fetch its data: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"dataset.loader {config.loader} does not fit {target}: {error}") from None
+    X, y = loaded if isinstance(loaded, tuple) else (loaded.data, loaded.target)
+    try:
+        X = np.asarray(X, dtype=np.float64)
+    except ValueError:
+        raise UserError(f"dataset {config.name}: {target} gives data that are not numbers") from None
+    if X.ndim != 2 or len(X) != len(y) or not np.isfinite(X).all():
+        raise UserError(
+            f"dataset {config.name}: X has shape {X.shape}, it must be finite, one example a row for {len(y)} targets"
+        )
+    return X, np.asarray(y)
+
+
+def _split(config: DatasetConfig, X: Array, y: Array) -> Dataset:
+    from sklearn.model_selection import train_test_split
+    from sklearn.preprocessing import StandardScaler
+
+    are_values = np.issubdtype(y.dtype, np.floating)
+    classes = None
+    if not are_values:
+        names, y, counts = np.unique(y, return_inverse=True, return_counts=True)
+        classes = len(names)
+        if classes < 2 or counts.min() < 2:
+            has = f"class {names[counts.argmin()]} has {counts.min()}" if classes > 1 else "1 class"
+            raise UserError(
+                f"dataset {config.name}: {has} of {len(y)} examples, it must have 2 classes or more, each with 2 or more"
+            )
+    try:
+        X_train, X_held, y_train, y_held = train_test_split(
+            X, y, test_size=config.test_fraction, random_state=config.seed, stratify=None if are_values else y
+        )
+    except ValueError as error:
+        raise UserError(f"dataset.test_fraction is {config.test_fraction}, which cannot split {config.name}: {error}") from None
+    # Scaled on the training part alone, the targets of a regression too: their loss then is a share of their variance.
+    x_scaler = StandardScaler().fit(X_train)
+    x, x_validation = (np.ascontiguousarray(x_scaler.transform(part).T) for part in (X_train, X_held))
+    if are_values:
+        y_train, y_held = (part.reshape(len(part), -1) for part in (y_train, y_held))
+        y_scaler = StandardScaler().fit(y_train)
+        y_train, y_held = (np.ascontiguousarray(y_scaler.transform(part).T) for part in (y_train, y_held))
+    digest = hashlib.sha256()
+    for part in (x, y_train, x_validation, y_held):
+        digest.update(f"{part.dtype.str}{part.shape}".encode())
+        digest.update(part.tobytes())
+    return Dataset(config.name, x, y_train, x_validation, y_held, classes, digest.hexdigest())
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What the data and the config together ask of a network.
+
+    loss: of its logits. units: n_L, the number of logits.
+    constant_loss: what the best prediction that ignores x has, in J's units.
+    """
+
+    dataset: Dataset
+    loss: Loss
+    units: int
+    constant_loss: float
+
+
+def task(config: Config) -> Task:
+    """The data set and the loss that fits it; raises UserError where the config's loss or batch size does not."""
+    dataset = load(config.dataset)
+    m = dataset.x.shape[-1]
+    batch_size = config.training.batch_size
+    if batch_size is not None and batch_size > m:
+        raise UserError(
+            f"training.batch_size is {batch_size}, it must be null or 1 to {m}, the training examples of {dataset.name}"
+        )
+    fitting = _fitting(dataset)
+    name = config.training.loss or next(iter(fitting))
+    if name not in fitting:
+        raise UserError(f"training.loss is {name!r}, which does not fit {dataset.name}, allowed: {', '.join(fitting)}")
+    loss, units, constant_loss = fitting[name]
+    return Task(dataset, loss, units, constant_loss)
+
+
+def _fitting(dataset: Dataset) -> dict[str, tuple[Loss, int, float]]:
+    """name -> (loss, logits, loss of the best constant prediction), the default first."""
+    if dataset.classes is None:
+        n_y = dataset.y.shape[0]
+        return {half_mean_squared_error.name: (half_mean_squared_error, n_y, float(dataset.y.var(axis=-1).sum()) / 2)}
+    share = np.bincount(dataset.y, minlength=dataset.classes) / len(dataset.y)
+    entropy = float(-(share[share > 0] * np.log(share[share > 0])).sum())
+    losses = {softmax_cross_entropy.name: (softmax_cross_entropy, dataset.classes, entropy)}
+    if dataset.classes == 2:
+        losses = {sigmoid_cross_entropy.name: (sigmoid_cross_entropy, 1, entropy), **losses}
+    return losses
