@@ -43,7 +43,7 @@ def _out(z: Array, out: Array | None) -> Array:
 
 def identity(z: Array, out: Array | None = None) -> Array:
     """g(z) = z"""
-    return np.positive(z, out=out)
+    return np.positive(z, out)
 
 
 def identity_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
@@ -55,30 +55,30 @@ def identity_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
 
 def sigmoid(z: Array, out: Array | None = None) -> Array:
     """g(z) = 1 / (1 + e^-z)"""
-    out = np.negative(z, out=out)
+    out = np.negative(z, out)
     # For z below about -88 (float32) e^-z is inf, and 1 / inf is the right limit.
     with np.errstate(over="ignore"):
-        np.exp(out, out=out)
+        np.exp(out, out)
     out += 1
-    return np.reciprocal(out, out=out)
+    return np.reciprocal(out, out)
 
 
 def sigmoid_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
     """g'(z) = a (1 - a)"""
-    out = np.subtract(1, a, out=out)
+    out = np.subtract(1, a, out)
     out *= a
     return out
 
 
 def tanh(z: Array, out: Array | None = None) -> Array:
     """g(z) = tanh z"""
-    return np.tanh(z, out=out)
+    return np.tanh(z, out)
 
 
 def tanh_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
     """g'(z) = 1 - a^2"""
-    out = np.multiply(a, a, out=out)
-    return np.subtract(1, out, out=out)
+    out = np.multiply(a, a, out)
+    return np.subtract(1, out, out)
 
 
 def relu(z: Array, out: Array | None = None) -> Array:
@@ -91,12 +91,12 @@ def relu(z: Array, out: Array | None = None) -> Array:
 
 def relu_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
     """g'(z) = 1 where z > 0, else 0 (0 at z = 0)"""
-    return np.greater(z, 0, out=_out(z, out))
+    return np.greater(z, 0, _out(z, out))
 
 
 def leaky_relu(z: Array, out: Array | None = None) -> Array:
     """g(z) = max(z, 0.01 z)"""
-    out = np.multiply(z, LEAK, out=out)
+    out = np.multiply(z, LEAK, out)
     return np.maximum(z, out, out=out)
 
 
@@ -118,7 +118,7 @@ def softplus_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
 def elu(z: Array, out: Array | None = None) -> Array:
     """g(z) = z where z > 0, else e^z - 1 (Clevert et al. 2016, alpha = 1)"""
     out = np.minimum(z, 0, out=out)
-    np.expm1(out, out=out)
+    np.expm1(out, out)
     # e^z - 1 >= z everywhere, so the larger of the two is the right branch on both sides.
     return np.maximum(z, out, out=out)
 
@@ -126,18 +126,18 @@ def elu(z: Array, out: Array | None = None) -> Array:
 def elu_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
     """g'(z) = 1 where z > 0, else e^z"""
     out = np.minimum(z, 0, out=out)
-    return np.exp(out, out=out)
+    return np.exp(out, out)
 
 
 def _gelu_tanh(z: Array, out: Array | None = None) -> Array:
     """tanh(u), u = sqrt(2 / pi) (z + 0.044715 z^3)"""
     z = np.clip(z, -GELU_SATURATED, GELU_SATURATED)
-    out = np.multiply(z, z, out=out)
+    out = np.multiply(z, z, out)
     out *= GELU_CUBIC
     out += 1
     out *= z
     out *= GELU_SCALE
-    return np.tanh(out, out=out)
+    return np.tanh(out, out)
 
 
 def gelu(z: Array, out: Array | None = None) -> Array:
@@ -153,7 +153,7 @@ def gelu_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
     """g'(z) = (1 + t) / 2 + z (1 - t^2) u' / 2,  t = tanh(u), u' = sqrt(2 / pi) (1 + 3 0.044715 z^2)"""
     t = _gelu_tanh(z)
     z = np.clip(z, -GELU_SATURATED, GELU_SATURATED)
-    out = np.multiply(z, z, out=out)
+    out = np.multiply(z, z, out)
     out *= 3 * GELU_CUBIC
     out += 1
     out *= GELU_SCALE

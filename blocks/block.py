@@ -87,25 +87,26 @@ class Block:
         # In a chain, the block before has written its activation right here.
         if a_prev is not cache.a_prev:
             np.copyto(cache.a_prev, a_prev)
-        z = np.matmul(self.joined, cache.a_prev_1, out=cache.z)
+        z = np.matmul(self.joined, cache.a_prev_1, cache.z)
         return self.activation.function(z, cache.a), cache
 
-    def backward(
-        self, da: Array, cache: Cache, gradient: Array | None = None, to_a_prev: bool = True
-    ) -> tuple[Array | None, Array, Array]:
+    def backward(self, da: Array, cache: Cache) -> tuple[Array, Array, Array]:
         """da_prev, dW, db:  dz = da * g'(z),  dW = dz a_prev^T,  db = sum over m of dz,  da_prev = W^T dz.
 
         da: (..., n_l, m) the loss's derivative with respect to a; left unchanged, as is the cache.
         cache: forward's.
-        gradient: (..., n_l, n_{l-1} + 1) where [dW db] is written; None makes a new array.
-        to_a_prev: False leaves da_prev out (None), as block 1 of a network does.
         Returns da_prev (..., n_{l-1}, m), dW (..., n_l, n_{l-1}), db (..., n_l, 1).
         """
-        if da.shape[-2:] != cache.z.shape[-2:]:
-            check_shape("da", da, cache.z.shape[-2:])
+        check_shape("da", da, cache.z.shape[-2:])
+        dz, joined = self.gradient(da, cache)
+        return self.pull_back(dz, cache), *split(joined)
+
+    def gradient(self, da: Array, cache: Cache, out: Array | None = None) -> tuple[Array, Array]:
+        """dz = da * g'(z), and [dW db] = dz [a_prev; 1]^T: the row of ones under a_prev sums dz over the examples."""
         dz = self.activation.derivative(cache.z, cache.a, cache.dz)
-        dz = np.multiply(da, dz, out=dz)
-        # The row of ones under a_prev sums dz over the examples: [dW db] in one product.
-        dW, db = split(np.matmul(dz, cache.a_prev_1_T, out=gradient))
-        da_prev = np.matmul(self.W_T, dz, out=cache.da_prev) if to_a_prev else None
-        return da_prev, dW, db
+        dz = np.multiply(da, dz, dz)
+        return dz, np.matmul(dz, cache.a_prev_1_T, out)
+
+    def pull_back(self, dz: Array, cache: Cache) -> Array:
+        """da_prev = W^T dz"""
+        return np.matmul(self.W_T, dz, cache.da_prev)

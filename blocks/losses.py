@@ -73,11 +73,11 @@ def _softmax(logits: Array, target: Array, dlogits: Array | None = None) -> tupl
     J = 1/m sum of log(sum_j e^z_j) - z_y        dJ/dz = (p - onehot(y)) / m
     """
     shifted = logits - np.maximum.reduce(logits, axis=-2, keepdims=True)
-    of_label = _sum_over_units(np.multiply(target, shifted, out=dlogits))
-    np.exp(shifted, out=shifted)
+    of_label = _sum_over_units(np.multiply(target, shifted, dlogits))
+    np.exp(shifted, shifted)
     total = _sum_over_units(shifted)
     value = _mean_over_examples(np.log(total) - of_label)
-    dlogits = np.divide(shifted, total, out=dlogits)
+    dlogits = np.divide(shifted, total, dlogits)
     dlogits -= target
     dlogits *= logits.dtype.type(1 / logits.shape[-1])
     return value, dlogits
@@ -96,7 +96,7 @@ def _sigmoid(logits: Array, target: Array, dlogits: Array | None = None) -> tupl
     """
     e = np.exp(-np.abs(logits))
     value = _mean_over_examples(np.maximum(logits, 0) - target * logits + np.log1p(e))
-    dlogits = np.divide(np.where(logits >= 0, logits.dtype.type(1), e), 1 + e, out=dlogits)
+    dlogits = np.divide(np.where(logits >= 0, logits.dtype.type(1), e), 1 + e, dlogits)
     dlogits -= target
     dlogits *= logits.dtype.type(1 / logits.shape[-1])
     return value, dlogits
@@ -115,7 +115,7 @@ def _half_squares(logits: Array, target: Array, dlogits: Array | None = None) ->
 
     J = 1/(2m) sum of ||z - y||^2        dJ/dz = (z - y) / m
     """
-    dlogits = np.subtract(logits, target, out=dlogits)
+    dlogits = np.subtract(logits, target, dlogits)
     value = _mean_over_examples(_sum_over_units(dlogits * dlogits)) / 2
     dlogits *= logits.dtype.type(1 / logits.shape[-1])
     return value, dlogits

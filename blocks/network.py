@@ -8,7 +8,7 @@ from blocks.activations import Activation
 from blocks.arrays import Array, check_shape
 from blocks.block import Block, Cache
 from blocks.initializers import initialize
-from blocks.parameters import Layout
+from blocks.parameters import Layout, split
 
 
 class Network:
@@ -110,30 +110,33 @@ class Network:
             a, _ = block.forward(a, cache)
         return a, caches
 
-    def backward(self, dlogits: Array, caches: list[Cache], gradient: list[Array] | None = None) -> list[tuple[Array, Array]]:
+    def backward(self, dlogits: Array, caches: list[Cache]) -> list[tuple[Array, Array]]:
         """[(dW, db), ...] of blocks 1..L, computed from block L down.
 
         dlogits: (..., n_L, m) the loss's derivative with respect to the logits.
         caches: forward's.
-        gradient: [dW db] of every block to be written over, as `layout.blocks` gives them over a flat vector.
         """
-        return self._backward(dlogits, caches, gradient, to_data=False)[0]
+        return self._backward(dlogits, caches)[0]
 
     def backward_to_data(self, dlogits: Array, caches: list[Cache]) -> tuple[list[tuple[Array, Array]], Array]:
         """What `backward` returns, and da_0 (..., n_0, m), the loss's derivative with respect to x."""
-        gradients, da = self._backward(dlogits, caches, None, to_data=True)
-        assert da is not None
-        return gradients, da
+        gradients, dz = self._backward(dlogits, caches)
+        return gradients, self.blocks[0].pull_back(dz, caches[0])
 
-    def _backward(
-        self, dlogits: Array, caches: list[Cache], gradient: list[Array] | None, to_data: bool
-    ) -> tuple[list[tuple[Array, Array]], Array | None]:
-        if gradient is None:
-            gradient = self.layout.blocks(np.empty_like(self.parameters))
-        gradients = []
-        da: Array | None = dlogits
-        for index in reversed(range(self.depth)):
-            assert da is not None
-            da, dW, db = self.blocks[index].backward(da, caches[index], gradient[index], to_a_prev=to_data or index > 0)
-            gradients.append((dW, db))
-        return gradients[::-1], da
+    def _backward(self, dlogits: Array, caches: list[Cache]) -> tuple[list[tuple[Array, Array]], Array]:
+        check_shape("dlogits", dlogits, caches[-1].z.shape[-2:])
+        joined = self.layout.blocks(np.empty_like(self.parameters))
+        dz = self.backward_into(joined, dlogits, caches)
+        return [split(block) for block in joined], dz
+
+    def backward_into(self, joined: list[Array], dlogits: Array, caches: list[Cache]) -> Array:
+        """`backward`, its results written into `joined`: [dW db] of blocks 1..L, as `layout.blocks` gives them.
+
+        Returns block 1's dz (..., n_1, m).
+        """
+        da = dlogits
+        for index in range(self.depth - 1, 0, -1):
+            dz, _ = self.blocks[index].gradient(da, caches[index], joined[index])
+            da = self.blocks[index].pull_back(dz, caches[index])
+        dz, _ = self.blocks[0].gradient(da, caches[0], joined[0])
+        return dz

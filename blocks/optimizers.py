@@ -85,7 +85,7 @@ class Optimizer:
         decay = _column(self.weight_decay, parameters.dtype)
         where = np.broadcast_to(state.is_weight & (decay > 0), parameters.shape)
         decayed = gradient.copy()
-        np.multiply(decay, parameters, out=state.scratch)
+        np.multiply(decay, parameters, state.scratch)
         np.add(gradient, state.scratch, out=decayed, where=where)
         return decayed
 
@@ -102,7 +102,7 @@ class GradientDescent(Optimizer):
     """theta := theta - alpha g"""
 
     def _step(self, parameters: Array, gradient: Array, state: State, alpha: Array) -> None:
-        parameters -= np.multiply(alpha, gradient, out=state.scratch)
+        parameters -= np.multiply(alpha, gradient, state.scratch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +119,7 @@ class Momentum(Optimizer):
     def _step(self, parameters: Array, gradient: Array, state: State, alpha: Array) -> None:
         (velocity,) = state.moments
         velocity *= _column(self.momentum, parameters.dtype)
-        velocity -= np.multiply(alpha, gradient, out=state.scratch)
+        velocity -= np.multiply(alpha, gradient, state.scratch)
         parameters += velocity
 
 
@@ -130,10 +130,10 @@ class Nesterov(Momentum):
         (velocity,) = state.moments
         mu = _column(self.momentum, parameters.dtype)
         velocity *= mu
-        step = np.multiply(alpha, gradient, out=state.scratch)
+        step = np.multiply(alpha, gradient, state.scratch)
         velocity -= step
         parameters -= step
-        parameters += np.multiply(mu, velocity, out=state.scratch)
+        parameters += np.multiply(mu, velocity, state.scratch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,15 +155,15 @@ class Adam(Optimizer):
         dtype, scratch = parameters.dtype, state.scratch
         beta_1, beta_2 = self.beta_1, self.beta_2
         first *= _column(beta_1, dtype)
-        first += np.multiply(_column(1 - beta_1, dtype), gradient, out=scratch)
+        first += np.multiply(_column(1 - beta_1, dtype), gradient, scratch)
         second *= _column(beta_2, dtype)
-        np.multiply(gradient, gradient, out=scratch)
+        np.multiply(gradient, gradient, scratch)
         scratch *= _column(1 - beta_2, dtype)
         second += scratch
-        np.divide(second, _column(1 - beta_2**state.updates, dtype), out=scratch)
-        np.sqrt(scratch, out=scratch)
+        np.divide(second, _column(1 - beta_2**state.updates, dtype), scratch)
+        np.sqrt(scratch, scratch)
         scratch += _column(self.epsilon, dtype)
-        np.divide(first, scratch, out=scratch)
+        np.divide(first, scratch, scratch)
         scratch *= alpha / _column(1 - beta_1**state.updates, dtype)
         parameters -= scratch
 

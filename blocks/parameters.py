@@ -83,7 +83,7 @@ class Layout:
         1e-19 or above 1e19, as in any network that vanishes or explodes); those few are summed again, scaled.
         """
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            squares = np.multiply(flat, flat, out=squares)
+            squares = np.multiply(flat, flat, squares)
             sums = np.add.reduceat(squares, self.starts, axis=-1)
             norms = np.sqrt(sums)
             if not (np.minimum.reduce(sums, axis=None) > SAFE[flat.dtype] and np.maximum.reduce(sums, axis=None) < np.inf):

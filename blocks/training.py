@@ -163,7 +163,7 @@ class _Training:
             if self.live.size:
                 self._cycle(step, x, target, factor)
             return
-        self.network.backward(dlogits, caches, self.joined)
+        self.network.backward_into(self.joined, dlogits, caches)
         self.losses[step, self.place] = value
         self.norms[step, self.place] = self.network.layout.norms(self.gradient, self.state.scratch)
         self.optimizer.update(self.network.parameters, self.gradient, self.state, factor)

@@ -122,15 +122,17 @@ def _torch(sizes: list[int], x: Array, y: Array, batch: int, norms: bool) -> Cal
     X, labels = torch.from_numpy(x.T.copy()), torch.from_numpy(y)
 
     def run() -> None:
-        history = []
+        history, steps = [], []
         for _ in range(EPOCHS):
             order = torch.randperm(len(X))
             for start in range(0, len(X), batch):
                 rows = order[start : start + batch]
                 rule.zero_grad()
-                criterion(model(X[rows]), labels[rows]).backward()
+                loss = criterion(model(X[rows]), labels[rows])
+                loss.backward()
                 if norms:
-                    history.append(torch.stack(torch._foreach_norm([p.grad for p in model.parameters() if p.grad is not None])))
+                    steps.append(torch.stack(torch._foreach_norm([p.grad for p in model.parameters() if p.grad is not None])))
+                history.append(loss.item())
                 rule.step()
 
     return run
