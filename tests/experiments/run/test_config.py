@@ -1,0 +1,56 @@
+import pytest
+from omegaconf.errors import ConfigAttributeError, ValidationError
+
+from experiments.run.config import Config, UserError, typed
+
+BAD_VALUES = {
+    "network.depth=0": "network.depth is 0, it must be a whole number and at least 1",
+    "network.depth=-1": "network.depth is -1",
+    "network.width=0": "network.width is 0",
+    "network.gain=-1": "network.gain is -1.0, it must be finite and at least 0",
+    "network.bias_variance=-1": "network.bias_variance is -1.0",
+    "network.activation=foo": "network.activation 'foo' is unknown, allowed: identity, sigmoid, tanh",
+    "network.initializer=foo": "network.initializer 'foo' is unknown, allowed: zeros, normal",
+    "optimizer.name=foo": "optimizer.name 'foo' is unknown, allowed: gradient_descent, momentum",
+    "optimizer.schedule=foo": "optimizer.schedule 'foo' is unknown, allowed: constant",
+    "optimizer.learning_rate=0": "optimizer.learning_rate is 0.0, it must be finite and above 0",
+    "optimizer.learning_rate=-1": "optimizer.learning_rate is -1.0",
+    "optimizer.learning_rate=nan": "optimizer.learning_rate is nan",
+    "optimizer.momentum=0.5": "gradient_descent has none: it must be null, or optimizer.name one of momentum, nesterov",
+    "optimizer.weight_decay=-1": "optimizer.weight_decay is -1.0",
+    "training.loss=foo": "training.loss 'foo' is unknown, allowed: softmax_cross_entropy",
+    "training.epochs=0": "training.epochs is 0",
+    "training.batch_size=0": "training.batch_size is 0",
+    "training.evaluations=1": "training.evaluations is 1, it must be a whole number and at least 2",
+    "training.loss_bound=0": "training.loss_bound is 0.0",
+    "tracking.points=1": "tracking.points is 1",
+    "dataset.test_fraction=0": "dataset.test_fraction is 0.0, it must be finite and above 0 and below 1",
+    "dataset.test_fraction=1": "dataset.test_fraction is 1.0",
+    "seed=-1": "seed is -1",
+    "dtype=float16": "dtype 'float16' is unknown, allowed: float32, float64",
+    "+network.foo=1": "network.foo is unknown, allowed: network.depth, network.width",
+    "+foo=1": "foo is unknown, allowed: dataset, network",
+}
+
+
+@pytest.mark.parametrize("override", BAD_VALUES)
+def test_a_value_no_run_can_have_is_named_with_what_is_allowed(composed, override):
+    with pytest.raises(UserError) as error:
+        typed(composed(override))
+    assert BAD_VALUES[override] in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "override", ["network.depth=2.5", "optimizer.learning_rate=fast", "training.epochs=true", "network.dpth=3"]
+)
+def test_wrong_types_and_unknown_keys_fail_when_the_config_is_composed(composed, override):
+    with pytest.raises(Exception, match=r"(?s)merging|override") as error:
+        composed(override)
+    assert isinstance(error.value.__cause__, ValidationError | ConfigAttributeError)
+
+
+def test_the_defaults_are_a_run(composed):
+    config = typed(composed())
+    assert isinstance(config, Config)
+    assert (config.dataset.name, config.network.depth, config.dtype) == ("digits", 3, "float32")

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from experiments.run.config import UserError, typed
+from experiments.run.data import load, task
+
+# name -> (n_x, classes or None, examples), as scikit-learn's documentation states them.
+SHAPES = {
+    "iris": (4, 3, 150),
+    "wine": (13, 3, 178),
+    "breast_cancer": (30, 2, 569),
+    "digits": (64, 10, 1797),
+    "diabetes": (10, None, 442),
+    "moons": (2, 2, 1000),
+    "circles": (2, 2, 1000),
+    "blobs": (10, 5, 1000),
+    "friedman1": (10, None, 1000),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_data_set_is_split_scaled_and_transposed_once(composed, name):
+    n_x, classes, examples = SHAPES[name]
+    dataset = load(typed(composed(f"dataset={name}")).dataset)
+    m, held = dataset.x.shape[1], dataset.x_validation.shape[1]
+    assert (dataset.x.shape[0], dataset.classes, m + held) == (n_x, classes, examples)
+    assert held == -(-examples // 5)
+    # Scaled on the training part alone: exactly standard there, and only nearly so in the part held out.
+    varies = dataset.x.std(axis=1) > 0
+    np.testing.assert_allclose(dataset.x[varies].mean(axis=1), 0, atol=1e-12)
+    np.testing.assert_allclose(dataset.x[varies].std(axis=1), 1, atol=1e-12)
+    assert not np.allclose(dataset.x_validation.mean(axis=1), 0, atol=1e-6)
+    if classes:
+        assert set(dataset.y) == set(range(classes))
+        shares = [np.bincount(part) / len(part) for part in (dataset.y, dataset.y_validation)]
+        np.testing.assert_allclose(*shares, atol=0.03)
+
+
+def test_the_split_is_scikit_learns_own_for_that_seed(composed):
+    dataset = load(typed(composed("dataset.seed=3", "dataset.test_fraction=0.3")).dataset)
+    _, y = load_digits(return_X_y=True)
+    expected, held = train_test_split(y, test_size=0.3, random_state=3, stratify=y)
+    np.testing.assert_array_equal(dataset.y, expected)
+    np.testing.assert_array_equal(dataset.y_validation, held)
+
+
+def test_the_digest_changes_with_the_data_alone(composed):
+    digests = [load(typed(composed(f"dataset.seed={seed}", *more)).dataset).digest for seed, *more in ((0,), (0, "seed=1"), (1,))]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_any_loader_of_scikit_learn_is_taken_by_its_target(composed):
+    config = typed(composed("dataset.loader._target_=sklearn.datasets.make_classification", "+dataset.loader.n_samples=60"))
+    assert load(config.dataset).x.shape == (20, 48)
+
+
+BAD_DATA = {
+    "training.batch_size=1438": "training.batch_size is 1438, it must be null or 1 to 1437",
+    "training.loss=half_mean_squared_error": "does not fit digits, allowed: softmax_cross_entropy",
+    "training.loss=sigmoid_cross_entropy": "does not fit digits",
+    "dataset.loader._target_=sklearn.datasets.load_nothing": "must name a function such as sklearn.datasets.load_digits",
+    "dataset.loader._target_=nothing": "must name a function",
+    "+dataset.loader.n_class=1": "1 class of 178 examples, it must have 2 classes or more",
+    "+dataset.loader.foo=1": "does not fit sklearn.datasets.load_digits",
+    "dataset.test_fraction=0.001": "dataset.test_fraction is 0.001, which cannot split digits",
+}
+
+
+@pytest.mark.parametrize("override", BAD_DATA)
+def test_data_that_do_not_fit_are_named_with_what_does(composed, override):
+    with pytest.raises(UserError) as error:
+        task(typed(composed(override)))
+    assert BAD_DATA[override] in str(error.value)
+
+
+def one_example_of_a_class():
+    return np.eye(5), np.array([0, 0, 1, 1, 2])
+
+
+def test_a_class_with_one_example_cannot_be_split(composed):
+    config = typed(composed("dataset.loader={_target_:" + f"{__name__}.one_example_of_a_class" + "}"))
+    with pytest.raises(UserError, match="class 2 has 1 of 5 examples"):
+        task(config)
+
+
+@pytest.mark.parametrize("name", ["california_housing", "mnist_784"])
+def test_a_download_that_fails_is_one_line(composed, name, monkeypatch, tmp_path):
+    def no_network(*arguments, **named):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", no_network)
+    monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path))
+    with pytest.raises(UserError, match=rf"dataset {name}: .* could not fetch its data: .*no route to host"):
+        load(typed(composed(f"dataset={name}")).dataset)

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from experiments.run.config import typed
+from experiments.run.stack import train_stack
+
+FEW = ["training.epochs=2", "network.width=16"]
+
+
+def runs(composed, *overrides):
+    return [typed(composed(*FEW, *more)) for more in overrides]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", ["gradient_descent", "momentum", "nesterov", "adam"])
+def test_runs_that_differ_in_values_alone_have_the_same_bits_in_a_stack(composed, optimizer, dtype):
+    base = [f"optimizer.name={optimizer}", f"dtype={dtype}", "network.depth=4"]
+    configs = runs(
+        composed,
+        [*base, "optimizer.learning_rate=0.01"],
+        [*base, "optimizer.learning_rate=0.1", "optimizer.weight_decay=0.01"],
+        [*base, "optimizer.learning_rate=1e4"],
+        [*base, "optimizer.learning_rate=0.1", "network.gain=0.5", "network.initializer=glorot"],
+    )
+    for together, config in zip(train_stack(configs), configs, strict=True):
+        alone = train_stack([config])[0]
+        assert together.outcome == alone.outcome
+        assert together.parameters.tobytes() == alone.parameters.tobytes()
+        for name in ("loss", "grad_norm", "grad_norm_b", "diverged_step", "diverged_block"):
+            assert getattr(together.history, name).tobytes() == getattr(alone.history, name).tobytes()
+        for name, values in alone.history.measures.items():
+            assert together.history.measures[name].tobytes() == values.tobytes()
+
+
+def test_outcomes_are_trained_stuck_and_diverged(composed):
+    configs = runs(composed, ["optimizer.learning_rate=0.1"], ["optimizer.learning_rate=1e-6"], ["optimizer.learning_rate=1e6"])
+    trained = train_stack(configs)
+    assert [run.outcome for run in trained] == ["trained", "stuck", "diverged"]
+    assert trained[2].history.diverged_step >= 0
+    assert np.isnan(trained[2].final("loss/train"))
+
+
+def test_batch_size_null_is_the_full_batch_in_the_datas_order(composed):
+    (run,) = train_stack(runs(composed, ["training.batch_size=null", "training.epochs=3"]))
+    assert run.history.loss.shape == (3,)
+    assert run.history.batch_sizes.tolist() == [1437] * 3
+
+
+def test_the_seed_draws_weights_and_order_and_the_split_is_another_seeds(composed):
+    first, again, other = (
+        train_stack(runs(composed, []))[0],
+        train_stack(runs(composed, []))[0],
+        train_stack(runs(composed, ["seed=1"]))[0],
+    )
+    assert first.history.loss.tobytes() == again.history.loss.tobytes()
+    assert first.history.loss[0] != other.history.loss[0]
+
+
+def test_a_regression_is_scored_by_r2_as_scikit_learn_does(composed):
+    from sklearn.metrics import r2_score
+
+    from blocks import Network
+    from experiments.run.data import load
+
+    (run,) = train_stack(runs(composed, ["dataset=diabetes", "network.depth=2", "dtype=float64"]))
+    dataset = load(run.config.dataset)
+    network = Network([10, 16, 1], "relu", run.parameters)
+    predicted = network.forward(dataset.x_validation)[0]
+    expected = r2_score(dataset.y_validation.ravel(), predicted.ravel())
+    # r2 over the whole set comes from a loss averaged over batches.
+    assert run.final("r2/validation") == pytest.approx(expected, rel=1e-10)

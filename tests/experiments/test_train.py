@@ -1,0 +1,143 @@
+"""The command itself, as a user types it: real Hydra, a real store."""
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.run.config import typed
+from experiments.run.data import task
+from experiments.run.stack import train_stack
+from experiments.train import CONF
+
+PRESETS = sorted(file.stem for file in (Path(CONF) / "experiment").glob("*.yaml"))
+FEW = ["training.epochs=1", "network.width=8"]
+
+
+def test_one_command_trains_one_network_and_records_it(lab):
+    output = lab.run(*FEW)
+    assert "final training loss" in output
+    assert "mlflow server" in output
+    (run,) = lab.runs()
+    assert (run.info.status, run.data.tags["outcome"]) == ("FINISHED", "trained")
+    assert run.info.run_name == "depth 3, rate 0.1"
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_sweep_records_every_job_under_one_parent_and_ends_with_the_table(lab, launcher):
+    axes = ["network.depth=2,3", "optimizer.learning_rate=0.1,1e9"]
+    output = lab.run("-m", *FEW, *axes, f"hydra/launcher={launcher}")
+    runs = lab.runs()
+    (parent,) = lab.runs("sweep")
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {parent.info.run_id}
+    assert {run.info.status for run in [*runs, parent]} == {"FINISHED"}
+    cells = {
+        (run.data.params["network.depth"], run.data.params["optimizer.learning_rate"]): run.data.tags["outcome"] for run in runs
+    }
+    assert cells == {
+        ("2", "0.1"): "trained",
+        ("3", "0.1"): "trained",
+        ("2", "1000000000.0"): "diverged",
+        ("3", "1000000000.0"): "diverged",
+    }
+
+    best = min(run.data.metrics["final/loss_train"] for run in runs if run.data.tags["outcome"] == "trained")
+    assert f"{best:.3g}*" in output
+    assert "2 trained, 2 diverged" in output
+    assert lab.artifact(parent, "map.png").stat().st_size > 1000
+    lines = lab.artifact(parent, "table.csv").read_text().splitlines()
+    assert lines[0] == "network.depth,optimizer.learning_rate,final/loss_train,outcome"
+    assert len(lines) == 5
+
+
+def test_the_record_of_a_job_is_that_of_the_same_training_in_process(lab, composed):
+    lab.run(*FEW, "seed=5")
+    (run,) = lab.runs()
+    alone = train_stack([typed(composed(*FEW, "seed=5"))])[0]
+    with np.load(lab.artifact(run, "history.npz"), allow_pickle=False) as history:
+        assert history["loss"].tobytes() == alone.history.loss.tobytes()
+
+
+def test_the_same_seed_twice_gives_the_same_bytes(lab):
+    lab.run("-m", *FEW, "network.depth=3", "optimizer.learning_rate=0.1", "seed=7,8", "hydra/launcher=basic")
+    lab.run(*FEW, "optimizer.learning_rate=0.1", "seed=7")
+    histories = {}
+    for run in lab.runs():
+        histories.setdefault(run.data.params["seed"], []).append(lab.artifact(run, "history.npz").read_bytes())
+    assert histories["7"][0] == histories["7"][1]
+    assert histories["7"][0] != histories["8"][0]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_composes_and_trains_for_two_updates(composed, preset):
+    cfg = composed(f"experiment={preset}", "training.batch_size=null", "training.epochs=2")
+    (trained,) = train_stack([typed(cfg)])
+    assert trained.history.loss.shape == (2,)
+    assert np.isfinite(trained.history.loss).all()
+    header = (Path(CONF) / "experiment" / f"{preset}.yaml").read_text().splitlines()
+    command = "python -m experiments.train -m" + ("" if preset == "depth_by_learning_rate" else f" experiment={preset}")
+    assert any(line == f"#   {command}" for line in header)
+
+
+@pytest.mark.parametrize(
+    "name", ["iris", "wine", "breast_cancer", "digits", "diabetes", "moons", "circles", "blobs", "friedman1"]
+)
+def test_every_data_set_trains_with_the_loss_that_fits_it(composed, name):
+    config = typed(composed(f"dataset={name}", "training.epochs=10", "training.batch_size=16"))
+    (trained,) = train_stack([config])
+    assert trained.outcome == "trained"
+    assert trained.final("loss/train") < 0.7 * task(config).constant_loss
+
+
+def test_tracking_can_be_switched_off(lab):
+    output = lab.run(
+        "-m", *FEW, "network.depth=2,3", "optimizer.learning_rate=0.1", "tracking.enabled=false", "hydra/launcher=basic"
+    )
+    assert "best (*)" in output
+    assert not (lab.folder / "runs.db").exists()
+
+
+BAD_INPUT = {
+    "network.depth=0": "error: network.depth is 0, it must be a whole number and at least 1",
+    "network.depth=2.5": "Value '2.5' of type 'float' could not be converted to Integer; full_key: network.depth",
+    "optimizer.learning_rate=fast": "Value 'fast' of type 'str' could not be converted to Float",
+    "network.dpth=3": "Key 'dpth' not in 'NetworkConfig'; full_key: network.dpth; allowed: depth, width",
+    "dataset=nothing": "Could not find 'dataset/nothing'; Available options in 'dataset':; blobs; breast_cancer",
+    "training.batch_size=5000": "error: training.batch_size is 5000, it must be null or 1 to 1437",
+    "tracking.uri=http://127.0.0.1:9": "error: tracking.uri is 'http://127.0.0.1:9', which does not answer",
+    "hydra.run.dir=/dev/null/x": "error: hydra.run.dir is '/dev/null/x', but /dev/null is not a folder that can be written to",
+}
+
+
+@pytest.mark.parametrize("bad", BAD_INPUT)
+def test_bad_input_is_one_line_and_nothing_is_made(lab, bad):
+    output = lab.run(bad, status=1)
+    assert BAD_INPUT[bad] in output
+    assert len(output.splitlines()) == 1
+    assert list(lab.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("bad", ["network.depth=2,0", "optimizer.learning_rate=0.1,-1", "hydra.sweep.dir=/dev/null/x"])
+def test_a_sweep_with_one_bad_job_starts_none(lab, bad):
+    output = lab.run("-m", bad, status=1)
+    assert output.startswith("error: ")
+    assert len(output.splitlines()) == 1
+    assert list(lab.folder.iterdir()) == []
+
+
+def test_a_run_that_is_terminated_is_killed_in_the_record(lab):
+    process = lab.start("training.epochs=100000")
+    lab.wait_for("RUNNING")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    (run,) = lab.runs()
+    assert run.info.status == "KILLED"
+
+
+def test_a_command_may_be_typed_in_any_folder_and_hydra_keeps_its_files_there(lab):
+    lab.run(*FEW)
+    (config,) = lab.folder.glob("outputs/*/*/.hydra/config.yaml")
+    assert json.dumps("digits")[1:-1] in config.read_text()
