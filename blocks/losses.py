@@ -89,6 +89,11 @@ def _one_hot(y: Array, classes: int) -> Array:
     return (np.arange(classes)[:, None] == y[..., None, :]).astype(np.float64)
 
 
+def _largest(logits: Array) -> Array:
+    """(..., K, m) -> (..., m)"""
+    return logits.argmax(axis=-2)
+
+
 def _sigmoid(logits: Array, target: Array, dlogits: Array | None = None) -> tuple[Array, Array]:
     """Binary cross-entropy of one logit z, labels y of 0 or 1, p = 1 / (1 + e^-z):
 
@@ -110,6 +115,11 @@ def _zero_or_one(y: Array, units: int) -> Array:
     return y[..., None, :].astype(np.float64)
 
 
+def _positive(logits: Array) -> Array:
+    """(..., 1, m) -> (..., m)"""
+    return (logits[..., 0, :] > 0).astype(int)
+
+
 def _half_squares(logits: Array, target: Array, dlogits: Array | None = None) -> tuple[Array, Array]:
     """Half the mean squared error, summed over the units:
 
@@ -129,8 +139,8 @@ def _values(y: Array, units: int) -> Array:
     return y.astype(np.float64)
 
 
-softmax_cross_entropy = Loss("softmax_cross_entropy", _softmax, _one_hot, lambda logits: logits.argmax(axis=-2))
-sigmoid_cross_entropy = Loss("sigmoid_cross_entropy", _sigmoid, _zero_or_one, lambda logits: (logits[..., 0, :] > 0).astype(int))
+softmax_cross_entropy = Loss("softmax_cross_entropy", _softmax, _one_hot, _largest)
+sigmoid_cross_entropy = Loss("sigmoid_cross_entropy", _sigmoid, _zero_or_one, _positive)
 half_mean_squared_error = Loss("half_mean_squared_error", _half_squares, _values, None)
 
 LOSSES = {loss.name: loss for loss in (softmax_cross_entropy, sigmoid_cross_entropy, half_mean_squared_error)}

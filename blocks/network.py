@@ -8,7 +8,7 @@ from blocks.activations import Activation
 from blocks.arrays import Array, check_shape
 from blocks.block import Block, Cache
 from blocks.initializers import initialize
-from blocks.parameters import Layout, split
+from blocks.parameters import SAFE, Layout, split
 
 
 class Network:
@@ -21,6 +21,9 @@ class Network:
 
     def __init__(self, sizes: Sequence[int], activation: str, parameters: Array) -> None:
         self.layout = Layout(sizes)
+        if parameters.dtype not in SAFE:
+            raise ValueError(f"dtype is {parameters.dtype}, it must be float32 or float64")
+        check_shape("parameters", parameters, (self.layout.size,))
         self.activation = Activation.named(activation)
         self.parameters = parameters
         self.blocks = [Block.over(joined, self.activation) for joined in self.layout.blocks(parameters)]

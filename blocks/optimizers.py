@@ -54,15 +54,14 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         for rule in fields(self):
-            value = np.asarray(getattr(self, rule.name), dtype=np.float64)
-            check_number(rule.name, value, **ALLOWED[rule.name])
-            object.__setattr__(self, rule.name, value)
+            check_number(rule.name, getattr(self, rule.name), **ALLOWED[rule.name])
+            object.__setattr__(self, rule.name, np.asarray(getattr(self, rule.name), dtype=np.float64))
         object.__setattr__(self, "decays", bool(self.weight_decay.any()))
 
     def take(self, lanes: Array) -> "Optimizer":
-        """The optimizer of some lanes alone."""
+        """The optimizer of some lanes alone; lanes are counted along one axis, whatever their shape."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: value[lanes] if value.ndim else value for name, value in values.items()})
+        return replace(self, **{name: value.reshape(-1)[lanes] if value.ndim else value for name, value in values.items()})
 
     def start(self, network: Network) -> State:
         """The state before the first update."""

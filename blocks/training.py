@@ -1,6 +1,7 @@
 """The gradient-descent cycle, over batches, for a whole stack of lanes; every step's loss and gradient norms are kept."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from blocks.losses import Loss
 from blocks.network import Network
 from blocks.optimizers import Optimizer
 from blocks.schedules import schedule_named
+
+Watch = Callable[[int, Callable[[], History]], None]
 
 
 def reshuffled(rng: np.random.Generator, m: int) -> Iterator[Array]:
@@ -33,7 +36,7 @@ def train(
     validation: tuple[Array, Array] | None = None,
     evaluations: int = 10,
     loss_bound: float = np.inf,
-    progress: Callable[[int], None] = lambda steps: None,
+    watch: Watch | None = None,
 ) -> History:
     """Train `network` in place and return the history of every step.
 
@@ -49,11 +52,11 @@ def train(
     validation: x and y measured beside the training data before the first epoch, after the last, and log-spaced
         between, `evaluations` times at most; 0 measures nothing.
     loss_bound: a lane whose loss is above it, or not finite, has diverged: it leaves the stack where it stands.
-    progress: called after every epoch with the number of steps made.
+    watch: called after every epoch with the number of steps made so far, and a function that gives their history.
     Raises ValueError for data that are not finite or do not fit the network, and for numbers out of range.
     """
     return _Training(network, x, y, loss, optimizer, batch_size, loss_bound).run(
-        epochs, orders, schedule, validation, evaluations, progress
+        epochs, orders, schedule, validation, evaluations, watch
     )
 
 
@@ -63,6 +66,11 @@ class _Training:
     def __init__(
         self, network: Network, x: Array, y: Array, loss: Loss, optimizer: Optimizer, batch_size: int | None, loss_bound: float
     ) -> None:
+        self.lanes = network.lanes
+        self.live = np.arange(int(np.prod(self.lanes)))
+        if len(self.lanes) > 1:
+            network = Network(network.layout.sizes, network.activation.name, network.parameters.reshape(self.live.size, -1))
+            optimizer = optimizer.take(self.live)
         self.whole, self.loss = network, loss
         self.x, self.target = self._encoded("x", x, y)
         self.m = self.x.shape[-1]
@@ -71,7 +79,6 @@ class _Training:
             raise ValueError(f"batch_size is {batch_size}, it must be a whole number from 1 to {self.m}, the number of examples")
         check_number("loss_bound", min(loss_bound, 1.0), above=0)
         self.loss_bound = min(loss_bound, float(np.finfo(network.parameters.dtype).max))
-        self.live = np.arange(int(np.prod(network.lanes)))
         self.place: slice | Array = slice(None)
         self._occupy(network, optimizer)
         self.state = optimizer.start(network)
@@ -104,7 +111,7 @@ class _Training:
         schedule: str,
         validation: tuple[Array, Array] | None,
         evaluations: int,
-        progress: Callable[[int], None],
+        watch: Watch | None,
     ) -> History:
         if int(epochs) != epochs or epochs < 1:
             raise ValueError(f"epochs is {epochs}, it must be a whole number of at least 1")
@@ -118,6 +125,8 @@ class _Training:
         batches = [slice(start, min(start + self.batch_size, self.m)) for start in range(0, self.m, self.batch_size)]
         steps, lanes, depth = epochs * len(batches), self.live.size, self.network.depth
         measured_epochs = log_spaced(epochs + 1, evaluations) if evaluations else np.empty(0, int)
+        self.batch_sizes = np.array([batch.stop - batch.start for batch in batches] * epochs)
+        self.steps_an_epoch, self.evaluated = len(batches), measured_epochs * len(batches)
         dtype = self.network.parameters.dtype
         self.losses = np.full((steps, lanes), np.nan, dtype)
         self.norms = np.full((steps, lanes, 2 * depth), np.nan, dtype)
@@ -149,9 +158,10 @@ class _Training:
                         break
                     self._cycle(step, x[..., batch], target[..., batch], factor(step, steps))
                     step += 1
-                progress(len(batches))
+                if watch:
+                    watch(step, partial(self._history, step))
         self._write_back()
-        return self._history(np.array([b.stop - b.start for b in batches] * epochs), len(batches), measured_epochs)
+        return self._history(steps)
 
     def _cycle(self, step: int, x: Array, target: Array, factor: float) -> None:
         """One cycle of gradient descent, its loss and norms kept at `step`."""
@@ -220,19 +230,21 @@ class _Training:
             # 1 - residual / total sum of squares; the loss is half the residual one over m.
             self.measures[f"r2/{name}"][column, self.live] = 1 - 2 * loss / target.astype(np.float64).var(axis=-1).sum()
 
-    def _history(self, batch_sizes: Array, steps_an_epoch: int, measured_epochs: Array) -> History:
-        def by_lane(values: Array) -> Array:
-            return np.moveaxis(values, 1, 0).reshape(*self.whole.lanes, values.shape[0], *values.shape[2:])
+    def _history(self, steps: int) -> History:
+        """The first `steps` steps, and all evaluations: nan where they are still to come."""
 
-        norms = by_lane(self.norms)
+        def by_lane(values: Array) -> Array:
+            return np.moveaxis(values, 1, 0).reshape(*self.lanes, values.shape[0], *values.shape[2:])
+
+        norms = by_lane(self.norms[:steps])
         return History(
-            by_lane(self.losses),
+            by_lane(self.losses[:steps]),
             norms[..., 0::2],
             norms[..., 1::2],
-            batch_sizes,
-            steps_an_epoch,
-            measured_epochs * steps_an_epoch,
+            self.batch_sizes[:steps],
+            self.steps_an_epoch,
+            self.evaluated,
             {name: by_lane(values) for name, values in self.measures.items()},
-            self.diverged[0].reshape(self.whole.lanes),
-            self.diverged[1].reshape(self.whole.lanes),
+            self.diverged[0].reshape(self.lanes),
+            self.diverged[1].reshape(self.lanes),
         )

@@ -2,17 +2,16 @@
 
 import contextlib
 import copy
-import math
 import os
 import re
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.errors import HydraException
@@ -20,117 +19,61 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.run import config as config_schema
+from experiments.record import AnyRun, open_store
+from experiments.run import config as schema
 from experiments.run.config import Config, UserError, register, run_name, typed
+from experiments.run.pool import Lost
+from experiments.sweep import PARENT, Result, Sweep, check_all, status_of
 
-# A sweep's parent run, for jobs in whatever process a launcher starts.
-PARENT = "DEPTH_LABORATORY_PARENT"
+if TYPE_CHECKING:
+    from blocks.history import History
+
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
 
 register()
 
 
-class Result(float):
-    """What a job returns: its final training loss (inf where it diverged), for whoever optimises, with its outcome."""
-
-    outcome: str
-
-    @classmethod
-    def of(cls, loss: float, outcome: str) -> "Result":
-        """inf stands for a loss that is not finite."""
-        result = cls(loss if math.isfinite(loss) else math.inf)
-        result.outcome = outcome
-        return result
-
-
-class SweepRun:
-    """A sweep around its jobs: all are checked before the first, then a parent run is open until the last has ended."""
-
-    def __init__(self, configs: Sequence[DictConfig], folder: str) -> None:
-        self.configs = [typed(cfg) for cfg in configs]
-        check_all(self.configs, "hydra.sweep.dir", folder)
-        self.results: list[Result] = []
-
-    def __enter__(self) -> "SweepRun":
-        tracking = self.configs[0].tracking
-        self.store = None
-        if tracking.enabled:
-            from experiments.record.tracking import Store
-
-            self.store = Store(tracking)
-            self.parent = self.store.begin(f"sweep of {len(self.configs)} runs", {"kind": "sweep"})
-            os.environ[PARENT] = self.parent
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        os.environ.pop(PARENT, None)
-        if kind is not None:
-            if self.store:
-                self.store.end(self.parent, _status(error))
-            return
-        from experiments.pictures.figures import save_map
-        from experiments.pictures.report import Row, Sweep
-
-        rows = [Row(config, float(r), r.outcome) for config, r in zip(self.configs, self.results, strict=True)]
-        sweep = Sweep(rows)
-        print(f"\n{sweep.text()}")
-        if self.store:
-            with tempfile.TemporaryDirectory() as folder:
-                sweep.save(Path(folder) / "table.csv")
-                save_map(Path(folder) / "map.png", sweep)
-                self.store.client.log_artifacts(self.parent, folder)
-            self.store.end(self.parent)
-            print(f"dashboard: {self.store.command}")
-
-
 def train(cfg: DictConfig) -> Result:
     """One job: check, train, record."""
-    from experiments.run.stack import train_stack
+    from tqdm import tqdm
+
+    from experiments.run.data import task
+    from experiments.run.stack import REPORT_SECONDS, steps_of, train_stack
 
     config = typed(cfg)
-    with _recorded(config) as write, _bar(config) as progress:
-        trained = train_stack([config], progress)[0]
-        write(trained)
-    result = Result.of(trained.final("loss/train"), trained.outcome)
+    of = task(config)
+    steps = steps_of(config, of)
+    with _recorded(config) as run, tqdm(total=steps, desc=run_name(config), unit="step", leave=False, disable=None) as bar:
+        reported = time.monotonic()
+
+        def watch(step: int, history: "Callable[[], History]") -> None:
+            nonlocal reported
+            bar.update(step - bar.n)
+            if time.monotonic() - reported > REPORT_SECONDS:
+                run.progress(history().lane(0), steps)
+                reported = time.monotonic()
+
+        (trained,) = train_stack([config], of, watch)
+        run.finish(trained)
+    result = Result.of(trained)
     if PARENT not in os.environ:
-        print(f"{trained.outcome}: final training loss {float(result):.4g}")
+        print(result)
     return result
 
 
 @contextlib.contextmanager
-def _recorded(config: Config) -> Iterator[Any]:
-    """Within it the run is RUNNING in MLflow; what it yields writes the trained run and ends it."""
-    if not config.tracking.enabled:
-        yield lambda trained: None
-        return
-    from experiments.record.tracking import Store
-
-    store = Store(config.tracking)
-    parent = os.environ.get(PARENT)
-    run_id = store.begin(run_name(config), {"kind": "run"}, parent)
+def _recorded(config: Config) -> Iterator[AnyRun]:
+    """A RUNNING run in the store; an error on the way ends it as FAILED or KILLED."""
+    store = open_store(config.tracking)
+    parent = os.environ.get(PARENT, "")
+    run = store.begin(run_name(config), {"kind": "run"}, parent)
     try:
-        yield lambda trained: store.write(run_id, trained)
+        yield run
     except BaseException as error:
-        store.end(run_id, _status(error))
+        run.end(status_of(error))
         raise
-    if parent is None:
+    if store.command and not parent:
         print(f"dashboard: {store.command}")
-
-
-def _status(error: BaseException | None) -> str:
-    return "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
-
-
-@contextlib.contextmanager
-def _bar(config: Config) -> Iterator[Any]:
-    """A progress bar over the run's steps."""
-    from tqdm import tqdm
-
-    from experiments.run.data import load
-
-    batches = 1 if config.training.batch_size is None else -(-load(config.dataset).x.shape[-1] // config.training.batch_size)
-    with tqdm(total=config.training.epochs * batches, desc=run_name(config), unit="step", leave=False, disable=None) as bar:
-        yield bar.update
 
 
 class CheckRun(Callback):
@@ -148,21 +91,6 @@ class CheckRun(Callback):
             sys.exit(one_line(error))
 
 
-def check_all(configs: Sequence[Config], folder_key: str, folder: str) -> None:
-    """Raise UserError unless every run can be made: data, loss and batch size fit, folder and store can be written to."""
-    from experiments.record.address import absolute, check_reachable
-    from experiments.run.data import task
-
-    for config in configs:
-        task(config)
-    path = Path(folder).absolute()
-    there = next(above for above in (path, *path.parents) if above.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise UserError(f"{folder_key} is {folder!r}, but {there} is not a folder that can be written to")
-    for uri in {config.tracking.uri for config in configs if config.tracking.enabled}:
-        check_reachable(absolute(uri))
-
-
 def one_line(error: BaseException) -> str:
     """An error of ours, or one of Hydra's or OmegaConf's that name key, value and what is allowed over several lines."""
     lines: list[str] = []
@@ -174,8 +102,8 @@ def one_line(error: BaseException) -> str:
     dull = ("object_type=", "reference_type=", "Config search path", "provider=", "To append to your config", "See https")
     told = "; ".join(dict.fromkeys(line for line in lines if line and not line.startswith(dull)))
     unknown = re.search(r"Key '(\w+)' not in '(\w+)'", told)
-    if unknown and (schema := getattr(config_schema, unknown[2], None)):
-        told += f"; allowed: {', '.join(f.name for f in fields(schema))}"
+    if unknown and (known := getattr(schema, unknown[2], None)):
+        told += f"; allowed: {', '.join(f.name for f in fields(known))}"
     return f"error: {told}"
 
 
@@ -191,7 +119,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         hydra.main(version_base="1.3", config_path=CONF, config_name="config")(train)()
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+    except (UserError, Lost, HydraException, OmegaConfBaseException, OSError) as error:
         if full_error:
             raise
         sys.exit(one_line(error))
@@ -199,7 +127,7 @@ def main() -> None:
         sys.exit("interrupted")
 
 
-train.sweep = SweepRun  # type: ignore[attr-defined]  # what the sweeper looks for
+train.sweep = Sweep  # type: ignore[attr-defined]  # what the sweeper looks for
 
 if __name__ == "__main__":
     # Under its own name, so that what a launcher pickles can be found by another process.

@@ -8,24 +8,24 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from experiments.pictures.report import Row, Sweep
+from experiments.pictures.report import Report, Row
 
 DIVERGED = "#d55e00"
 
 
-def save_map(file: Path, sweep: Sweep) -> None:
+def save_map(file: Path, report: Report) -> None:
     """The sweep's tables as maps of the final training loss."""
-    tables = sweep.tables()
+    tables = report.tables()
     figure = Figure(figsize=(7, 4.2 * len(tables)), layout="constrained")
-    losses = [row.loss for row in sweep.rows if math.isfinite(row.loss) and row.loss > 0]
+    losses = [row.loss for row in report.rows if math.isfinite(row.loss) and row.loss > 0]
     scale = LogNorm(max(min(losses, default=1e-3), 1e-8), max([*losses, 1e-2]))
     for axes, (name, cells) in zip(figure.subplots(len(tables), squeeze=False).flat, tables.items(), strict=True):
-        _draw(axes, sweep, cells, scale)
-        axes.set_title(name or f"final training loss, {len(sweep.rows)} runs: {sweep.outcomes}", fontsize=10)
+        _draw(axes, report, cells, scale)
+        axes.set_title(name or f"final training loss, {len(report.rows)} runs: {report.outcomes}", fontsize=10)
     figure.savefig(file, dpi=120)
 
 
-def _draw(axes: Axes, sweep: Sweep, cells: dict[tuple[object, object], list[Row]], scale: LogNorm) -> None:
+def _draw(axes: Axes, report: Report, cells: dict[tuple[object, object], list[Row]], scale: LogNorm) -> None:
     downs, acrosses = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
     losses = np.full((len(downs), len(acrosses)), np.nan)
     for (down, across), runs in cells.items():
@@ -33,7 +33,7 @@ def _draw(axes: Axes, sweep: Sweep, cells: dict[tuple[object, object], list[Row]
         finite = [row.loss for row in runs if math.isfinite(row.loss)]
         losses[place] = sum(finite) / len(finite) if finite else np.nan
         text = f"{losses[place]:.2g}" if finite else "diverged"
-        bold = any(row is sweep.best for row in runs)
+        bold = any(row is report.best for row in runs)
         light = bool(finite) and scale(losses[place]) < 0.5
         axes.text(
             place[1],
@@ -49,8 +49,8 @@ def _draw(axes: Axes, sweep: Sweep, cells: dict[tuple[object, object], list[Row]
     image = axes.imshow(np.maximum(losses, scale.vmin or 0), norm=scale, cmap="viridis", aspect="auto")
     axes.set_xticks(range(len(acrosses)), [str(value) for value in acrosses])
     axes.set_yticks(range(len(downs)), [str(value) for value in downs])
-    axes.set_xlabel(_words(sweep.across))
-    axes.set_ylabel(_words(sweep.down))
+    axes.set_xlabel(_words(report.across))
+    axes.set_ylabel(_words(report.down))
     axes.figure.colorbar(image, ax=axes, label="final training loss")
 
 

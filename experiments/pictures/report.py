@@ -27,7 +27,7 @@ class Row:
         return flat(self.config)
 
 
-class Sweep:
+class Report:
     """The runs of a sweep as tables: depth down, learning rate across, another for each value of the other swept keys.
 
     Where one of the two is not swept, another swept key takes its place; seeds are averaged.

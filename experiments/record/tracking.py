@@ -1,10 +1,12 @@
 """MLflow: a sweep is a parent run, each job a child run, written in batches."""
 
+import contextlib
 import json
 import logging
+import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -21,8 +23,8 @@ from blocks.arrays import Array
 from blocks.history import History, log_spaced
 from experiments.record.address import absolute, check_reachable
 from experiments.record.identity import environment, uncommitted
-from experiments.run.config import TrackingConfig, UserError, flat
-from experiments.run.data import Dataset, load
+from experiments.run.config import DatasetConfig, TrackingConfig, UserError, flat
+from experiments.run.data import load
 from experiments.run.stack import Trained
 
 ARTIFACT_FOLDER = "mlartifacts"
@@ -51,6 +53,10 @@ class Store:
         file = Path(self.uri.removeprefix("sqlite:///"))
         # A new SQLite file that several processes open at once breaks.
         with FileLock(f"{file}.lock"):
+            if not file.exists():
+                # Several sweeps that write at once then wait for each other half as long.
+                with contextlib.closing(sqlite3.connect(file)) as new:
+                    new.execute("pragma journal_mode = wal")
             self.client = MlflowClient(self.uri)
             self.experiment_id = self._experiment(experiment, (file.parent / ARTIFACT_FOLDER).as_uri())
 
@@ -75,54 +81,98 @@ class Store:
         order = "orderByKey=metrics.%60final%2Floss_train%60&orderByAsc=true"
         return f"#/experiments/{self.experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART&{order}"
 
-    def begin(self, name: str, tags: dict[str, str], parent: str | None = None) -> str:
-        """A new run, RUNNING; its id."""
+    def begin(self, name: str, tags: dict[str, str], parent: str = "") -> "Run":
+        """A new run, RUNNING."""
         own = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "experiments.train", **_commit_tags(), **tags}
         if parent:
             own["mlflow.parentRunId"] = parent
-        return self.client.create_run(self.experiment_id, run_name=name, tags=own).info.run_id
+        return Run(self, self.client.create_run(self.experiment_id, run_name=name, tags=own).info.run_id)
 
-    def write(self, run_id: str, trained: Trained) -> None:
+
+class Run:
+    """A run in the store, RUNNING until `finish` or `end`."""
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self.store, self.client, self.run_id = store, store.client, run_id
+        self.shown = 0
+
+    def progress(self, history: History, steps: int) -> None:
+        """The points of the curves that a training of `steps` steps has reached since the last call."""
+        now = int(time.time() * 1000)
+        self.client.log_batch(self.run_id, metrics=list(curves(history, steps, self.store.points, self.shown, lambda step: now)))
+        self.shown = history.loss.shape[-1]
+
+    def finish(self, trained: Trained) -> None:
         """All of a trained run, and its end: FINISHED, whatever the outcome."""
-        history, config = trained.history, trained.config
-        tags = {"outcome": trained.outcome}
-        if trained.outcome == "diverged":
-            tags |= {"diverged_step": str(history.diverged_step), "diverged_block": str(history.diverged_block)}
         self.client.log_batch(
-            run_id,
-            metrics=list(metrics(trained, self.points)),
-            params=[Param(key, str(value)) for key, value in flat(config).items()],
-            tags=[RunTag(key, value) for key, value in tags.items()],
+            self.run_id,
+            metrics=list(metrics(trained, self.store.points, self.shown)),
+            params=[Param(key, str(value)) for key, value in flat(trained.config).items()],
+            tags=[RunTag(key, value) for key, value in outcome_tags(trained).items()],
         )
-        self.client.log_inputs(run_id, [_input(json.dumps(asdict(config.dataset), sort_keys=True), load(config.dataset))])
-        self._artifacts(run_id, trained)
-        self.end(run_id)
+        self.client.log_inputs(self.run_id, [_input(trained.config.dataset)])
+        self._artifacts(trained)
+        self.end()
 
-    def _artifacts(self, run_id: str, trained: Trained) -> None:
+    def describe(self, params: dict[str, str]) -> None:
+        """Params of a run that trains nothing itself."""
+        self.client.log_batch(self.run_id, params=[Param(key, value) for key, value in params.items()])
+
+    def keep(self, folder: Path) -> None:
+        """The folder's files as artifacts."""
+        self.client.log_artifacts(self.run_id, str(folder))
+
+    def end(self, status: str = "FINISHED") -> None:
+        """The run's end: FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(self.run_id, status)
+
+    def _artifacts(self, trained: Trained) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder)
-            save_history(path / "history.npz", trained.history)
+            trained.history.save(path / "history.npz")
             (path / "config.yaml").write_text(yaml.safe_dump(asdict(trained.config), sort_keys=False))
             threads = {"threads": trained.config.training.threads}
             (path / "environment.json").write_text(json.dumps({**environment(), **threads}, indent=2))
             if uncommitted():
                 (path / "git.diff").write_text(uncommitted())
-            self.client.log_artifacts(run_id, folder)
-
-    def end(self, run_id: str, status: str = "FINISHED") -> None:
-        """The run's end: FINISHED, FAILED or KILLED."""
-        self.client.set_terminated(run_id, status)
+            self.keep(path)
 
 
-def metrics(trained: Trained, points: int) -> Iterable[Metric]:
-    """A run's metrics, at most `points` a key, finite values alone; step = the updates made before the measurement.
+def outcome_tags(trained: Trained) -> dict[str, str]:
+    """outcome, and where the run diverged."""
+    tags = {"outcome": trained.outcome}
+    if trained.outcome == "diverged":
+        tags |= {"diverged_step": str(trained.history.diverged_step), "diverged_block": str(trained.history.diverged_block)}
+    return tags
 
-    loss/batch, grad_norm/W_01 ... and grad_norm/all: at log-spaced steps; loss/train, loss/validation, accuracy/... or
-    r2/...: over the whole set, at the history's evaluations; final/... and best/...: one value each.
-    """
+
+def metrics(trained: Trained, points: int, since: int = 0) -> Iterator[Metric]:
+    """A run's metrics: its curves from step `since` on, then final/... and best/..., one value each."""
     history = trained.history
     steps = history.loss.shape[-1]
-    shown = log_spaced(steps if history.diverged_step < 0 else max(int(history.diverged_step), 1), points)
+
+    def when(step: int) -> int:
+        return int(1000 * (trained.started + (trained.ended - trained.started) * step / steps))
+
+    yield from curves(history, steps, points, since, when)
+    for key, value in summary(history).items():
+        if np.isfinite(value):
+            yield Metric(key, value, when(steps), steps)
+
+
+def curves(history: History, steps: int, points: int, since: int, when: Callable[[int], int]) -> Iterator[Metric]:
+    """Points of a training of `steps` steps, at most `points` a key, finite values alone; step = updates made before.
+
+    loss/batch, grad_norm/W_01 ... and grad_norm/all at log-spaced steps, the last one before a divergence among them;
+    the whole sets' loss/train, loss/validation, accuracy/... or r2/... at the history's evaluations.
+
+    history: of the steps so far. since: the step from which on. when: step -> milliseconds.
+    """
+    shown = log_spaced(steps, points)
+    shown = shown[shown < history.loss.shape[-1]]
+    if history.diverged_step > 0:
+        last = int(history.diverged_step) - 1
+        shown = np.append(shown[shown < last], last)
     digits = max(2, len(str(history.grad_norm.shape[-1])))
     series: dict[str, tuple[Array, Array]] = {"loss/batch": (shown, history.loss[shown])}
     for block, norms in enumerate(history.grad_norm[shown].T, start=1):
@@ -132,16 +182,10 @@ def metrics(trained: Trained, points: int) -> Iterable[Metric]:
     for name, values in history.measures.items():
         kept = log_spaced(len(values), points)
         series[name] = history.evaluated[kept], values[kept]
-
-    began, length = trained.started * 1000, trained.seconds * 1000 / steps
     for key, (at, values) in series.items():
         for step, value in zip(at.tolist(), values.tolist(), strict=True):
-            if np.isfinite(value):
-                yield Metric(key, value, int(began + step * length), step)
-    now = int(time.time() * 1000)
-    for key, value in summary(history).items():
-        if np.isfinite(value):
-            yield Metric(key, value, now, steps)
+            if step >= since and np.isfinite(value):
+                yield Metric(key, value, when(step), step)
 
 
 def summary(history: History) -> dict[str, float]:
@@ -154,13 +198,6 @@ def summary(history: History) -> dict[str, float]:
         if finite.size:
             values[f"best/{key}"] = float(finite.min() if key.startswith("loss") else finite.max())
     return values
-
-
-def save_history(file: Path, history: History) -> None:
-    """Every array of the history, without pickle; the same history gives the same bytes."""
-    arrays = {name: value for name, value in vars(history).items() if isinstance(value, np.ndarray)}
-    measures = {f"measures/{name}": value for name, value in history.measures.items()}
-    np.savez(file, allow_pickle=False, steps_an_epoch=history.steps_an_epoch, **arrays, **measures)
 
 
 @cache
@@ -178,9 +215,10 @@ def _commit_tags() -> dict[str, str]:
 _inputs: dict[str, DatasetInput] = {}
 
 
-def _input(key: str, dataset: Dataset) -> DatasetInput:
+def _input(config: DatasetConfig) -> DatasetInput:
     """The training data as MLflow's data set, made once: its digest is the start of ours."""
-    if key not in _inputs:
+    dataset = load(config)
+    if dataset.digest not in _inputs:
         made = from_numpy(dataset.x.T, targets=dataset.y.T, name=dataset.name, digest=dataset.digest[:8])
-        _inputs[key] = DatasetInput(made._to_mlflow_entity(), [InputTag("mlflow.data.context", "training")])
-    return _inputs[key]
+        _inputs[dataset.digest] = DatasetInput(made._to_mlflow_entity(), [InputTag("mlflow.data.context", "training")])
+    return _inputs[dataset.digest]

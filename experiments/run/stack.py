@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -11,12 +12,15 @@ from blocks.arrays import Array
 from blocks.history import History
 from blocks.network import Network
 from blocks.optimizers import OPTIMIZERS, Momentum, Optimizer
-from blocks.training import reshuffled, train
+from blocks.parameters import Layout
+from blocks.training import Watch, reshuffled, train
 from experiments.run.config import DEFAULT_MOMENTUM, Config
 from experiments.run.data import Task, task
 
 # A network whose final loss is above this share of the best constant prediction's has learned next to nothing from x.
 STUCK_ABOVE = 0.9
+REPORT_SECONDS = 4.0
+STACK_BYTES, LANES = 8 * 2**20, (4, 16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +29,7 @@ class Trained:
 
     parameters: (P,) final parameters; a diverged network's are those before the step that diverged.
     outcome: trained, stuck or diverged.
-    started, seconds: when its stack started (Unix time), and how long the stack took over its number of lanes.
+    started, ended: of its stack, Unix time in seconds.
     """
 
     config: Config
@@ -33,7 +37,7 @@ class Trained:
     parameters: Array
     outcome: str
     started: float
-    seconds: float
+    ended: float
 
     def final(self, measure: str) -> float:
         """The last value of one of the history's measures; nan where the run diverged."""
@@ -52,15 +56,15 @@ def shared(config: Config) -> tuple[object, ...]:
     )
 
 
-def train_stack(configs: Sequence[Config], progress: Callable[[int], None] = lambda steps: None) -> list[Trained]:
+def train_stack(configs: Sequence[Config], of: Task | None = None, watch: Watch | None = None) -> list[Trained]:
     """Train runs that are equal in `shared` as the lanes of one network.
 
-    progress: called after every epoch with the number of steps made.
+    of: their task, where it is at hand. watch: see `blocks.train`.
     """
     first = configs[0]
     assert all(shared(config) == shared(first) for config in configs)
-    of = task(first)
-    started, clock = time.time(), time.perf_counter()
+    of = of or task(first)
+    started = time.time()
     network = _network(configs, of)
     order = np.random.default_rng(first.seed).spawn(2)[1]
     training = first.training
@@ -78,11 +82,68 @@ def train_stack(configs: Sequence[Config], progress: Callable[[int], None] = lam
             validation=(of.dataset.x_validation, of.dataset.y_validation),
             evaluations=training.evaluations,
             loss_bound=training.loss_bound,
-            progress=progress,
+            watch=watch,
         )
-    seconds = (time.perf_counter() - clock) / len(configs)
+    ended = time.time()
     lanes = [(config, history.lane(k), network.parameters[k].copy()) for k, config in enumerate(configs)]
-    return [Trained(config, lane, theta, _outcome(lane, of), started, seconds) for config, lane, theta in lanes]
+    return [Trained(config, lane, theta, _outcome(lane, of), started, ended) for config, lane, theta in lanes]
+
+
+def train_reporting(configs: Sequence[Config], of: Task, file: Path) -> list[Trained]:
+    """`train_stack` in another process: every few seconds the history so far is written to `file`, whole or not at all."""
+    written = time.monotonic()
+
+    def watch(step: int, history: Callable[[], History]) -> None:
+        nonlocal written
+        if time.monotonic() - written > REPORT_SECONDS:
+            unfinished = file.with_suffix(".part.npz")
+            history().save(unfinished)
+            unfinished.replace(file)
+            written = time.monotonic()
+
+    return train_stack(configs, of, watch)
+
+
+def plan(configs: Sequence[Config], tasks: Sequence[Task], size: int | None = None) -> list[list[int]]:
+    """Indices of the configs as stacks, the one with most work first.
+
+    size: lanes a stack; None takes as many as keep what a step touches in the processor's cache.
+    """
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for index, config in enumerate(configs):
+        groups.setdefault(shared(config), []).append(index)
+    stacks: list[list[int]] = []
+    for group in groups.values():
+        first = group[0]
+        lanes = size or _suitable_lanes(configs[first], tasks[first])
+        parts = -(-len(group) // lanes)
+        stacks += [list(part) for part in np.array_split(group, parts)]
+    return sorted(stacks, key=lambda stack: -work(configs[stack[0]], tasks[stack[0]]) * len(stack))
+
+
+def work(config: Config, of: Task) -> float:
+    """Multiplications of a run's products, roughly: what its time is proportional to."""
+    return 3.0 * Layout(sizes(config, of)).size * of.dataset.x.shape[-1] * config.training.epochs
+
+
+def steps_of(config: Config, of: Task) -> int:
+    """T, the number of updates."""
+    m = of.dataset.x.shape[-1]
+    return config.training.epochs * -(-m // (config.training.batch_size or m))
+
+
+def sizes(config: Config, of: Task) -> list[int]:
+    """n_0, ..., n_L"""
+    return [of.dataset.x.shape[0], *[config.network.width] * (config.network.depth - 1), of.units]
+
+
+def _suitable_lanes(config: Config, of: Task) -> int:
+    # Measured at width 64, depth 3 to 33: a stack is fastest while its parameters, gradients and caches take about
+    # this much; below 4 lanes the calls cost more than the cache saves.
+    layout = Layout(sizes(config, of))
+    m = config.training.batch_size or of.dataset.x.shape[-1]
+    touched = (3 * layout.size + 2 * sum(layout.sizes) * m) * np.dtype(config.dtype).itemsize
+    return int(np.clip(STACK_BYTES // touched, *LANES))
 
 
 def _network(configs: Sequence[Config], of: Task) -> Network:
@@ -91,7 +152,7 @@ def _network(configs: Sequence[Config], of: Task) -> Network:
     def alone(config: Config) -> Network:
         shape = config.network
         return Network.create(
-            [of.dataset.x.shape[0], *[shape.width] * (shape.depth - 1), of.units],
+            sizes(config, of),
             shape.activation,
             shape.initializer,
             rng=np.random.default_rng(config.seed).spawn(2)[0],

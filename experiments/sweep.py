@@ -1,0 +1,201 @@
+"""A sweep around its jobs: all are checked before the first, trained as stacks, written in one place, shown at the end."""
+
+import contextlib
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from experiments.record import AnyRun, AnyStore, Untracked, open_store
+from experiments.run.config import Config, UserError, run_name, typed
+from experiments.run.pool import Lost
+
+if TYPE_CHECKING:
+    from experiments.run.stack import Trained
+
+# The parent run's id, for jobs that a launcher runs in whatever process.
+PARENT = "DEPTH_LABORATORY_PARENT"
+TICK_SECONDS = 1.0
+# The bar grows with the work done, so that the seconds left are right although the largest stacks come first.
+BAR = "{desc} |{bar}| {remaining} left"
+
+
+class Result(float):
+    """What a job returns: its final training loss (inf where it diverged), for whoever optimises, with its outcome."""
+
+    outcome: str
+
+    @classmethod
+    def of(cls, trained: "Trained") -> "Result":
+        """inf stands for a loss that is not finite."""
+        loss = trained.final("loss/train")
+        result = cls(loss if math.isfinite(loss) else math.inf)
+        result.outcome = trained.outcome
+        return result
+
+    def __str__(self) -> str:
+        return f"{self.outcome}: final training loss {float(self):.4g}"
+
+
+def check_all(configs: Sequence[Config], folder_key: str, folder: str) -> None:
+    """Raise UserError unless every run can be made: data, loss and batch size fit, folder and store can be written to."""
+    from experiments.record.address import absolute, check_reachable
+    from experiments.run.data import task
+
+    for config in configs:
+        task(config)
+    path = Path(folder).absolute()
+    there = next(above for above in (path, *path.parents) if above.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise UserError(f"{folder_key} is {folder!r}, but {there} is not a folder that can be written to")
+    for uri in {config.tracking.uri for config in configs if config.tracking.enabled}:
+        check_reachable(absolute(uri))
+
+
+def status_of(error: BaseException | None) -> str:
+    """MLflow's word for a run that ends with that error."""
+    if error is None:
+        return "FINISHED"
+    return "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
+
+
+class Sweep:
+    """A context around a sweep's jobs, see the checked sweeper.
+
+    configs: one a job. axes: the swept keys and their values, as typed. folder: Hydra's for this sweep.
+    Raises UserError, before anything is made, for the first job that cannot be run.
+    """
+
+    def __init__(self, configs: Iterable[DictConfig], axes: dict[str, str], folder: str) -> None:
+        self.configs = [typed(cfg) for cfg in configs]
+        self.axes = axes
+        check_all(self.configs, "hydra.sweep.dir", folder)
+        self.results: list[Result | None] = [None] * len(self.configs)
+        self.lost: dict[int, Exception] = {}
+        self.store: AnyStore | None = None
+        self.parent: AnyRun = Untracked()
+
+    def announce(self) -> None:
+        """Open the store and the sweep's parent run, once."""
+        if self.store is None:
+            self.store = open_store(self.configs[0].tracking)
+            self.parent = self.store.begin(f"sweep of {len(self.configs)} runs", {"kind": "sweep"})
+            self.parent.describe(self.axes)
+            os.environ[PARENT] = self.parent.run_id
+
+    def run(self, jobs: range, n_jobs: int, stack_size: int | None) -> Iterator[tuple[int, Result | Exception]]:
+        """(job, its Result, or the exception that ended it) as they finish, trained as stacks in `n_jobs` processes (-1: a core each)."""
+        from experiments.run.data import task
+        from experiments.run.pool import Pool, cores
+        from experiments.run.stack import plan, train_reporting, work
+
+        tasks = {job: task(self.configs[job]) for job in jobs}
+        stacks = [
+            [jobs[k] for k in stack] for stack in plan([self.configs[job] for job in jobs], list(tasks.values()), stack_size)
+        ]
+        weights = [work(self.configs[stack[0]], tasks[stack[0]]) * len(stack) for stack in stacks]
+        with tempfile.TemporaryDirectory() as folder, tqdm(total=sum(weights), bar_format=BAR, disable=None) as bar:
+            reports = [Path(folder) / f"{number}.npz" for number in range(len(stacks))]
+            items = [
+                ([self.configs[job] for job in stack], tasks[stack[0]], report)
+                for stack, report in zip(stacks, reports, strict=True)
+            ]
+            with Pool(train_reporting, items, cores() if n_jobs == -1 else n_jobs) as pool:
+                # MLflow is imported and a new store made while the first stacks train.
+                self.announce()
+                with _UnderWay(self) as under_way:
+                    for number, trained in pool.results(lambda: under_way.report(pool.under_way, stacks, reports), TICK_SECONDS):
+                        for lane, job in enumerate(stacks[number]):
+                            yield job, under_way.ended(job, trained if isinstance(trained, Exception) else trained[lane])
+                        bar.update(weights[number])
+                        bar.set_description_str(self._progress())
+
+    def _progress(self) -> str:
+        ended = [result for result in self.results if result is not None]
+        diverged = sum(result.outcome == "diverged" for result in ended)
+        lost = f", {len(self.lost)} lost" if self.lost else ""
+        return f"{len(ended)}/{len(self.results)} runs, {diverged} diverged{lost}"
+
+    def __enter__(self) -> "Sweep":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        os.environ.pop(PARENT, None)
+        ended = [(config, result) for config, result in zip(self.configs, self.results, strict=True) if result is not None]
+        if ended:
+            from experiments.pictures.figures import save_map
+            from experiments.pictures.report import Report, Row
+
+            report = Report([Row(config, float(result), result.outcome) for config, result in ended])
+            with tempfile.TemporaryDirectory() as folder:
+                report.save(Path(folder) / "table.csv")
+                save_map(Path(folder) / "map.png", report)
+                self.parent.keep(Path(folder))
+            print(f"\n{report.text()}")
+        if len(ended) < len(self.configs) and self.store:
+            print(f"{len(ended)} of {len(self.configs)} runs finished")
+        for job, reason in self.lost.items():
+            print(f"lost: job {job} ({run_name(self.configs[job])}): {reason}")
+        self.parent.end(status_of(error))
+        if self.store and self.store.command:
+            print(f"dashboard: {self.store.command}")
+
+
+class _UnderWay:
+    """The runs in the store whose training has begun and not ended; what interrupts the sweep ends them too."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self.runs: dict[int, AnyRun] = {}
+        self.read: dict[Path, float] = {}
+
+    def __enter__(self) -> "_UnderWay":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for run in self.runs.values():
+            # A generator that is no longer asked is closed: the sweep was interrupted.
+            run.end("KILLED" if kind is GeneratorExit else status_of(error))
+
+    def begin(self, job: int) -> None:
+        """Its run is RUNNING."""
+        if job not in self.runs:
+            assert self.sweep.store is not None
+            name = run_name(self.sweep.configs[job])
+            self.runs[job] = self.sweep.store.begin(name, {"kind": "run"}, self.sweep.parent.run_id)
+
+    def report(self, numbers: Sequence[int], stacks: Sequence[Sequence[int]], reports: Sequence[Path]) -> None:
+        """Open the runs of those stacks, and show what has come of them."""
+        from blocks.history import History
+        from experiments.run.data import task
+        from experiments.run.stack import steps_of
+
+        for number in numbers:
+            for job in stacks[number]:
+                self.begin(job)
+            with contextlib.suppress(FileNotFoundError):
+                changed = reports[number].stat().st_mtime
+                if changed != self.read.get(reports[number]):
+                    self.read[reports[number]] = changed
+                    history = History.load(reports[number])
+                    for lane, job in enumerate(stacks[number]):
+                        config = self.sweep.configs[job]
+                        self.runs[job].progress(history.lane(lane), steps_of(config, task(config)))
+
+    def ended(self, job: int, outcome: "Trained | Exception") -> Result | Exception:
+        """Write what has come of the job."""
+        self.begin(job)
+        run = self.runs.pop(job)
+        if isinstance(outcome, Exception):
+            run.end("KILLED" if isinstance(outcome, Lost) else "FAILED")
+            self.sweep.lost[job] = outcome
+            return outcome
+        run.finish(outcome)
+        self.sweep.results[job] = result = Result.of(outcome)
+        return result

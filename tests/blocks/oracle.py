@@ -1,0 +1,66 @@
+"""The same network written independently, in JAX: what the engine's gradients are compared with."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+jax.config.update("jax_enable_x64", True)
+
+ACTIVATIONS = {
+    "identity": lambda z: z,
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "leaky_relu": lambda z: jax.nn.leaky_relu(z, 0.01),
+    "softplus": jax.nn.softplus,
+    "elu": jax.nn.elu,
+    "gelu": lambda z: jax.nn.gelu(z, approximate=True),
+}
+
+
+def softmax_cross_entropy(logits, y):
+    return -jnp.mean(jax.nn.log_softmax(logits, axis=0)[y, jnp.arange(y.shape[0])])
+
+
+def sigmoid_cross_entropy(logits, y):
+    z = logits[0]
+    return -jnp.mean(y * jax.nn.log_sigmoid(z) + (1 - y) * jax.nn.log_sigmoid(-z))
+
+
+def half_mean_squared_error(logits, y):
+    return jnp.mean(jnp.sum((logits - y) ** 2, axis=0)) / 2
+
+
+LOSSES = {f.__name__: f for f in (softmax_cross_entropy, sigmoid_cross_entropy, half_mean_squared_error)}
+
+
+def parameters_of(network, lane=()):
+    """[(W, b), ...] as plain arrays."""
+    return [(jnp.asarray(block.W[lane]), jnp.asarray(block.b[lane])) for block in network.blocks]
+
+
+def logits_of(parameters, x, activation):
+    a = x
+    for W, b in parameters[:-1]:
+        a = ACTIVATIONS[activation](W @ a + b)
+    W, b = parameters[-1]
+    return W @ a + b
+
+
+def value_and_gradients(parameters, x, y, activation, loss):
+    """J, [(dJ/dW, dJ/db), ...], dJ/dx by automatic differentiation."""
+
+    def J(parameters, x):
+        return LOSSES[loss](logits_of(parameters, x, activation), y)
+
+    value, (gradients, dx) = jax.value_and_grad(J, argnums=(0, 1))(parameters, jnp.asarray(x))
+    return float(value), [(np.asarray(dW), np.asarray(db)) for dW, db in gradients], np.asarray(dx)
+
+
+def targets_for(loss, rng, units, m):
+    """Random targets as the loss takes them."""
+    if loss == "softmax_cross_entropy":
+        return rng.integers(0, units, m)
+    if loss == "sigmoid_cross_entropy":
+        return rng.integers(0, 2, m)
+    return rng.standard_normal((units, m))

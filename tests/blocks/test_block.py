@@ -1,0 +1,167 @@
+from itertools import product
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from reference import ACTIVATION_NAMES, G, assert_near
+
+from blocks import Block
+
+every_activation = pytest.mark.parametrize("activation", ACTIVATION_NAMES)
+
+
+def some_block(rng, n, n_prev, activation, lanes=(), dtype=float):
+    W, b = rng.standard_normal((*lanes, n, n_prev)), rng.standard_normal((*lanes, n, 1))
+    return Block(W.astype(dtype), b.astype(dtype), activation)
+
+
+def vjp(block, a_prev, da, lane=()):
+    """a, (dW, db, da_prev) by JAX, of one lane."""
+
+    def forward(W, b, a_prev):
+        return G[block.activation.name](W @ a_prev + b)
+
+    a, pull_back = jax.vjp(jax.jit(forward), block.W[lane], block.b[lane], a_prev)
+    return a, pull_back(da)
+
+
+def test_forward_and_backward_of_numbers_worked_out_by_hand():
+    W, b = np.array([[1.0, 2.0], [3.0, 4.0], [-1.0, 0.0]]), np.array([[1.0], [-10.0], [0.0]])
+    block = Block(W, b, "relu")
+    a, cache = block.forward(np.array([[1.0, 0.0], [1.0, 2.0]]))
+    assert cache.z.tolist() == [[4, 5], [-3, -2], [-1, 0]]
+    assert a.tolist() == [[4, 5], [0, 0], [0, 0]]
+    da_prev, dW, db = block.backward(np.array([[1.0, 10.0], [5.0, 5.0], [7.0, 7.0]]), cache)
+    assert dW.tolist() == [[1, 21], [0, 0], [0, 0]]
+    assert db.tolist() == [[11], [0], [0]]
+    assert da_prev.tolist() == [[1, 10], [2, 20]]
+
+
+@settings(max_examples=60)
+@given(
+    activation=st.sampled_from(ACTIVATION_NAMES),
+    n=st.integers(1, 4),
+    n_prev=st.integers(1, 4),
+    m=st.integers(1, 4),
+    lanes=st.sampled_from([(), (7,), (2, 3)]),
+    shared=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_backward_is_the_vector_jacobian_product_of_forward(activation, n, n_prev, m, lanes, shared, seed):
+    rng = np.random.default_rng(seed)
+    block = some_block(rng, n, n_prev, activation, lanes)
+    a_prev = rng.standard_normal((*(() if shared else lanes), n_prev, m))
+    da = rng.standard_normal((*lanes, n, m))
+    a, cache = block.forward(a_prev)
+    da_prev, dW, db = block.backward(da, cache)
+    assert (a.shape, da_prev.shape) == ((*lanes, n, m), (*lanes, n_prev, m))
+    assert (dW.shape, db.shape) == (block.W.shape, block.b.shape)
+    # One lane is enough for JAX, which compiles for every shape; lanes are compared to the bit elsewhere.
+    lane = tuple(k - 1 for k in lanes)
+    exact_a, (exact_dW, exact_db, exact_da_prev) = vjp(block, a_prev if shared else a_prev[lane], da[lane], lane)
+    for actual, exact in ((a, exact_a), (dW, exact_dW), (db, exact_db), (da_prev, exact_da_prev)):
+        assert_near(actual[lane], exact)
+
+
+@every_activation
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (1, 0)])
+def test_two_forwards_then_two_backwards_in_any_order_give_the_right_gradients(activation, first, second):
+    rng = np.random.default_rng(3)
+    block = some_block(rng, 4, 3, activation)
+    inputs, upstream = rng.standard_normal((2, 3, 5)), rng.standard_normal((2, 4, 5))
+    forwards = [block.forward(a_prev) for a_prev in inputs]
+    backwards = {k: block.backward(upstream[k], forwards[k][1]) for k in (first, second)}
+    for k in (0, 1):
+        _, (dW, db, da_prev) = vjp(block, inputs[k], upstream[k])
+        for actual, exact in zip(backwards[k], (da_prev, dW, db), strict=True):
+            assert_near(actual, exact)
+
+
+@every_activation
+@pytest.mark.parametrize("lanes", [(), (3,)])
+def test_backward_leaves_da_the_cache_and_the_block_unchanged(activation, lanes):
+    rng = np.random.default_rng(4)
+    block = some_block(rng, 4, 3, activation, lanes)
+    a_prev, da = rng.standard_normal((3, 5)), rng.standard_normal((*lanes, 4, 5))
+    a, cache = block.forward(a_prev)
+    kept = [da, a_prev, a, cache.a_prev, cache.a_prev_1, cache.z, cache.a, block.W, block.b]
+    before = [array.copy() for array in kept]
+    once = block.backward(da, cache)
+    again = block.backward(da, cache)
+    for array, was in zip(kept, before, strict=True):
+        assert_array_equal(array, was)
+    for one, two in zip(once, again, strict=True):
+        assert_array_equal(one, two)
+
+
+@every_activation
+def test_a_cache_handed_back_changes_no_result(activation):
+    rng = np.random.default_rng(5)
+    block = some_block(rng, 4, 3, activation)
+    earlier, a_prev, da = rng.standard_normal((3, 5)), rng.standard_normal((3, 5)), rng.standard_normal((4, 5))
+    fresh_a, fresh = block.forward(a_prev)
+    _, used = block.forward(earlier)
+    block.backward(da, used)
+    a, cache = block.forward(a_prev, used)
+    assert cache is used
+    assert_array_equal(a, fresh_a)
+    for one, two in zip(block.backward(da, cache), block.backward(da, fresh), strict=True):
+        assert_array_equal(one, two)
+
+
+def test_forward_keeps_its_own_copy_of_a_prev():
+    rng = np.random.default_rng(6)
+    block = some_block(rng, 2, 3, "tanh")
+    a_prev, da = rng.standard_normal((3, 5)), rng.standard_normal((2, 5))
+    _, cache = block.forward(a_prev)
+    exact = vjp(block, a_prev, da)[1][0]
+    a_prev[...] = 0
+    assert_near(block.backward(da, cache)[1], exact)
+
+
+def test_arrays_handed_in_are_not_the_block_s():
+    W, b = np.ones((2, 3)), np.ones((2, 1))
+    block = Block(W, b)
+    W[...], b[...] = 7, 7
+    assert_array_equal(block.forward(np.ones((3, 1)))[0], [[4], [4]])
+
+
+@pytest.mark.parametrize(("dtype", "lanes"), product([np.float32, np.float64], [(), (2,)]))
+def test_every_result_has_the_parameters_dtype(dtype, lanes):
+    rng = np.random.default_rng(7)
+    block = some_block(rng, 2, 3, "gelu", lanes, dtype)
+    a, cache = block.forward(rng.standard_normal((3, 4)))
+    assert {array.dtype for array in (a, cache.z, *block.backward(rng.standard_normal((*lanes, 2, 4)), cache))} == {np.dtype(dtype)}
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Block(np.ones(3), np.ones((3, 1))), r"W has shape \(3,\), it must be \(\.\.\., n_l, n_\{l-1\}\)"),
+        (lambda: Block(np.ones((2, 3)), np.ones((3, 1))), r"b has shape \(3, 1\), it must be \(\.\.\., 2, 1\)"),
+        (lambda: Block(np.ones((2, 3)), np.ones(2)), r"b has shape \(2,\), it must be \(\.\.\., 2, 1\)"),
+        (lambda: Block(np.ones((2, 3)), np.ones((2, 1)), "step"), r"activation 'step' is unknown, allowed: identity, "),
+        (
+            lambda: Block(np.ones((2, 3)), np.ones((2, 1))).forward(np.ones((2, 5))),
+            r"a_prev has shape \(2, 5\), it must be \(\.\.\., 3, m\)",
+        ),
+        (
+            lambda: Block(np.ones((2, 3)), np.ones((2, 1))).forward(np.ones(3)),
+            r"a_prev has shape \(3,\), it must be \(\.\.\., 3, m\)",
+        ),
+    ],
+)
+def test_shapes_that_do_not_match_raise_and_name_the_argument(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (3, 5), (5,)])
+def test_backward_refuses_a_da_of_another_shape(shape):
+    block = Block(np.ones((2, 3)), np.ones((2, 1)))
+    _, cache = block.forward(np.ones((3, 5)))
+    with pytest.raises(ValueError, match=rf"da has shape \({shape[0]},.*\), it must be \(\.\.\., 2, 5\)"):
+        block.backward(np.ones(shape), cache)

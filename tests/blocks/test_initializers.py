@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from blocks.initializers import INITIALIZERS, initialize
+from blocks.network import Network
+from blocks.parameters import Layout, split
+
+# Variance of W_ij from n inputs to k units at gain 1, as the papers state it; and whether the law is uniform.
+VARIANCES = {
+    "normal": (lambda n, k: 1 / n, False),
+    "lecun": (lambda n, k: 1 / n, False),
+    "glorot": (lambda n, k: 2 / (n + k), False),
+    "glorot_uniform": (lambda n, k: 2 / (n + k), True),
+    "he": (lambda n, k: 2 / n, False),
+    "he_uniform": (lambda n, k: 2 / n, True),
+}
+
+
+def drawn(name, n, k, gain=1.0, bias_variance=0.0, seed=0):
+    layout = Layout([n, k])
+    return split(layout.blocks(initialize(layout, name, np.random.default_rng(seed), gain, bias_variance))[0])
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.5, 3.0])
+@pytest.mark.parametrize("name", VARIANCES)
+def test_weights_follow_the_published_law(name, gain):
+    n, k = 300, 200
+    W, b = drawn(name, n, k, gain)
+    variance, uniform = VARIANCES[name]
+    expected = gain * variance(n, k)
+    # The sample variance of N draws has relative standard error sqrt(2 / N) at most: 5 of them.
+    assert W.var() == pytest.approx(expected, rel=5 * np.sqrt(2 / W.size))
+    assert abs(W.mean()) < 5 * np.sqrt(expected / W.size)
+    bound = np.sqrt(3 * expected)
+    assert (np.abs(W).max() <= bound) == uniform
+    assert (b == 0).all()
+
+
+@pytest.mark.parametrize(("n", "k"), [(6, 6), (3, 8), (8, 3)])
+def test_orthogonal_has_orthonormal_rows_or_columns_times_the_gain(n, k):
+    W, _ = drawn("orthogonal", n, k, gain=2.0)
+    product = W @ W.T if k <= n else W.T @ W
+    np.testing.assert_allclose(product, 2 * np.eye(min(n, k)), atol=1e-12)
+
+
+def test_zeros_and_gain_zero_are_zero():
+    assert (drawn("zeros", 4, 5)[0] == 0).all()
+    assert all((drawn(name, 4, 5, gain=0.0)[0] == 0).all() for name in INITIALIZERS)
+
+
+def test_biases_have_the_variance_asked_for():
+    _, b = drawn("normal", 2, 20000, bias_variance=0.05)
+    assert b.var() == pytest.approx(0.05, rel=5 * np.sqrt(2 / b.size))
+
+
+def test_a_lane_has_the_bits_of_the_network_created_with_its_own_generator():
+    stack = Network.create([5, 4, 3], rng=np.random.default_rng(9), bias_variance=0.1, lanes=3)
+    for lane, rng in enumerate(np.random.default_rng(9).spawn(3)):
+        alone = Network.create([5, 4, 3], rng=rng, bias_variance=0.1)
+        np.testing.assert_array_equal(stack.parameters[lane], alone.parameters)

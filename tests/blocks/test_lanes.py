@@ -1,0 +1,105 @@
+"""Lane k of a stack has the same bits as the network alone, whatever the network and however long it trains."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blocks import ACTIVATIONS, Adam, GradientDescent, Momentum, Nesterov, Network, losses, reshuffled, train
+from blocks.losses import LOSSES
+from tests.blocks import oracle
+
+RULES = {"gradient_descent": GradientDescent, "momentum": Momentum, "nesterov": Nesterov, "adam": Adam}
+
+
+def compare(sizes, activation, dtype, rates, *, m=11, epochs=2, batch_size=4, rule=GradientDescent, loss="softmax_cross_entropy", **rules):
+    """Train a stack with one lane a rate, and every lane alone; returns the stack's history."""
+    rng = np.random.default_rng(7)
+    x, y = rng.standard_normal((sizes[0], m)), oracle.targets_for(loss, rng, sizes[-1], m)
+
+    def trained(network, **values):
+        orders = reshuffled(np.random.default_rng(3), m)
+        optimizer = rule(**values)
+        common = {"loss": LOSSES[loss], "epochs": epochs, "batch_size": batch_size, "orders": orders, "evaluations": 2}
+        return train(network, x, y, optimizer=optimizer, validation=(x[:, :3], y[..., :3]), **common)
+
+    lanes = len(rates)
+    stack = Network.create(sizes, activation, "normal", rng=np.random.default_rng(5), gain=2.0, bias_variance=0.1, dtype=dtype, lanes=lanes)
+    alone = [Network(sizes, activation, stack.parameters[k].copy()) for k in range(lanes)]
+    history = trained(stack, learning_rate=np.array(rates), **{name: np.array(value) for name, value in rules.items()})
+    for k in range(lanes):
+        single = trained(alone[k], learning_rate=rates[k], **{name: value[k] for name, value in rules.items()})
+        lane = history.lane(k)
+        assert stack.parameters[k].tobytes() == alone[k].parameters.tobytes()
+        for name in ("loss", "grad_norm", "grad_norm_b"):
+            np.testing.assert_array_equal(getattr(lane, name), getattr(single, name), err_msg=f"{name} of lane {k}")
+        for name, values in single.measures.items():
+            np.testing.assert_array_equal(lane.measures[name], values)
+        assert (lane.diverged_step, lane.diverged_block) == (single.diverged_step, single.diverged_block)
+    return history
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("depth", [1, 2, 9])
+def test_every_activation(depth, activation, dtype):
+    compare([5, *[8] * (depth - 1), 3], activation, dtype, [0.01, 0.1, 0.3])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("depth", [1, 2, 5, 17, 33, 64])
+def test_every_depth_at_the_width_that_is_used(depth, dtype):
+    compare([64, *[64] * (depth - 1), 10], "relu", dtype, [1e-3, 1e-2, 1e-1], m=70, batch_size=64, epochs=3)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 7, 16])
+def test_every_number_of_lanes(lanes):
+    compare([9, 17, 4], "tanh", np.float32, list(np.geomspace(1e-3, 1, lanes)), epochs=5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rule", RULES)
+def test_every_optimizer_with_weight_decay_in_some_lanes(rule, dtype):
+    momentum = {"momentum": [0.0, 0.5, 0.9]} if rule in ("momentum", "nesterov") else {}
+    compare([6, 8, 8, 3], "relu", dtype, [0.01, 0.1, 0.05], rule=RULES[rule], weight_decay=[0.0, 0.1, 0.0], epochs=20, **momentum)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss(loss):
+    compare([6, 8, 1 if loss == "sigmoid_cross_entropy" else 3], "elu", np.float32, [0.01, 0.1], loss=loss)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_diverging_lanes_leave_and_change_nothing_in_the_others(dtype):
+    history = compare([6, 16, 16, 3], "relu", dtype, [0.1, 1e25, 0.01, 1e30, 1e3, 0.3], m=40, epochs=30)
+    steps = history.diverged_step
+    assert (steps[[0, 2]] == -1).all()
+    assert (steps[[1, 3]] >= 0).all()
+    assert (history.diverged_block[[1, 3]] >= 0).all()
+    for lane in (1, 3):
+        assert np.isnan(history.loss[lane, steps[lane] + 2 :]).all()
+        assert np.isfinite(history.loss[lane, : steps[lane]]).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_shape(data):
+    sizes = [data.draw(st.integers(1, 20)), *data.draw(st.lists(st.integers(1, 20), max_size=3)), data.draw(st.integers(1, 5))]
+    m = data.draw(st.integers(1, 20))
+    rates = data.draw(st.lists(st.sampled_from([1e-3, 0.1, 1.0, 1e9]), min_size=1, max_size=5))
+    dtype = data.draw(st.sampled_from([np.float32, np.float64]))
+    compare(sizes, data.draw(st.sampled_from(list(ACTIVATIONS))), dtype, rates, m=m, batch_size=data.draw(st.integers(1, m)))
+
+
+def test_lanes_may_have_two_axes():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((4, 9)), rng.integers(0, 3, 9)
+    flat = Network.create([4, 5, 3], rng=rng, lanes=6)
+    square = Network([4, 5, 3], "relu", flat.parameters.reshape(2, 3, -1).copy())
+    rates = np.geomspace(0.01, 1e10, 6)
+    common = {"loss": losses.softmax_cross_entropy, "epochs": 4, "batch_size": 4}
+    one = train(flat, x, y, optimizer=GradientDescent(rates), **common)
+    two = train(square, x, y, optimizer=GradientDescent(rates.reshape(2, 3)), **common)
+    np.testing.assert_array_equal(one.loss.reshape(2, 3, -1), two.loss)
+    np.testing.assert_array_equal(one.diverged_step.reshape(2, 3), two.diverged_step)
+    np.testing.assert_array_equal(flat.parameters.reshape(2, 3, -1), square.parameters)

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss
+
+from blocks import Network, losses
+from blocks.losses import LOSSES, Loss
+
+
+def test_softmax_cross_entropy_is_scikit_learns_log_loss():
+    rng = np.random.default_rng(0)
+    logits, y = rng.standard_normal((4, 50)), rng.integers(0, 4, 50)
+    p = np.exp(logits) / np.exp(logits).sum(axis=0)
+    value, dlogits = losses.softmax_cross_entropy(logits, y)
+    assert value == pytest.approx(log_loss(y, p.T, labels=range(4)), rel=1e-12)
+    np.testing.assert_allclose(dlogits, (p - np.eye(4)[:, y]) / 50, rtol=1e-12, atol=1e-16)
+
+
+def test_sigmoid_cross_entropy_is_scikit_learns_log_loss():
+    rng = np.random.default_rng(0)
+    logits, y = 3 * rng.standard_normal((1, 50)), rng.integers(0, 2, 50)
+    p = 1 / (1 + np.exp(-logits[0]))
+    value, dlogits = losses.sigmoid_cross_entropy(logits, y)
+    assert value == pytest.approx(log_loss(y, p), rel=1e-12)
+    np.testing.assert_allclose(dlogits[0], (p - y) / 50, rtol=1e-10, atol=1e-16)
+
+
+def test_half_mean_squared_error_by_hand():
+    value, dlogits = losses.half_mean_squared_error(np.array([[1.0, 2.0], [0.0, 4.0]]), np.array([[0.0, 2.0], [3.0, 2.0]]))
+    assert value == (1 + 9 + 4) / 4
+    np.testing.assert_array_equal(dlogits, np.array([[1, 0], [-3, 2]]) / 2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_logits_of_ten_thousand_give_finite_values(loss, dtype):
+    units = 1 if loss == "sigmoid_cross_entropy" else 2
+    logits = np.array([[1e4, -1e4, 1e4, -1e4], [-1e4, 1e4, 1e4, -1e4]], dtype)[:units]
+    y = np.zeros((2, 4)) if loss == "half_mean_squared_error" else np.array([1, 1, 0, 0])
+    value, dlogits = LOSSES[loss](logits, y)
+    assert np.isfinite(value)
+    assert np.isfinite(dlogits).all()
+    if loss != "half_mean_squared_error":
+        # Certain and right costs nothing, certain and wrong costs the logit.
+        assert losses.softmax_cross_entropy(np.array([[1e4], [-1e4]], dtype), np.array([1]))[0] == 2e4
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_mean_over_examples_is_in_the_loss_and_nowhere_else(loss):
+    rng = np.random.default_rng(0)
+    units = 1 if loss == "sigmoid_cross_entropy" else 3
+    network = Network.create([4, 5, units], "tanh", rng=rng)
+    x = rng.standard_normal((4, 6))
+    y = rng.standard_normal((3, 6)) if loss == "half_mean_squared_error" else rng.integers(0, max(units, 2), 6)
+    gradients = []
+    for repeats in (1, 3):
+        logits, caches = network.forward(np.tile(x, repeats))
+        value, dlogits = LOSSES[loss](logits, np.tile(y, repeats))
+        gradients.append([value, *(dW for dW, _ in network.backward(dlogits, caches))])
+    for once, repeated in zip(*gradients, strict=True):
+        np.testing.assert_allclose(once, repeated, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("loss", "logits", "y", "message"),
+    [
+        ("softmax_cross_entropy", np.zeros((3, 2)), [0, 3], r"y of shape \(2,\) has labels 0 to 3, they must be 0 to 2"),
+        ("softmax_cross_entropy", np.zeros((3, 2)), [-1, 0], "labels -1 to 0, they must be 0 to 2"),
+        ("softmax_cross_entropy", np.zeros((3, 2)), [0.0, 1.0], "y has dtype float64, it must hold integer labels"),
+        ("softmax_cross_entropy", np.zeros((3, 2)), [0, 1, 2], r"y has shape \(3, 3\), it must be \(\.\.\., 3, 2\)"),
+        ("softmax_cross_entropy", np.full((3, 2), np.nan), [0, 1], r"logits of shape \(3, 2\) must be finite, it has nan at \(0, 0\)"),
+        ("sigmoid_cross_entropy", np.zeros((1, 2)), [0, 2], "labels 0 to 2, they must be 0 to 1"),
+        ("sigmoid_cross_entropy", np.zeros((2, 2)), [0, 1], "takes 1 logit an example, the network has 2"),
+        ("half_mean_squared_error", np.zeros((3, 2)), np.zeros((2, 2)), r"y has shape \(2, 2\), it must be \(\.\.\., 3, m\)"),
+        ("half_mean_squared_error", np.zeros((1, 2)), [0, np.inf], "y of shape .* must be finite, it has inf"),
+    ],
+)
+def test_targets_that_do_not_fit_are_named(loss, logits, y, message):
+    with pytest.raises(ValueError, match=message):
+        LOSSES[loss](logits, np.array(y))
+
+
+def test_an_unknown_loss_lists_the_known_ones():
+    with pytest.raises(ValueError, match="loss 'hinge' is unknown, allowed: softmax_cross_entropy"):
+        Loss.named("hinge")

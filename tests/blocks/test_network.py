@@ -1,0 +1,208 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from reference import (
+    ACTIVATION_NAMES,
+    LOSS_NAMES,
+    assert_near,
+    parameters_of,
+    random_network,
+    random_targets,
+    sizes_for,
+    value_and_gradients,
+)
+
+from blocks import LOSSES, Network
+
+lanes_or_none = pytest.mark.parametrize("lanes", [(), (7,)], ids=["alone", "7 lanes"])
+
+
+def assert_gradients_are_jax_s(sizes, activation, loss, lanes, m, rng, shared=True):
+    """Value, dW and db of every block, and da_0, in every lane."""
+    network = random_network(sizes, activation, lanes, rng)
+    x = rng.standard_normal((*(() if shared else lanes), sizes[0], m))
+    y = random_targets(loss, sizes[-1], m, rng)
+    logits, caches = network.forward(x)
+    value, dlogits = LOSSES[loss](logits, y)
+    gradients, da_0 = network.backward_to_data(dlogits, caches)
+    for lane in np.ndindex(lanes):
+        exact, (exact_gradients, exact_da_0) = value_and_gradients(activation, loss)(
+            parameters_of(network, lane), x if shared else x[lane], y
+        )
+        assert_near(value[lane], exact)
+        assert_near(da_0[lane], exact_da_0)
+        for (dW, db), (exact_dW, exact_db) in zip(gradients, exact_gradients, strict=True):
+            assert_near(dW[lane], exact_dW)
+            assert_near(db[lane], exact_db)
+
+
+@lanes_or_none
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+@pytest.mark.parametrize("activation", ACTIVATION_NAMES)
+def test_gradients_are_those_of_automatic_differentiation(activation, loss, lanes):
+    assert_gradients_are_jax_s(sizes_for(loss, (3, 5, 4, 2)), activation, loss, lanes, 6, np.random.default_rng(0))
+
+
+@settings(max_examples=50)
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=2, max_size=5),
+    m=st.sampled_from([1, 1, 2, 3, 8]),
+    activation=st.sampled_from(ACTIVATION_NAMES),
+    loss=st.sampled_from(LOSS_NAMES),
+    lanes=st.sampled_from([(), (7,)]),
+    shared=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_gradients_are_right_for_every_shape(sizes, m, activation, loss, lanes, shared, seed):
+    assert_gradients_are_jax_s(sizes_for(loss, sizes), activation, loss, lanes, m, np.random.default_rng(seed), shared)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "leaky_relu"])
+def test_gradients_are_right_twenty_blocks_down(activation):
+    rng = np.random.default_rng(1)
+    assert_gradients_are_jax_s((3, *[6] * 19, 2), activation, "softmax_cross_entropy", (), 4, rng)
+
+
+@lanes_or_none
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 1, 1, 1)])
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+def test_gradients_are_right_where_every_n_and_m_is_1(sizes, loss, lanes):
+    assert_gradients_are_jax_s(sizes, "tanh", loss, lanes, 1, np.random.default_rng(2))
+
+
+def test_backward_gives_what_backward_to_data_gives():
+    rng = np.random.default_rng(3)
+    network = random_network((3, 4, 2), "gelu", (7,), rng)
+    logits, caches = network.forward(rng.standard_normal((3, 5)))
+    dlogits = rng.standard_normal(logits.shape)
+    for (dW, db), (same_dW, same_db) in zip(
+        network.backward(dlogits, caches), network.backward_to_data(dlogits, caches)[0], strict=True
+    ):
+        assert_array_equal(dW, same_dW)
+        assert_array_equal(db, same_db)
+
+
+@lanes_or_none
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_forwards_then_two_backwards_in_any_order_give_the_right_gradients(order, lanes):
+    rng = np.random.default_rng(4)
+    network = random_network((3, 4, 4, 2), "tanh", lanes, rng)
+    x, y = rng.standard_normal((2, 3, 5)), rng.integers(0, 2, (2, 5))
+    forwards = [network.forward(data) for data in x]
+    loss = LOSSES["softmax_cross_entropy"]
+    dlogits = [loss(logits, labels)[1] for (logits, _), labels in zip(forwards, y, strict=True)]
+    gradients = {k: network.backward(dlogits[k], forwards[k][1]) for k in order}
+    for k, lane in ((k, lane) for k in (0, 1) for lane in np.ndindex(lanes)):
+        _, (exact, _) = value_and_gradients("tanh", loss.name)(parameters_of(network, lane), x[k], y[k])
+        for (dW, db), (exact_dW, exact_db) in zip(gradients[k], exact, strict=True):
+            assert_near(dW[lane], exact_dW)
+            assert_near(db[lane], exact_db)
+
+
+@lanes_or_none
+def test_backward_leaves_dlogits_the_caches_and_the_parameters_unchanged(lanes):
+    rng = np.random.default_rng(5)
+    network = random_network((4, 4, 4, 4), "sigmoid", lanes, rng)
+    x = rng.standard_normal((4, 5))
+    logits, caches = network.forward(x)
+    dlogits = rng.standard_normal(logits.shape)
+    kept = [x, logits, dlogits, network.parameters] + [array for c in caches for array in (c.a_prev_1, c.z, c.a)]
+    before = [array.copy() for array in kept]
+    network.backward_to_data(dlogits, caches)
+    for array, was in zip(kept, before, strict=True):
+        assert_array_equal(array, was)
+
+
+@lanes_or_none
+@pytest.mark.parametrize("kind", ["workspace", "new_caches", "an earlier call's"])
+@pytest.mark.parametrize("sizes", [(4, 4, 4, 4), (3, 5, 2, 6)])
+def test_caches_handed_back_change_no_result(sizes, kind, lanes):
+    rng = np.random.default_rng(6)
+    network = random_network(sizes, "tanh", lanes, rng)
+    earlier, x = rng.standard_normal((2, sizes[0], 5))
+    dlogits = rng.standard_normal((*lanes, sizes[-1], 5))
+    make = {
+        "workspace": lambda: network.workspace(x.shape),
+        "new_caches": lambda: network.new_caches(x.shape),
+        "an earlier call's": lambda: network.forward(earlier)[1],
+    }
+    caches = make[kind]()
+    expected_logits, fresh = network.forward(x)
+    expected, expected_da_0 = network.backward_to_data(dlogits, fresh)
+    for data in (earlier, x):
+        logits, _ = network.forward(data, caches)
+        gradients, da_0 = network.backward_to_data(dlogits, caches)
+    assert_array_equal(logits, expected_logits)
+    assert_array_equal(da_0, expected_da_0)
+    for (dW, db), (expected_dW, expected_db) in zip(gradients, expected, strict=True):
+        assert_array_equal(dW, expected_dW)
+        assert_array_equal(db, expected_db)
+
+
+def test_two_lane_axes_are_the_lanes_in_a_row():
+    rng = np.random.default_rng(7)
+    flat = random_network((3, 4, 2), "relu", (6,), rng)
+    stacked = Network(flat.layout.sizes, "relu", flat.parameters.reshape(2, 3, -1).copy())
+    assert stacked.lanes == (2, 3)
+    x, y = rng.standard_normal((3, 5)), rng.integers(0, 2, 5)
+    results = []
+    for network in (flat, stacked):
+        logits, caches = network.forward(x)
+        value, dlogits = LOSSES["softmax_cross_entropy"](logits, y)
+        gradients, da_0 = network.backward_to_data(dlogits, caches)
+        results.append([value, logits, da_0, *[array for pair in gradients for array in pair]])
+    for one, two in zip(*results, strict=True):
+        assert two.shape[:2] == (2, 3)
+        assert_array_equal(one, two.reshape(one.shape))
+
+
+def test_the_last_block_has_the_identity_and_all_others_the_network_s_activation():
+    network = Network.create((3, 4, 5, 2), "elu", rng=np.random.default_rng(0))
+    assert [block.activation.name for block in network.blocks] == ["elu", "elu", "identity"]
+    assert [block.W.shape for block in network.blocks] == [(4, 3), (5, 4), (2, 5)]
+    assert (network.depth, network.lanes) == (3, ())
+
+
+def test_a_change_of_the_flat_parameters_changes_the_blocks_and_the_other_way_round():
+    network = Network.create((3, 4, 2), rng=np.random.default_rng(0), lanes=2)
+    network.parameters[1] = 0
+    assert not network.blocks[1].W[1].any()
+    assert network.blocks[1].W[0].any()
+    network.blocks[0].b[0] = 7
+    assert (network.parameters[0] == 7).sum() == 4
+
+
+def test_what_a_network_says_of_itself():
+    network = Network.create((3, 4, 2), "relu", rng=np.random.default_rng(0), lanes=2, dtype="float32")
+    assert repr(network) == "Network(3-4-2, relu, float32, lanes=(2,), 26 parameters)"
+    assert repr(network.blocks[0]) == "Block(3 -> 4, relu, float32, lanes=(2,))"
+    alone = Network.create((3, 4, 2), "relu", rng=np.random.default_rng(0))
+    assert repr(alone) == "Network(3-4-2, relu, float64, 26 parameters)"
+    assert repr(alone.blocks[1]) == "Block(4 -> 2, identity, float64)"
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (3,), (5, 3)])
+def test_data_that_do_not_fit_raise_and_name_x(shape):
+    network = Network.create((3, 4, 2), rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match=rf"x has shape \({shape[0]},.*\), it must be \(\.\.\., 3, m\)"):
+        network.forward(np.ones(shape))
+
+
+def test_a_dlogits_that_does_not_fit_raises():
+    network = Network.create((3, 4, 2), rng=np.random.default_rng(0))
+    _, caches = network.forward(np.ones((3, 5)))
+    with pytest.raises(ValueError, match=r"dlogits has shape \(5, 2\), it must be \(\.\.\., 2, 5\)"):
+        network.backward(np.ones((5, 2)), caches)
+
+
+def test_parameters_of_another_length_raise():
+    with pytest.raises(ValueError, match=r"has shape \(25,\), it must be \(\.\.\., 26\)"):
+        Network((3, 4, 2), "relu", np.zeros(25))
+
+
+@pytest.mark.parametrize("sizes", [(3,), (), (3, 0, 2), (3, -1), (3, 2.5)])
+def test_sizes_of_which_no_network_can_be_built_raise(sizes):
+    with pytest.raises(ValueError, match=r"sizes is \[.*\], it must be at least two whole numbers of at least 1"):
+        Network.create(sizes, rng=np.random.default_rng(0))

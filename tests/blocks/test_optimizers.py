@@ -1,0 +1,90 @@
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from blocks import SCHEDULES, Adam, GradientDescent, Momentum, Nesterov, Network
+from blocks.optimizers import optimizer_named
+from tests.blocks import oracle  # noqa: F401  (float64 in JAX)
+
+PEERS = {
+    "gradient_descent": (GradientDescent(0.1), optax.sgd(0.1)),
+    "momentum": (Momentum(0.1, 0.9), optax.sgd(0.1, momentum=0.9)),
+    "nesterov": (Nesterov(0.1, 0.9), optax.sgd(0.1, momentum=0.9, nesterov=True)),
+    "adam": (Adam(0.01, 0.9, 0.999, 1e-8), optax.adam(0.01)),
+}
+
+
+def a_network(lanes=None):
+    return Network.create([4, 5, 3], rng=np.random.default_rng(0), bias_variance=1.0, lanes=lanes)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.05])
+@pytest.mark.parametrize("name", PEERS)
+def test_fifty_updates_are_optaxs(name, weight_decay):
+    ours, theirs = PEERS[name]
+    values = {rule: getattr(ours, rule) for rule in vars(ours) if rule not in ("weight_decay", "decays")}
+    ours = type(ours)(**values, weight_decay=weight_decay)
+    network = a_network()
+    mask = jnp.asarray(network.layout.is_weight)
+    decay = optax.stateless(lambda updates, params: updates + weight_decay * jnp.where(mask, params, 0))
+    theirs = optax.chain(decay, theirs)
+    rng = np.random.default_rng(1)
+    expected = jnp.asarray(network.parameters)
+    state, their_state = ours.start(network), theirs.init(expected)
+    for _ in range(50):
+        gradient = rng.standard_normal(network.parameters.shape)
+        before = gradient.copy()
+        ours.update(network.parameters, gradient, state)
+        np.testing.assert_array_equal(gradient, before)
+        updates, their_state = theirs.update(jnp.asarray(gradient), their_state, expected)
+        expected = optax.apply_updates(expected, updates)
+        np.testing.assert_allclose(network.parameters, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rule", [GradientDescent, Momentum, Nesterov, Adam])
+def test_hyperparameters_may_differ_by_lane_and_each_lane_keeps_its_bits(rule, dtype):
+    values = {"learning_rate": [0.1, 0.3, 0.01], "weight_decay": [0.0, 0.1, 0.0]}
+    if issubclass(rule, Momentum):
+        values["momentum"] = [0.0, 0.5, 0.9]
+    stack = a_network(lanes=3)
+    stack = Network(stack.layout.sizes, "relu", stack.parameters.astype(dtype))
+    alone = [Network(stack.layout.sizes, "relu", stack.parameters[k].copy()) for k in range(3)]
+    together = rule(**{name: np.array(value) for name, value in values.items()})
+    rules = [rule(**{name: value[k] for name, value in values.items()}) for k in range(3)]
+    state, states = together.start(stack), [r.start(n) for r, n in zip(rules, alone, strict=True)]
+    rng = np.random.default_rng(2)
+    for step in range(20):
+        gradient = rng.standard_normal(stack.parameters.shape).astype(dtype)
+        together.update(stack.parameters, gradient, state, factor=1 / (step + 1))
+        for k in range(3):
+            rules[k].update(alone[k].parameters, gradient[k], states[k], factor=1 / (step + 1))
+            assert stack.parameters[k].tobytes() == alone[k].parameters.tobytes()
+
+
+def test_schedules_are_the_published_ones():
+    steps = np.arange(100)
+    values = {name: np.array([schedule(int(t), 100) for t in steps]) for name, schedule in SCHEDULES.items()}
+    np.testing.assert_array_equal(values["constant"], 1)
+    # scikit-learn's `invscaling`: eta_0 / t^power_t from t = 1.
+    np.testing.assert_allclose(values["inverse_scaling"], (steps + 1.0) ** -0.5, rtol=1e-15)
+    np.testing.assert_allclose(values["cosine"], [optax.cosine_decay_schedule(1.0, 100)(t) for t in steps], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(values["linear_warm_up"], np.minimum(1, (steps + 1) / 10))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GradientDescent(0.0), "learning_rate is 0.0, it must be finite and above 0"),
+        (lambda: GradientDescent(np.array([0.1, -1.0])), "learning_rate is .* it must be finite and above 0"),
+        (lambda: GradientDescent(np.nan), "learning_rate is nan"),
+        (lambda: GradientDescent(0.1, weight_decay=-1.0), "weight_decay is -1.0, it must be finite and at least 0"),
+        (lambda: Momentum(0.1, 1.0), "momentum is 1.0, it must be finite and at least 0 and below 1"),
+        (lambda: Adam(0.1, epsilon=0.0), "epsilon is 0.0, it must be finite and above 0"),
+        (lambda: optimizer_named("foo"), "optimizer 'foo' is unknown, allowed: gradient_descent"),
+    ],
+)
+def test_values_out_of_range_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,63 @@
+"""Whole trainings against scikit-learn's MLPClassifier, epoch by epoch."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits, load_iris
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
+from sklearn.preprocessing import MinMaxScaler
+from sklearn.utils import check_random_state, shuffle
+
+from blocks import GradientDescent, Momentum, Nesterov, Network, losses, train
+
+RULES = {
+    "gradient descent": (GradientDescent(0.2), {"momentum": 0, "nesterovs_momentum": False}),
+    "momentum": (Momentum(0.2, 0.9), {"momentum": 0.9, "nesterovs_momentum": False}),
+    "nesterov": (Nesterov(0.2, 0.9), {"momentum": 0.9, "nesterovs_momentum": True}),
+}
+
+
+class Recording(MLPClassifier):
+    """Keeps the weights it begins with and the state of its generator just before the first epoch's shuffle."""
+
+    def _fit_stochastic(self, *arguments):
+        self.initial = [(W.T.copy(), b[:, None].copy()) for W, b in zip(self.coefs_, self.intercepts_, strict=True)]
+        self.before_shuffles = self._random_state.get_state()
+        return super()._fit_stochastic(*arguments)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("loader", "epochs"), [(load_iris, 60), (load_digits, 15)])
+def test_the_loss_curve_is_scikit_learns_at_every_epoch(loader, epochs, rule):
+    optimizer, options = RULES[rule]
+    X, y = loader(return_X_y=True)
+    X = MinMaxScaler().fit_transform(X)
+    m, batch_size = len(X), min(200, len(X))
+    theirs = Recording(
+        (100,), solver="sgd", alpha=0, learning_rate_init=0.2, max_iter=epochs, random_state=0, tol=0, n_iter_no_change=epochs, **options
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        theirs.fit(X, y)
+
+    network = Network.create([X.shape[1], 100, len(np.unique(y))], "relu", "zeros", rng=np.random.default_rng(0))
+    for block, (W, b) in zip(network.blocks, theirs.initial, strict=True):
+        block.W[...], block.b[...] = W, b
+
+    def orders():
+        random_state = check_random_state(0)
+        random_state.set_state(theirs.before_shuffles)
+        order = np.arange(m)
+        while True:
+            order = shuffle(order, random_state=random_state)
+            yield order
+
+    history = train(
+        network, X.T, y, loss=losses.softmax_cross_entropy, optimizer=optimizer, epochs=epochs, batch_size=batch_size, orders=orders()
+    )
+    assert len(theirs.loss_curve_) == epochs
+    np.testing.assert_allclose(history.epoch_loss(), theirs.loss_curve_, rtol=0, atol=1e-10)
+    for block, W in zip(network.blocks, theirs.coefs_, strict=True):
+        np.testing.assert_allclose(block.W, W.T, rtol=0, atol=1e-9)

@@ -1,0 +1,158 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blocks import GradientDescent, Network, losses, reshuffled, train
+from blocks.history import History, log_spaced
+from tests.blocks import oracle
+
+SIZES = [4, 6, 5, 3]
+
+
+def data(m=10, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((SIZES[0], m)), rng.integers(0, SIZES[-1], m)
+
+
+def a_network(**options):
+    return Network.create(SIZES, "tanh", rng=np.random.default_rng(1), **options)
+
+
+def fit(network, x, y, rate=0.1, **options):
+    return train(network, x, y, **{"loss": losses.softmax_cross_entropy, "optimizer": GradientDescent(rate), "epochs": 3, **options})
+
+
+def test_a_training_is_the_gradient_descent_of_jaxs_gradients():
+    x, y = data()
+    network = a_network()
+    parameters = oracle.parameters_of(network)
+    orders = list(np.random.default_rng(2).permutation(10) for _ in range(3))
+    history = fit(network, x, y, batch_size=4, orders=iter(orders))
+    assert history.batch_sizes.tolist() == [4, 4, 2] * 3
+    step = 0
+    for order in orders:
+        for start in (0, 4, 8):
+            batch = order[start : start + 4]
+            value, gradients, _ = oracle.value_and_gradients(parameters, x[:, batch], y[batch], "tanh", "softmax_cross_entropy")
+            assert history.loss[step] == pytest.approx(value, rel=1e-10)
+            for block, (dW, db) in enumerate(gradients):
+                assert history.grad_norm[step, block] == pytest.approx(np.linalg.norm(dW), rel=1e-10)
+                assert history.grad_norm_b[step, block] == pytest.approx(np.linalg.norm(db), rel=1e-10)
+            parameters = [(W - 0.1 * dW, b - 0.1 * db) for (W, b), (dW, db) in zip(parameters, gradients, strict=True)]
+            step += 1
+    for block, (W, b) in zip(network.blocks, parameters, strict=True):
+        np.testing.assert_allclose(block.W, W, rtol=1e-10)
+        np.testing.assert_allclose(block.b, b, rtol=1e-10)
+
+
+def test_an_epochs_loss_weighs_the_short_last_batch_by_its_size():
+    x, y = data()
+    history = fit(a_network(), x, y, batch_size=4, orders=reshuffled(np.random.default_rng(0), 10))
+    by_hand = [(4 * a + 4 * b + 2 * c) / 10 for a, b, c in history.loss.reshape(3, 3)]
+    np.testing.assert_allclose(history.epoch_loss(), by_hand, rtol=1e-14)
+
+
+def test_the_whole_sets_are_measured_as_written_down_by_hand():
+    x, y = data(23)
+    held = data(7, seed=5)
+    network = a_network()
+    history = fit(network, x, y, batch_size=4, validation=held, epochs=4)
+    assert history.evaluated.tolist() == [0, 6, 12, 18, 24]
+    for name, (inputs, labels) in {"train": (x, y), "validation": held}.items():
+        logits = np.asarray(oracle.logits_of(oracle.parameters_of(network), inputs, "tanh"))
+        assert history.measures[f"loss/{name}"][-1] == pytest.approx(float(oracle.softmax_cross_entropy(logits, labels)), rel=1e-10)
+        assert history.measures[f"accuracy/{name}"][-1] == np.mean(logits.argmax(axis=0) == labels)
+
+
+def test_measuring_and_watching_change_no_bit():
+    x, y = data()
+    seen = []
+    watched, plain = a_network(), a_network()
+    fit(watched, x, y, epochs=20, evaluations=20, watch=lambda step, history: seen.append((step, history())))
+    fit(plain, x, y, epochs=20, evaluations=0)
+    assert watched.parameters.tobytes() == plain.parameters.tobytes()
+    assert [step for step, _ in seen] == list(range(1, 21))
+    assert [history.loss.shape[-1] for _, history in seen] == list(range(1, 21))
+
+
+def test_the_same_seed_twice_is_the_same_bits():
+    x, y = data()
+    runs = []
+    for _ in range(2):
+        network = a_network(dtype=np.float32)
+        history = fit(network, x, y, batch_size=3, orders=reshuffled(np.random.default_rng(4), 10))
+        runs.append((network.parameters.tobytes(), history.loss.tobytes(), history.grad_norm.tobytes()))
+    assert runs[0] == runs[1]
+
+
+def test_a_forward_pass_that_overflows_is_noted_with_its_block():
+    x, y = data()
+    network = a_network(lanes=2)
+    network = Network(SIZES, "relu", network.parameters)
+    # Blocks 1 and 2 multiply to more than a float64 holds; block 1 alone does not.
+    network.blocks[0].W[1] = 1e200
+    network.blocks[1].W[1] = 1e200
+    history = fit(network, np.abs(x), y)
+    assert history.diverged_step.tolist() == [-1, 0]
+    assert history.diverged_block.tolist() == [-1, 2]
+
+
+def test_a_gradient_that_overflows_before_the_loss_is_noted_with_its_block():
+    x, y = data()
+    network = Network(SIZES, "identity", a_network().parameters)
+    # z stays small, but da_prev = W^T dz of block 3 and then of block 2 is more than a float64 holds.
+    network.blocks[0].W[...] = 0
+    network.blocks[1].W[...] = 1e160
+    network.blocks[2].W[...] = np.array([[1e160], [-1e160], [1e160]])
+    history = fit(network, x, y)
+    assert (int(history.diverged_step), int(history.diverged_block)) == (0, 1)
+
+
+def test_a_loss_above_its_bound_has_diverged_in_no_block():
+    x, y = data()
+    history = fit(a_network(lanes=2), x, y, np.array([0.1, 500.0]), loss_bound=50.0, epochs=30)
+    assert history.diverged_step[0] == -1
+    assert history.loss[1, history.diverged_step[1]] > 50
+    assert history.diverged_block.tolist() == [-1, 0]
+
+
+@given(st.integers(1, 10**6), st.integers(2, 50))
+def test_log_spaced_points_begin_and_end_where_they_should(count, points):
+    at = log_spaced(count, points)
+    assert len(at) <= points
+    assert (at[0], at[-1]) == (0, count - 1)
+    assert (np.diff(at) > 0).all()
+
+
+def test_a_history_read_back_is_the_history(tmp_path):
+    x, y = data()
+    history = fit(a_network(lanes=2), x, y, validation=(x, y))
+    history.save(tmp_path / "history.npz")
+    back = History.load(tmp_path / "history.npz")
+    assert vars(back).keys() == vars(history).keys()
+    np.testing.assert_array_equal(back.grad_norm, history.grad_norm)
+    np.testing.assert_array_equal(back.measures["accuracy/validation"], history.measures["accuracy/validation"])
+    assert back.steps_an_epoch == history.steps_an_epoch
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0, it must be a whole number from 1 to 10"),
+        ({"batch_size": 11}, "batch_size is 11, it must be a whole number from 1 to 10"),
+        ({"epochs": 0}, "epochs is 0, it must be a whole number of at least 1"),
+        ({"epochs": 1.5}, "epochs is 1.5"),
+        ({"evaluations": 1}, "evaluations is 1, it must be 0 or a whole number of at least 2"),
+        ({"loss_bound": -1.0}, "loss_bound is -1.0"),
+        ({"schedule": "foo"}, "schedule 'foo' is unknown, allowed: constant"),
+        ({"x": np.full((4, 10), np.nan)}, r"x of shape \(4, 10\) must be finite, it has nan at \(0, 0\)"),
+        ({"x": np.ones((5, 10))}, r"x has shape \(5, 10\), it must be \(\.\.\., 4, m\)"),
+        ({"y": np.zeros(9, int)}, r"y has shape \(3, 9\), it must be \(\.\.\., 3, 10\)"),
+        ({"y": np.full(10, 3)}, "labels 3 to 3, they must be 0 to 2"),
+    ],
+)
+def test_what_cannot_be_trained_is_named(options, message):
+    x, y = data()
+    with pytest.raises(ValueError, match=message):
+        fit(a_network(), **{"x": x, "y": y, **options})

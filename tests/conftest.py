@@ -1,0 +1,29 @@
+"""The rules of the whole session: a silent numeric mistake is an error, BLAS has one thread, examples are the same every time.
+
+Warnings are errors too: `filterwarnings` in pyproject.toml.
+"""
+
+import os
+
+# Read when JAX is imported: gradients are compared in float64, and what is compiled for one test is not worth optimizing.
+os.environ["JAX_ENABLE_X64"] = "1"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from threadpoolctl import threadpool_limits
+
+# Not underflow: a correct softmax underflows.
+np.seterr(over="raise", divide="raise", invalid="raise")
+
+settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_blas_thread():
+    """The number of threads can change a product's last bit."""
+    with threadpool_limits(limits=1):
+        yield
