@@ -90,7 +90,10 @@ class Sweep:
             os.environ[PARENT] = self.parent.run_id
 
     def run(self, jobs: range, n_jobs: int, stack_size: int | None) -> Iterator[tuple[int, Result | Exception]]:
-        """(job, its Result, or the exception that ended it) as they finish, trained as stacks in `n_jobs` processes (-1: a core each)."""
+        """(job, its Result, or the exception that ended it) as they finish.
+
+        They are trained as stacks in `n_jobs` processes, -1 is one a core.
+        """
         from experiments.run.data import task
         from experiments.run.pool import Pool, cores
         from experiments.run.stack import plan, train_reporting, work

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from experiments.pictures.report import Report, Row
+from experiments.pictures.report import Report, Row, shown
 
 DIVERGED = "#d55e00"
 
@@ -47,8 +47,8 @@ def _draw(axes: Axes, report: Report, cells: dict[tuple[object, object], list[Ro
         )
     axes.set_facecolor(DIVERGED)
     image = axes.imshow(np.maximum(losses, scale.vmin or 0), norm=scale, cmap="viridis", aspect="auto")
-    axes.set_xticks(range(len(acrosses)), [str(value) for value in acrosses])
-    axes.set_yticks(range(len(downs)), [str(value) for value in downs])
+    axes.set_xticks(range(len(acrosses)), [shown(value) for value in acrosses])
+    axes.set_yticks(range(len(downs)), [shown(value) for value in downs])
     axes.set_xlabel(_words(report.across))
     axes.set_ylabel(_words(report.down))
     axes.figure.colorbar(image, ax=axes, label="final training loss")

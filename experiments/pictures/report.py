@@ -97,4 +97,9 @@ class Report:
 
 
 def _line(cells: Sequence[Any]) -> str:
-    return "".join(f"{'' if cell is None else cell:>10}" for cell in cells)
+    return "".join(f"{shown(cell):>10}" for cell in cells)
+
+
+def shown(value: Any) -> str:
+    """A value of the config as people write it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -97,12 +97,15 @@ class TrackingConfig:
     """The record.
 
     uri: MLflow's tracking URI, null is a SQLite file beside the project. experiment: MLflow's name for it.
-    points: at most so many points a metric, at least 2. enabled: false records nothing.
+    points: at most so many points a metric, at least 2.
+    blocks: gradient norms of at most so many blocks, evenly spaced, at least 2; null is all. history.npz has all.
+    enabled: false records nothing.
     """
 
     uri: str | None = None
     experiment: str = "depth laboratory"
     points: int = 20
+    blocks: int | None = 12
     enabled: bool = True
 
 
@@ -180,7 +183,11 @@ def _number(key: str, value: float, **allowed: float) -> None:
 def _ranges(config: Config) -> Iterator[tuple[str, float, dict[str, float]]]:
     """(key, value, allowed range) of every number."""
     network, optimizer, training = config.network, config.optimizer, config.training
-    at_least_two: dict[str, float] = {"training.evaluations": training.evaluations, "tracking.points": config.tracking.points}
+    at_least_two: dict[str, float] = {
+        "training.evaluations": training.evaluations,
+        "tracking.points": config.tracking.points,
+        "tracking.blocks": 2 if config.tracking.blocks is None else config.tracking.blocks,
+    }
     counts: dict[str, float] = {
         "network.depth": network.depth,
         "network.width": network.width,

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -48,7 +50,7 @@ class Pool:
 
     @staticmethod
     def _executor() -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(max_workers=1, initializer=_ignore_interrupts)
+        return ProcessPoolExecutor(max_workers=1, initializer=_begin)
 
     def _fill(self, slot: int) -> None:
         if self.waiting and len(self.queues[slot]) < QUEUED:
@@ -87,6 +89,14 @@ class Pool:
         self.waiting.extendleft(reversed(again))
 
 
-def _ignore_interrupts() -> None:
+def _begin() -> None:
     # Ctrl-C reaches every process of the terminal; the main one ends the others in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    # A main process that is killed cannot end the others: nobody would fetch what they train on.
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

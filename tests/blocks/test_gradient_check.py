@@ -1,15 +1,16 @@
 import numpy as np
 import pytest
-from reference import ACTIVATION_NAMES, LOSS_NAMES, random_network, random_targets, sizes_for
 
-from blocks import ACTIVATIONS, LOSSES, Activation, Block, Network, check_block, check_network
+from blocks import ACTIVATIONS, LOSSES, Activation, Block, check_block, check_network
+from tests.blocks import oracle
+from tests.blocks.reference import ACTIVATION_NAMES, LOSS_NAMES, random_network, sizes_for
 
 CURVED = [name for name in ACTIVATION_NAMES if name != "identity"]
 
 # Each takes g' as it is and makes it wrong.
 MISTAKES = {
     "its sign": lambda slope: -slope,
-    "a thousandth": lambda slope: 1.001 * slope,
+    "a hundredth": lambda slope: 1.01 * slope,
     "a constant": lambda slope: np.ones_like(slope),
 }
 
@@ -62,7 +63,7 @@ def test_every_network_agrees_with_central_differences(activation, loss, sizes):
     rng = np.random.default_rng(3)
     sizes = sizes_for(loss, sizes)
     network = random_network(sizes, activation, (), rng)
-    x, y = rng.standard_normal((sizes[0], 6)), random_targets(loss, sizes[-1], 6, rng)
+    x, y = rng.standard_normal((sizes[0], 6)), oracle.targets_for(loss, rng, sizes[-1], 6)
     before = network.parameters.copy()
     assert check_network(network, LOSSES[loss], x, y, rng) < 1e-6
     assert np.array_equal(network.parameters, before)
@@ -85,10 +86,3 @@ def test_a_lost_bias_gradient_is_seen(monkeypatch):
     errors = check_block(block, a_prev, np.random.default_rng(2))
     assert errors["db"] == 1
     assert max(errors["da_prev"], errors["dW"]) < 1e-7
-
-
-def test_a_flat_place_has_no_error():
-    """All gradients are 0 where every weight is, of a loss at its minimum."""
-    network = Network.create((3, 4, 2), "tanh", "zeros", rng=np.random.default_rng(0))
-    x, y = np.ones((3, 5)), np.zeros((2, 5))
-    assert check_network(network, LOSSES["half_mean_squared_error"], x, y, np.random.default_rng(1)) == 0

@@ -58,3 +58,37 @@ def test_a_lane_has_the_bits_of_the_network_created_with_its_own_generator():
     for lane, rng in enumerate(np.random.default_rng(9).spawn(3)):
         alone = Network.create([5, 4, 3], rng=rng, bias_variance=0.1)
         np.testing.assert_array_equal(stack.parameters[lane], alone.parameters)
+
+
+@pytest.mark.parametrize("name", INITIALIZERS)
+def test_lanes_are_spawned_under_every_law(name):
+    stack = Network.create([5, 4, 4, 3], "tanh", name, rng=np.random.default_rng(9), gain=1.7, lanes=2, dtype=np.float32)
+    assert stack.parameters.dtype == np.float32
+    for lane, rng in enumerate(np.random.default_rng(9).spawn(2)):
+        alone = Network.create([5, 4, 4, 3], "tanh", name, rng=rng, gain=1.7, dtype=np.float32)
+        np.testing.assert_array_equal(stack.parameters[lane], alone.parameters)
+    assert name == "zeros" or not np.array_equal(stack.parameters[0], stack.parameters[1])
+
+
+def test_orthogonal_matrices_are_drawn_uniformly():
+    """A 1 x 1 orthogonal matrix is 1 or -1, each half of the time: 400 draws have a mean of standard error 1 / 20."""
+    rng = np.random.default_rng(0)
+    draws = np.array([INITIALIZERS["orthogonal"](rng, 1, 1, 1.0).item() for _ in range(400)])
+    np.testing.assert_allclose(np.abs(draws), 1, rtol=1e-15)
+    assert abs(draws.mean()) < 5 / 20
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"initializer": "foo"}, "initializer 'foo' is unknown, allowed: zeros, normal, lecun, glorot, glorot_uniform, he, "),
+        ({"gain": -0.5}, "gain is -0.5, it must be finite and at least 0"),
+        ({"gain": np.inf}, "gain is inf, it must be finite and at least 0"),
+        ({"bias_variance": -0.5}, "bias_variance is -0.5, it must be finite and at least 0"),
+        ({"bias_variance": np.nan}, "bias_variance is nan, it must be finite and at least 0"),
+        ({"dtype": "int32"}, "dtype is int32, it must be float32 or float64"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        Network.create([5, 4, 3], rng=np.random.default_rng(0), **options)

@@ -12,7 +12,9 @@ from tests.blocks import oracle
 RULES = {"gradient_descent": GradientDescent, "momentum": Momentum, "nesterov": Nesterov, "adam": Adam}
 
 
-def compare(sizes, activation, dtype, rates, *, m=11, epochs=2, batch_size=4, rule=GradientDescent, loss="softmax_cross_entropy", **rules):
+def compare(
+    sizes, activation, dtype, rates, *, m=11, epochs=2, batch_size=4, rule=GradientDescent, loss="softmax_cross_entropy", **rules
+):
     """Train a stack with one lane a rate, and every lane alone; returns the stack's history."""
     rng = np.random.default_rng(7)
     x, y = rng.standard_normal((sizes[0], m)), oracle.targets_for(loss, rng, sizes[-1], m)
@@ -24,7 +26,9 @@ def compare(sizes, activation, dtype, rates, *, m=11, epochs=2, batch_size=4, ru
         return train(network, x, y, optimizer=optimizer, validation=(x[:, :3], y[..., :3]), **common)
 
     lanes = len(rates)
-    stack = Network.create(sizes, activation, "normal", rng=np.random.default_rng(5), gain=2.0, bias_variance=0.1, dtype=dtype, lanes=lanes)
+    stack = Network.create(
+        sizes, activation, "normal", rng=np.random.default_rng(5), gain=2.0, bias_variance=0.1, dtype=dtype, lanes=lanes
+    )
     alone = [Network(sizes, activation, stack.parameters[k].copy()) for k in range(lanes)]
     history = trained(stack, learning_rate=np.array(rates), **{name: np.array(value) for name, value in rules.items()})
     for k in range(lanes):
@@ -103,3 +107,46 @@ def test_lanes_may_have_two_axes():
     np.testing.assert_array_equal(one.loss.reshape(2, 3, -1), two.loss)
     np.testing.assert_array_equal(one.diverged_step.reshape(2, 3), two.diverged_step)
     np.testing.assert_array_equal(flat.parameters.reshape(2, 3, -1), square.parameters)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rule", RULES)
+def test_diverging_lanes_leave_whatever_the_optimizer_carries(rule, dtype):
+    huge = float(np.finfo(dtype).max)
+    momentum = {"momentum": [0.9, 0.0, 0.5, 0.9, 0.3]} if rule in ("momentum", "nesterov") else {}
+    decay = [0.1, 0.0, 0.0, 0.1, 0.2]
+    rates = [0.05, huge / 10, 0.01, huge / 1e5, 0.02]
+    history = compare([6, 8, 8, 3], "relu", dtype, rates, rule=RULES[rule], weight_decay=decay, epochs=10, **momentum)
+    assert (history.diverged_step >= 0).tolist() == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("m", "batch_size"), [(1, 1), (5, 1), (9, 8), (9, 9)])
+def test_one_example_one_a_batch_and_one_left_over(m, batch_size, dtype):
+    compare([4, 6, 6, 3], "sigmoid", dtype, [0.01, 0.1, 1.0], m=m, batch_size=batch_size, epochs=4)
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_any_setting(data):
+    depth, width, m = (data.draw(st.sampled_from(values)) for values in ([1, 2, 3, 8, 64], [1, 2, 5, 9, 16], [1, 2, 7, 12]))
+    lanes = data.draw(st.sampled_from([1, 2, 7, 16]))
+    loss, rule = data.draw(st.sampled_from(list(LOSSES))), data.draw(st.sampled_from(list(RULES)))
+
+    def by_lane(values):
+        return data.draw(st.lists(st.sampled_from(values), min_size=lanes, max_size=lanes))
+
+    rules = {"weight_decay": by_lane([0.0, 0.0, 0.1])}
+    if rule in ("momentum", "nesterov"):
+        rules["momentum"] = by_lane([0.0, 0.5, 0.9])
+    compare(
+        [data.draw(st.integers(1, 9)), *[width] * (depth - 1), 1 if loss == "sigmoid_cross_entropy" else 3],
+        data.draw(st.sampled_from(list(ACTIVATIONS))),
+        data.draw(st.sampled_from([np.float32, np.float64])),
+        by_lane([1e-3, 0.1, 1.0, 1e9, 1e30]),
+        m=m,
+        batch_size=data.draw(st.integers(1, m)),
+        rule=RULES[rule],
+        loss=loss,
+        **rules,
+    )

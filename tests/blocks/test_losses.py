@@ -67,7 +67,12 @@ def test_the_mean_over_examples_is_in_the_loss_and_nowhere_else(loss):
         ("softmax_cross_entropy", np.zeros((3, 2)), [-1, 0], "labels -1 to 0, they must be 0 to 2"),
         ("softmax_cross_entropy", np.zeros((3, 2)), [0.0, 1.0], "y has dtype float64, it must hold integer labels"),
         ("softmax_cross_entropy", np.zeros((3, 2)), [0, 1, 2], r"y has shape \(3, 3\), it must be \(\.\.\., 3, 2\)"),
-        ("softmax_cross_entropy", np.full((3, 2), np.nan), [0, 1], r"logits of shape \(3, 2\) must be finite, it has nan at \(0, 0\)"),
+        (
+            "softmax_cross_entropy",
+            np.full((3, 2), np.nan),
+            [0, 1],
+            r"logits of shape \(3, 2\) must be finite, it has nan at \(0, 0\)",
+        ),
         ("sigmoid_cross_entropy", np.zeros((1, 2)), [0, 2], "labels 0 to 2, they must be 0 to 1"),
         ("sigmoid_cross_entropy", np.zeros((2, 2)), [0, 1], "takes 1 logit an example, the network has 2"),
         ("half_mean_squared_error", np.zeros((3, 2)), np.zeros((2, 2)), r"y has shape \(2, 2\), it must be \(\.\.\., 3, m\)"),

@@ -3,18 +3,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
-from reference import (
+
+from blocks import LOSSES, Network
+from tests.blocks import oracle
+from tests.blocks.reference import (
     ACTIVATION_NAMES,
     LOSS_NAMES,
     assert_near,
-    parameters_of,
     random_network,
-    random_targets,
     sizes_for,
     value_and_gradients,
 )
-
-from blocks import LOSSES, Network
 
 lanes_or_none = pytest.mark.parametrize("lanes", [(), (7,)], ids=["alone", "7 lanes"])
 
@@ -23,13 +22,13 @@ def assert_gradients_are_jax_s(sizes, activation, loss, lanes, m, rng, shared=Tr
     """Value, dW and db of every block, and da_0, in every lane."""
     network = random_network(sizes, activation, lanes, rng)
     x = rng.standard_normal((*(() if shared else lanes), sizes[0], m))
-    y = random_targets(loss, sizes[-1], m, rng)
+    y = oracle.targets_for(loss, rng, sizes[-1], m)
     logits, caches = network.forward(x)
     value, dlogits = LOSSES[loss](logits, y)
     gradients, da_0 = network.backward_to_data(dlogits, caches)
     for lane in np.ndindex(lanes):
         exact, (exact_gradients, exact_da_0) = value_and_gradients(activation, loss)(
-            parameters_of(network, lane), x if shared else x[lane], y
+            oracle.parameters_of(network, lane), x if shared else x[lane], y
         )
         assert_near(value[lane], exact)
         assert_near(da_0[lane], exact_da_0)
@@ -95,7 +94,7 @@ def test_two_forwards_then_two_backwards_in_any_order_give_the_right_gradients(o
     dlogits = [loss(logits, labels)[1] for (logits, _), labels in zip(forwards, y, strict=True)]
     gradients = {k: network.backward(dlogits[k], forwards[k][1]) for k in order}
     for k, lane in ((k, lane) for k in (0, 1) for lane in np.ndindex(lanes)):
-        _, (exact, _) = value_and_gradients("tanh", loss.name)(parameters_of(network, lane), x[k], y[k])
+        _, (exact, _) = value_and_gradients("tanh", loss.name)(oracle.parameters_of(network, lane), x[k], y[k])
         for (dW, db), (exact_dW, exact_db) in zip(gradients[k], exact, strict=True):
             assert_near(dW[lane], exact_dW)
             assert_near(db[lane], exact_db)

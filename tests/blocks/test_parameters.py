@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,7 +16,7 @@ def test_every_parameter_belongs_to_one_place_of_one_block(sizes, lanes):
         assert np.shares_memory(joined, flat)
         joined += 1
     assert (flat == 1).all()
-    assert layout.is_weight.sum() == sum(n * n_prev for n_prev, n in zip(sizes, sizes[1:], strict=False))
+    assert layout.is_weight.sum() == sum(n * n_prev for n_prev, n in pairwise(sizes))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e-44, 1e30, 1e37])

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import r2_score
 
 from blocks import GradientDescent, Network, losses, reshuffled, train
 from blocks.history import History, log_spaced
@@ -20,14 +21,17 @@ def a_network(**options):
 
 
 def fit(network, x, y, rate=0.1, **options):
-    return train(network, x, y, **{"loss": losses.softmax_cross_entropy, "optimizer": GradientDescent(rate), "epochs": 3, **options})
+    return train(
+        network, x, y, **{"loss": losses.softmax_cross_entropy, "optimizer": GradientDescent(rate), "epochs": 3, **options}
+    )
 
 
 def test_a_training_is_the_gradient_descent_of_jaxs_gradients():
     x, y = data()
     network = a_network()
     parameters = oracle.parameters_of(network)
-    orders = list(np.random.default_rng(2).permutation(10) for _ in range(3))
+    rng = np.random.default_rng(2)
+    orders = [rng.permutation(10) for _ in range(3)]
     history = fit(network, x, y, batch_size=4, orders=iter(orders))
     assert history.batch_sizes.tolist() == [4, 4, 2] * 3
     step = 0
@@ -61,7 +65,9 @@ def test_the_whole_sets_are_measured_as_written_down_by_hand():
     assert history.evaluated.tolist() == [0, 6, 12, 18, 24]
     for name, (inputs, labels) in {"train": (x, y), "validation": held}.items():
         logits = np.asarray(oracle.logits_of(oracle.parameters_of(network), inputs, "tanh"))
-        assert history.measures[f"loss/{name}"][-1] == pytest.approx(float(oracle.softmax_cross_entropy(logits, labels)), rel=1e-10)
+        assert history.measures[f"loss/{name}"][-1] == pytest.approx(
+            float(oracle.softmax_cross_entropy(logits, labels)), rel=1e-10
+        )
         assert history.measures[f"accuracy/{name}"][-1] == np.mean(logits.argmax(axis=0) == labels)
 
 
@@ -156,3 +162,108 @@ def test_what_cannot_be_trained_is_named(options, message):
     x, y = data()
     with pytest.raises(ValueError, match=message):
         fit(a_network(), **{"x": x, "y": y, **options})
+
+
+# The factor on the learning rate at update t of T.
+FACTORS = {
+    "constant": lambda t, T: 1.0,
+    "inverse_scaling": lambda t, T: (t + 1) ** -0.5,
+    "cosine": lambda t, T: (1 + np.cos(np.pi * t / T)) / 2,
+    "linear_warm_up": lambda t, T: min(1.0, (t + 1) / 3),
+}
+
+
+@pytest.mark.parametrize("schedule", FACTORS)
+def test_a_schedule_multiplies_the_learning_rate_of_its_update(schedule):
+    """z = W x + b of one example, J = (z - y)^2 / 2, both parameters from 0, 24 updates by hand."""
+    network = Network.create([1, 1], "identity", "zeros", rng=np.random.default_rng(0))
+    loss = losses.half_mean_squared_error
+    history = fit(network, np.array([[2.0]]), np.array([[3.0]]), 0.05, loss=loss, epochs=24, schedule=schedule)
+    W = b = 0.0
+    for t in range(24):
+        dz = W * 2.0 + b - 3.0
+        assert history.loss[t] == pytest.approx(dz**2 / 2, rel=1e-10)
+        rate = 0.05 * FACTORS[schedule](t, 24)
+        W, b = W - rate * dz * 2.0, b - rate * dz
+    assert network.parameters.tolist() == pytest.approx([W, b], rel=1e-12)
+
+
+def test_r2_is_scikit_learns_over_all_outputs():
+    x, _ = data(23)
+    y = np.random.default_rng(3).standard_normal((3, 23)) * [[1], [2], [3]] + 5
+    network = a_network()
+    history = fit(network, x, y, loss=losses.half_mean_squared_error, batch_size=4, validation=(x[:, :6], y[:, :6]))
+    outputs = np.asarray(oracle.logits_of(oracle.parameters_of(network), x, "tanh"))
+    for name, count in (("train", 23), ("validation", 6)):
+        expected = r2_score(y[:, :count].T, outputs[:, :count].T, multioutput="variance_weighted")
+        assert history.measures[f"r2/{name}"][-1] == pytest.approx(expected, rel=1e-10)
+
+
+def test_accuracy_of_one_logit_counts_those_above_0():
+    x, _ = data(23)
+    y = np.random.default_rng(3).integers(0, 2, 23)
+    network = Network.create([4, 6, 1], "tanh", rng=np.random.default_rng(1))
+    history = fit(network, x, y, loss=losses.sigmoid_cross_entropy, batch_size=5)
+    logits = np.asarray(oracle.logits_of(oracle.parameters_of(network), x, "tanh"))[0]
+    assert history.measures["accuracy/train"][-1] == np.mean((logits > 0) == (y == 1))
+
+
+def test_the_first_evaluation_is_the_network_as_it_was_handed_in():
+    x, y = data()
+    network = a_network()
+    logits = oracle.logits_of(oracle.parameters_of(network), x, "tanh")
+    history = fit(network, x, y, batch_size=4)
+    assert history.evaluated[0] == 0
+    assert history.measures["loss/train"][0] == pytest.approx(float(oracle.softmax_cross_entropy(logits, y)), rel=1e-10)
+
+
+def test_the_data_are_left_as_they_were():
+    x, y = data()
+    kept = x.copy(), y.copy()
+    fit(a_network(), x, y, batch_size=4, orders=reshuffled(np.random.default_rng(0), 10))
+    np.testing.assert_array_equal(x, kept[0])
+    np.testing.assert_array_equal(y, kept[1])
+
+
+def test_without_orders_the_batches_are_the_data_from_the_left():
+    x, y = data()
+    own, given_order = a_network(), a_network()
+    fit(own, x, y, batch_size=4)
+    fit(given_order, x, y, batch_size=4, orders=iter([np.arange(10)] * 3))
+    assert own.parameters.tobytes() == given_order.parameters.tobytes()
+
+
+def test_every_epoch_sees_every_example_once_in_a_new_order():
+    orders = reshuffled(np.random.default_rng(0), 50)
+    first, second = next(orders), next(orders)
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first.tolist() != second.tolist()
+
+
+def test_one_lane_of_a_history_is_on_arrays_of_its_own():
+    x, y = data()
+    history = fit(a_network(lanes=3), x, y, np.array([0.1, 0.2, 0.3]))
+    lane = history.lane(1)
+    np.testing.assert_array_equal(lane.loss, history.loss[1])
+    np.testing.assert_array_equal(lane.epoch_loss(), history.epoch_loss()[1])
+    np.testing.assert_array_equal(lane.measures["loss/train"], history.measures["loss/train"][1])
+    lane.loss[...] = lane.measures["loss/train"][...] = 0
+    assert (history.loss > 0).all()
+    assert (history.measures["loss/train"] > 0).all()
+    assert repr(history) == "History(3 steps, 3 blocks, lanes=(3,), 0 diverged)"
+    assert repr(lane) == "History(3 steps, 3 blocks, 0 diverged)"
+
+
+@pytest.mark.parametrize(
+    ("validation", "message"),
+    [
+        ((np.ones((5, 2)), np.zeros(2, int)), r"validation x has shape \(5, 2\), it must be \(\.\.\., 4, m\)"),
+        ((np.full((4, 2), np.inf), np.zeros(2, int)), r"validation x of shape \(4, 2\) must be finite, it has inf at \(0, 0\)"),
+        ((np.ones((4, 2)), np.zeros(3, int)), r"y has shape .*, it must be \(\.\.\., 3, 2\)"),
+        ((np.ones((4, 2)), np.zeros(2)), "y has dtype float64, it must hold integer labels"),
+    ],
+)
+def test_validation_data_that_do_not_fit_are_named(validation, message):
+    x, y = data()
+    with pytest.raises(ValueError, match=message):
+        fit(a_network(), x, y, validation=validation)

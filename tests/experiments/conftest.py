@@ -25,7 +25,7 @@ class Lab:
 
     def start(self, *arguments: str, module: str = "experiments.train") -> subprocess.Popen[str]:
         """Start the command as a user types it, recording into this folder's store; output goes to one pipe."""
-        environ = {**os.environ, "MLFLOW_TRACKING_URI": self.uri, "DO_NOT_TRACK": "true", "PYTHONWARNINGS": "default"}
+        environ = {**os.environ, "MLFLOW_TRACKING_URI": self.uri, "DO_NOT_TRACK": "true"}
         command = [sys.executable, "-m", module, *arguments]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(command, cwd=self.folder, env=environ, text=True, **streams)
@@ -54,6 +54,11 @@ class Lab:
                     return
             time.sleep(0.1)
         raise TimeoutError(f"no run is {status} after {seconds} s")
+
+    def client(self):
+        from mlflow import MlflowClient
+
+        return MlflowClient(self.uri)
 
     def artifact(self, run, name: str) -> Path:
         """The local file of a run's artifact."""

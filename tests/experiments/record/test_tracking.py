@@ -4,7 +4,7 @@ import yaml
 
 from blocks.history import log_spaced
 from experiments.record.address import absolute, check_reachable
-from experiments.record.tracking import Store, metrics, save_history
+from experiments.record.tracking import Store, metrics
 from experiments.run.config import UserError, flat, typed
 from experiments.run.stack import train_stack
 
@@ -17,9 +17,9 @@ def trained(composed):
 def recorded(lab, trained):
     trained.config.tracking.uri = lab.uri
     store = Store(trained.config.tracking)
-    run_id = store.begin("a run", {"kind": "run"})
-    store.write(run_id, trained)
-    return store, store.client.get_run(run_id)
+    run = store.begin("a run", {"kind": "run"})
+    run.finish(trained)
+    return store, store.client.get_run(run.run_id)
 
 
 def test_a_run_is_written_whole(lab, trained):
@@ -48,7 +48,7 @@ def test_a_run_is_written_whole(lab, trained):
 
 
 def test_metrics_are_named_by_block_and_never_more_than_the_points(trained):
-    written = list(metrics(trained, points=5))
+    written = list(metrics(trained, points=5, blocks=None))
     names = {metric.key for metric in written}
     assert {"loss/batch", "loss/train", "loss/validation", "accuracy/train", "accuracy/validation"} <= names
     assert {"grad_norm/W_01", "grad_norm/W_02", "grad_norm/W_03", "grad_norm/all"} <= names
@@ -62,11 +62,22 @@ def test_metrics_are_named_by_block_and_never_more_than_the_points(trained):
         assert at[-1] in (steps - 1, steps)
 
 
+def test_a_deep_network_shows_a_dozen_blocks_evenly_spaced_and_all_when_asked(composed):
+    deep = train_stack([typed(composed("training.epochs=1", "network.depth=65", "network.width=4", "training.batch_size=null"))])[
+        0
+    ]
+    for blocks, shown in ((12, 12), (2, 2), (None, 65)):
+        numbers = sorted(int(m.key[-2:]) for m in metrics(deep, 20, blocks) if m.key.startswith("grad_norm/W"))
+        assert len(numbers) == shown
+        assert (numbers[0], numbers[-1]) == (1, 65)
+        assert max(np.diff(numbers)) - min(np.diff(numbers)) <= 1
+
+
 def test_a_run_that_diverges_has_no_nan_or_inf_in_its_metrics(lab, composed):
     diverging = train_stack([typed(composed("training.epochs=3", "network.width=8", "optimizer.learning_rate=1e8"))])[0]
     assert diverging.outcome == "diverged"
     assert not np.isfinite(diverging.history.loss).all()
-    assert all(np.isfinite(metric.value) for metric in metrics(diverging, 20))
+    assert all(np.isfinite(metric.value) for metric in metrics(diverging, 20, None))
     _, run = recorded(lab, diverging)
     assert run.info.status == "FINISHED"
     assert run.data.tags["diverged_step"] == str(diverging.history.diverged_step)
@@ -77,7 +88,7 @@ def test_a_run_that_diverges_has_no_nan_or_inf_in_its_metrics(lab, composed):
 def test_the_same_history_is_the_same_bytes(tmp_path, composed):
     for name in ("a.npz", "b.npz"):
         run = train_stack([typed(composed("training.epochs=2", "network.width=8"))])[0]
-        save_history(tmp_path / name, run.history)
+        run.history.save(tmp_path / name)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 

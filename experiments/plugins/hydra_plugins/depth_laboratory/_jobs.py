@@ -1,13 +1,17 @@
 """What Hydra does for a job, done for one that was trained in a stack."""
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra_plugins.depth_laboratory._composer import Composer
-from omegaconf import DictConfig, flag_override
+from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf._utils import get_omega_conf_dumper
 
 if TYPE_CHECKING:
     from hydra_plugins.depth_laboratory.launcher import StackedLauncher
@@ -18,11 +22,13 @@ log = logging.getLogger(__name__)
 class StackedJobReturn(JobReturn):
     """A JobReturn that composes its configs anew when asked: thousands of them would fill the memory."""
 
-    def __init__(self, full: JobReturn, composer: Composer, number: int) -> None:
-        self.overrides, self.working_dir, self.task_name = full.overrides, full.working_dir, full.task_name
-        self.status, self._return_value = full.status, full._return_value
-        assert full.hydra_cfg is not None
-        self.output_dir = full.hydra_cfg.hydra.runtime.output_dir
+    def __init__(self, composer: Composer, number: int, config: DictConfig, outcome: Any) -> None:
+        self.overrides = list(config.hydra.overrides.task)
+        self.task_name = config.hydra.job.name
+        self.output_dir = config.hydra.runtime.output_dir
+        self.working_dir = self.output_dir if config.hydra.job.chdir else os.getcwd()
+        self.status = JobStatus.FAILED if isinstance(outcome, Exception) else JobStatus.COMPLETED
+        self._return_value = outcome
         self.composer, self.number = composer, number
 
     @property
@@ -44,29 +50,59 @@ class StackedJobReturn(JobReturn):
 def launch(launcher: "StackedLauncher", job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
     """Train the jobs in stacks; each becomes a Hydra job as it ends."""
     assert launcher.config is not None
-    assert launcher.hydra_context is not None
     setup_globals()
     configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
     Path(str(launcher.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
     returns: dict[int, JobReturn] = {}
     jobs = range(initial_job_idx, initial_job_idx + len(job_overrides))
-    for number, outcome in launcher.around.run(jobs, launcher.n_jobs, launcher.stack_size):
-        overrides = job_overrides[number - initial_job_idx]
-
-        def ended(cfg: DictConfig, outcome: Any = outcome) -> Any:
-            if isinstance(outcome, Exception):
-                log.error(outcome)
-                raise outcome
-            log.info(outcome)
-            return outcome
-
-        full = run_job(
-            hydra_context=launcher.hydra_context,
-            task_function=ended,
-            config=launcher.composer.job(overrides, number),
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        )
-        returns[number] = StackedJobReturn(full, launcher.composer, number)
-    configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
+    state = HydraConfig.instance().cfg
+    try:
+        for number, outcome in launcher.around.run(jobs, launcher.n_jobs, launcher.stack_size):
+            returns[number] = _job(launcher, job_overrides[number - initial_job_idx], number, outcome)
+    finally:
+        HydraConfig.instance().cfg = state
+        configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
     return [returns[number] for number in jobs]
+
+
+def _job(launcher: "StackedLauncher", overrides: Sequence[str], number: int, outcome: Any) -> JobReturn:
+    """What `hydra.core.utils.run_job` does around a task function, at a third of its time: nothing runs here that could
+    change the config, so it is not copied.
+    """
+    assert launcher.hydra_context is not None
+    callbacks = launcher.hydra_context.callbacks
+    config = launcher.composer.job(overrides, number)
+    hydra = HydraConfig.instance()
+    # Folders may be named with ${hydra:...}, which looks into what is set here.
+    hydra.set_config(config)
+    folder = Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)).absolute()
+    shown: Any = hydra.cfg
+    for node in (config, shown):
+        with flag_override(node.hydra.runtime, ["struct", "readonly"], [False, False]):
+            node.hydra.runtime.output_dir = str(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    configure_log(config.hydra.job_logging, config.hydra.verbose)
+    if config.hydra.output_subdir is not None:
+        _save(config, folder / config.hydra.output_subdir)
+    callbacks.on_job_start(config=config, task_function=launcher.task_function)
+    log.log(logging.ERROR if isinstance(outcome, Exception) else logging.INFO, outcome)
+    ended = StackedJobReturn(launcher.composer, number, config, outcome)
+    callbacks.on_job_end(config=config, job_return=ended)
+    return ended
+
+
+class _Dumper(getattr(yaml, "CDumper", yaml.Dumper)):  # type: ignore[misc]
+    """OmegaConf's, on libyaml where there is one: the same text in a fifth of the time."""
+
+    yaml_representers = get_omega_conf_dumper().yaml_representers
+
+
+def _save(config: DictConfig, folder: Path) -> None:
+    """config.yaml, hydra.yaml and overrides.yaml, as Hydra writes them."""
+    values = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+    assert isinstance(values, dict)
+    hydra = values.pop("hydra")
+    folder.mkdir(exist_ok=True)
+    for name, content in (("config", values), ("hydra", {"hydra": hydra}), ("overrides", hydra["overrides"]["task"])):
+        with (folder / f"{name}.yaml").open("w", encoding="utf-8") as file:
+            yaml.dump(content, file, default_flow_style=False, allow_unicode=True, sort_keys=False, Dumper=_Dumper)

@@ -1,0 +1,210 @@
+"""Stacked sweeps, as a user types them."""
+
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+from experiments.run.config import typed
+from experiments.run.data import task
+from experiments.run.stack import plan, train_stack
+
+FEW = ["training.epochs=2", "network.width=16"]
+
+
+def histories(lab):
+    """What tells a run -> the bytes of its history."""
+    keys = ("network.depth", "optimizer.learning_rate", "optimizer.name", "dtype")
+    return {tuple(run.data.params[key] for key in keys): lab.artifact(run, "history.npz").read_bytes() for run in lab.runs()}
+
+
+@pytest.mark.parametrize("options", [[], ["hydra.launcher.n_jobs=1", "hydra.launcher.stack_size=3"]])
+def test_a_stacked_sweep_has_the_bits_of_the_jobs_one_at_a_time(lab, tmp_path_factory, options):
+    axes = [
+        "network.depth=2,9,33",
+        "optimizer.learning_rate=0.01,0.1,1e9",
+        "optimizer.name=gradient_descent,adam",
+        "dtype=float32,float64",
+    ]
+    lab.run("-m", *FEW, *axes, *options)
+    alone = type(lab)(tmp_path_factory.mktemp("alone"))
+    alone.run("-m", *FEW, *axes, "hydra/launcher=basic")
+    stacked, single = histories(lab), histories(alone)
+    assert len(single) == 36
+    assert stacked == single
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, None])
+def test_weights_do_not_depend_on_the_size_of_a_stack(composed, size):
+    axes = [(depth, rate, name) for depth in (2, 17) for rate in (0.01, 0.3, 1e6) for name in ("momentum", "nesterov")]
+    configs = [
+        typed(composed(*FEW, f"network.depth={d}", f"optimizer.learning_rate={r}", f"optimizer.name={n}")) for d, r, n in axes
+    ]
+    stacks = plan(configs, [task(config) for config in configs], size)
+    assert sorted(index for stack in stacks for index in stack) == list(range(len(configs)))
+    assert size is None or max(map(len, stacks)) <= size
+    for stack in stacks:
+        for index, run in zip(stack, train_stack([configs[k] for k in stack]), strict=True):
+            (alone,) = train_stack([configs[index]])
+            assert run.parameters.tobytes() == alone.parameters.tobytes()
+            assert run.history.grad_norm.tobytes() == alone.history.grad_norm.tobytes()
+
+
+def test_only_runs_that_share_shapes_data_and_order_are_stacked(composed):
+    overrides = [
+        "seed=0",
+        "seed=1",
+        "dataset.seed=1",
+        "network.depth=4",
+        "training.batch_size=32",
+        "dtype=float64",
+        "optimizer.name=adam",
+    ]
+    configs = [typed(composed(override)) for override in overrides]
+    assert len(plan(configs, [task(config) for config in configs])) == len(overrides)
+    values = ["optimizer.learning_rate=1", "optimizer.weight_decay=1", "network.gain=2", "network.initializer=glorot"]
+    configs = [typed(composed(override)) for override in values]
+    assert len(plan(configs, [task(config) for config in configs])) == 1
+
+
+def test_every_job_has_hydras_files_its_log_and_its_place_under_the_parent(lab, tmp_path_factory):
+    axes = ["network.depth=2,3", "optimizer.learning_rate=0.1,0.2"]
+    output = lab.run("-m", *FEW, *axes)
+    assert "4 trained" in output
+    basic = type(lab)(tmp_path_factory.mktemp("basic"))
+    basic.run("-m", *FEW, *axes, "hydra/launcher=basic")
+    (folder,), (other,) = (list(each.folder.glob("multirun/*/*")) for each in (lab, basic))
+    for number in range(4):
+        assert "trained: final training loss" in (folder / str(number) / "train.log").read_text()
+        for name in ("config.yaml", "overrides.yaml"):
+            here, there = (place / str(number) / ".hydra" / name for place in (folder, other))
+            assert here.read_text() == there.read_text()
+        here, there = (
+            yaml.safe_load((place / str(number) / ".hydra/hydra.yaml").read_text())["hydra"] for place in (folder, other)
+        )
+        assert here["job"] == there["job"]
+        assert here["runtime"]["choices"].pop("hydra/launcher") == "stacked"
+        assert there["runtime"]["choices"].pop("hydra/launcher") == "basic"
+        assert here["runtime"]["choices"] == there["runtime"]["choices"]
+        assert here["runtime"]["output_dir"] == str(folder / str(number))
+    (parent,) = lab.runs("sweep")
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["network.depth"] == "2,3"
+    assert {run.data.tags["mlflow.parentRunId"] for run in lab.runs()} == {parent.info.run_id}
+
+
+def test_curves_of_a_long_run_appear_while_it_trains(lab):
+    process = lab.start("-m", "network.depth=9", "optimizer.learning_rate=0.1,0.2", "training.epochs=3000", "tracking.points=200")
+    try:
+        lab.wait_for("RUNNING")
+        deadline = time.monotonic() + 60
+        points = []
+        while not points and time.monotonic() < deadline:
+            time.sleep(1)
+            running = [run for run in lab.runs() if run.info.status == "RUNNING"]
+            points = [point for run in running for point in lab.client().get_metric_history(run.info.run_id, "loss/batch")]
+        assert len(points) > 10
+        steps = [point.step for point in points if point.run_id == points[0].run_id]
+        assert steps == sorted(set(steps))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_ctrl_c_ends_the_children_and_keeps_what_is_finished(lab):
+    process = lab.start(
+        "-m", "network.depth=2,33", "optimizer.learning_rate=0.1,0.2", "training.epochs=1,100000", "hydra.launcher.n_jobs=2"
+    )
+    lab.wait_for("FINISHED")
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "interrupted" in output
+    assert "of 8 runs finished" in output
+    assert "Traceback" not in output
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    statuses = [run.info.status for run in lab.runs()]
+    assert set(statuses) == {"FINISHED", "KILLED"}
+    (parent,) = lab.runs("sweep")
+    assert parent.info.status == "KILLED"
+
+
+def test_a_killed_worker_loses_its_stack_alone_and_says_which(lab):
+    axes = ["network.depth=2,3,33", "optimizer.learning_rate=0.1,0.2", "network.width=16"]
+    process = lab.start("-m", *axes, "training.epochs=1000", "hydra.launcher.n_jobs=1")
+    lab.wait_for("RUNNING")
+    (worker,) = [
+        child
+        for child in psutil.Process(process.pid).children()
+        if "loky" in " ".join(child.cmdline()) and child.cpu_times().user > 1
+    ]
+    worker.kill()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "lost: job 4 (depth 33, rate 0.1): its process was killed" in output
+    assert "lost: job 5 (depth 33, rate 0.2): its process was killed" in output
+    assert "4 of 6 runs finished" in output
+    assert sorted(run.info.status for run in lab.runs()) == ["FINISHED"] * 4 + ["KILLED"] * 2
+    (parent,) = lab.runs("sweep")
+    assert parent.info.status == "FAILED"
+
+
+def test_two_sweeps_may_write_into_one_new_store_at_once(lab):
+    axes = ["network.depth=2,3", "optimizer.learning_rate=0.1,0.2,0.3"]
+    processes = [lab.start("-m", *FEW, *axes, f"seed={seed}") for seed in (0, 1)]
+    for process in processes:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+    assert [run.info.status for run in lab.runs()] == ["FINISHED"] * 12
+    assert len(lab.runs("sweep")) == 2
+
+
+@pytest.mark.parametrize(
+    ("bad", "line"),
+    [
+        ("hydra.launcher.n_jobs=0", "error: hydra.launcher.n_jobs is 0, it must be -1 (all cores) or at least 1"),
+        ("hydra.launcher.stack_size=0", "error: hydra.launcher.stack_size is 0, it must be null or at least 1"),
+        ("hydra.launcher.n_jobs=many", "Value 'many' of type 'str' could not be converted to Integer"),
+        ("network.depth=2,0", "error: network.depth is 0"),
+        ("dataset=iris,nothing", "Could not find 'dataset/nothing'"),
+    ],
+)
+def test_bad_input_starts_nothing(lab, bad, line):
+    output = lab.run("-m", bad, status=1)
+    assert line in output
+    assert len(output.splitlines()) == 1
+    assert list(lab.folder.iterdir()) == []
+
+
+def test_a_wheel_finds_its_plugins_and_its_configs(lab):
+    project = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", lab.folder, project], check=True)
+    (wheel,) = lab.folder.glob("*.whl")
+    installed = lab.folder / "installed"
+    zipfile.ZipFile(wheel).extractall(installed)
+    # Without `site`, what an editable install adds to the path is not there.
+    environ = {"PYTHONPATH": f"{installed}:{sysconfig.get_path('purelib')}", "DO_NOT_TRACK": "true", "PATH": ""}
+    command = [sys.executable, "-S", "-m", "experiments.train", "-m", *FEW, "network.depth=2,3", "optimizer.learning_rate=0.1"]
+    done = subprocess.run(command, cwd=lab.folder, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 trained" in done.stdout
+    assert (lab.folder / "mlflow.db").exists()
+
+
+def test_a_history_of_a_sweep_has_every_step_of_every_block(lab):
+    lab.run("-m", *FEW, "network.depth=33", "optimizer.learning_rate=0.1")
+    (run,) = lab.runs()
+    with np.load(lab.artifact(run, "history.npz"), allow_pickle=False) as history:
+        assert history["grad_norm"].shape == (2 * 23, 33)
+        assert history["grad_norm_b"].shape == (2 * 23, 33)
+    assert len([key for key in run.data.metrics if key.startswith("grad_norm/W")]) == 12
