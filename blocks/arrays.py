@@ -36,7 +36,7 @@ def check_number(
 ) -> None:
     """Raise ValueError unless every value is finite, `above` or `at_least` one bound, and `below` another."""
     values = np.asarray(value, dtype=np.float64)
-    allowed = ["a whole number" if isinstance(value, int) else "finite"]
+    allowed = ["finite"]
     fits = np.isfinite(values) & (values < below)
     if above is not None:
         fits &= values > above
@@ -47,7 +47,16 @@ def check_number(
     if below < np.inf:
         allowed.append(f"below {below:g}")
     if not fits.all():
-        raise ValueError(f"{argument} is {value!r}, it must be {' and '.join(allowed)}")
+        shown = " ".join(np.array2string(values, threshold=8).split()) if values.ndim else repr(value)
+        raise ValueError(f"{argument} is {shown}, it must be {' and '.join(allowed)}")
+
+
+def whole_number(argument: str, value: float, *, at_least: int, at_most: int | None = None) -> int:
+    """The value as an int; raises ValueError unless it is whole and in range."""
+    if not (np.isfinite(value) and int(value) == value and value >= at_least and (at_most is None or value <= at_most)):
+        allowed = f"of at least {at_least}" if at_most is None else f"from {at_least} to {at_most}"
+        raise ValueError(f"{argument} is {value}, it must be a whole number {allowed}")
+    return int(value)
 
 
 def choice(what: str, name: str, table: Mapping[str, T]) -> T:

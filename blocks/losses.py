@@ -34,6 +34,8 @@ class Loss:
         logits: (..., n_L, m), finite.
         y: the targets: (m,) or (..., m) labels, or (..., n_L, m) values for a squared error.
         """
+        if not np.issubdtype(logits.dtype, np.floating):
+            raise ValueError(f"logits has dtype {logits.dtype}, it must be floating")
         check_finite("logits", logits)
         target = self.encode(np.asarray(y), logits.shape[-2])
         check_shape("y", target, logits.shape[-2:])
@@ -73,6 +75,8 @@ def _softmax(logits: Array, target: Array, dlogits: Array | None = None) -> tupl
     J = 1/m sum of log(sum_j e^z_j) - z_y        dJ/dz = (p - onehot(y)) / m
     """
     shifted = logits - np.maximum.reduce(logits, axis=-2, keepdims=True)
+    # Finite logits may be further apart than the largest number, and 0 * -inf is nan.
+    np.maximum(shifted, np.finfo(logits.dtype).min, out=shifted)
     of_label = _sum_over_units(np.multiply(target, shifted, dlogits))
     np.exp(shifted, shifted)
     total = _sum_over_units(shifted)

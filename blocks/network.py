@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from blocks.activations import Activation
-from blocks.arrays import Array, check_shape
+from blocks.arrays import Array, check_shape, whole_number
 from blocks.block import Block, Cache
 from blocks.initializers import initialize
 from blocks.parameters import SAFE, Layout, split
@@ -53,6 +53,7 @@ class Network:
         if lanes is None:
             parameters = initialize(layout, initializer, rng, gain, bias_variance).astype(dtype)
         else:
+            lanes = whole_number("lanes", lanes, at_least=1)
             draws = [initialize(layout, initializer, lane_rng, gain, bias_variance) for lane_rng in rng.spawn(lanes)]
             parameters = np.stack(draws).astype(dtype)
         return cls(layout.sizes, activation, parameters)
@@ -108,6 +109,8 @@ class Network:
             check_shape("x", x, (self.layout.sizes[0], "m"))
         if caches is None:
             caches = self.new_caches(x.shape)
+        elif x.shape != caches[0].a_prev.shape:
+            raise ValueError(f"x has shape {x.shape}, the caches are for {caches[0].a_prev.shape}")
         a = x
         for block, cache in zip(self.blocks, caches, strict=True):
             a, _ = block.forward(a, cache)

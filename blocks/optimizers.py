@@ -64,7 +64,10 @@ class Optimizer:
         return replace(self, **{name: value.reshape(-1)[lanes] if value.ndim else value for name, value in values.items()})
 
     def start(self, network: Network) -> State:
-        """The state before the first update."""
+        """The state before the first update; raises ValueError where there is not one value, or one a lane."""
+        for rule in fields(self):
+            if (shape := getattr(self, rule.name).shape) not in ((), network.lanes):
+                raise ValueError(f"{rule.name} has shape {shape}, it must be () or {network.lanes}, one a lane")
         parameters = network.parameters
         moments = [np.zeros_like(parameters) for _ in range(self.moments)]
         return State(moments, np.empty_like(parameters), network.layout.is_weight)

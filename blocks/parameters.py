@@ -35,7 +35,7 @@ class Layout:
     """
 
     def __init__(self, sizes: Sequence[int]) -> None:
-        if len(sizes) < 2 or any(int(n) != n or n < 1 for n in sizes):
+        if len(sizes) < 2 or not all(np.isfinite(n) and int(n) == n and n >= 1 for n in sizes):
             raise ValueError(f"sizes is {list(sizes)}, it must be at least two whole numbers of at least 1: n_0, n_1, ..., n_L")
         self.sizes = tuple(int(n) for n in sizes)
 

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from blocks.arrays import Array, check_finite, check_number, check_shape
+from blocks.arrays import Array, check_finite, whole_number
 from blocks.block import Cache
 from blocks.history import History, log_spaced
 from blocks.losses import Loss
@@ -51,7 +51,8 @@ def train(
     schedule: name of the learning rate's schedule.
     validation: x and y measured beside the training data before the first epoch, after the last, and log-spaced
         between, `evaluations` times at most; 0 measures nothing.
-    loss_bound: a lane whose loss is above it, or not finite, has diverged: it leaves the stack where it stands.
+    loss_bound: a lane whose loss is above it has diverged, as has one whose loss or gradient is not finite: it leaves the
+        stack where it stands.
     watch: called after every epoch with the number of steps made so far, and a function that gives their history.
     Raises ValueError for data that are not finite or do not fit the network, and for numbers out of range.
     """
@@ -72,12 +73,12 @@ class _Training:
             network = Network(network.layout.sizes, network.activation.name, network.parameters.reshape(self.live.size, -1))
             optimizer = optimizer.take(self.live)
         self.whole, self.loss = network, loss
-        self.x, self.target = self._encoded("x", x, y)
+        self.x, self.target = self._encoded("", x, y)
         self.m = self.x.shape[-1]
         self.batch_size = self.m if batch_size is None else batch_size
-        if int(self.batch_size) != self.batch_size or not 1 <= self.batch_size <= self.m:
-            raise ValueError(f"batch_size is {batch_size}, it must be a whole number from 1 to {self.m}, the number of examples")
-        check_number("loss_bound", min(loss_bound, 1.0), above=0)
+        self.batch_size = whole_number("batch_size", self.batch_size, at_least=1, at_most=self.m)
+        if not loss_bound > 0:
+            raise ValueError(f"loss_bound is {loss_bound}, it must be above 0")
         self.loss_bound = min(loss_bound, float(np.finfo(network.parameters.dtype).max))
         self.place: slice | Array = slice(None)
         self._occupy(network, optimizer)
@@ -85,10 +86,13 @@ class _Training:
 
     def _encoded(self, name: str, x: Array, y: Array) -> tuple[Array, Array]:
         sizes, dtype = self.whole.layout.sizes, self.whole.parameters.dtype
-        check_shape(name, x, (sizes[0], "m"))
-        check_finite(name, x)
-        target = self.loss.encode(np.asarray(y), sizes[-1])
-        check_shape("y", target, (sizes[-1], x.shape[-1]))
+        x, y = np.asarray(x), np.asarray(y)
+        if x.ndim != 2 or x.shape[0] != sizes[0]:
+            raise ValueError(f"{name}x has shape {x.shape}, it must be ({sizes[0]}, m)")
+        if y.shape[-1:] != x.shape[-1:]:
+            raise ValueError(f"{name}y has shape {y.shape}, it must be (..., {x.shape[-1]}), an entry for each column of x")
+        check_finite(f"{name}x", x)
+        target = self.loss.encode(y, sizes[-1])
         return x.astype(dtype), target.astype(dtype)
 
     def _occupy(self, network: Network, optimizer: Optimizer) -> None:
@@ -113,14 +117,12 @@ class _Training:
         evaluations: int,
         watch: Watch | None,
     ) -> History:
-        if int(epochs) != epochs or epochs < 1:
-            raise ValueError(f"epochs is {epochs}, it must be a whole number of at least 1")
-        if int(evaluations) != evaluations or evaluations < 0 or evaluations == 1:
-            raise ValueError(f"evaluations is {evaluations}, it must be 0 or a whole number of at least 2")
+        epochs = whole_number("epochs", epochs, at_least=1)
+        evaluations = whole_number("evaluations", evaluations, at_least=2) if evaluations else 0
         factor = schedule_named(schedule)
         sets = {"train": (self.x, self.target)}
         if validation is not None:
-            sets["validation"] = self._encoded("validation x", *validation)
+            sets["validation"] = self._encoded("validation ", *validation)
 
         batches = [slice(start, min(start + self.batch_size, self.m)) for start in range(0, self.m, self.batch_size)]
         steps, lanes, depth = epochs * len(batches), self.live.size, self.network.depth
@@ -150,7 +152,7 @@ class _Training:
                 if epoch == epochs:
                     break
                 if orders is not None:
-                    order = next(orders)
+                    order = self._checked(next(orders, None), epoch)
                     np.take(self.x, order, axis=-1, out=x, mode="clip")
                     np.take(self.target, order, axis=-1, out=target, mode="clip")
                 for batch in batches:
@@ -159,40 +161,45 @@ class _Training:
                     self._cycle(step, x[..., batch], target[..., batch], factor(step, steps))
                     step += 1
                 if watch:
-                    watch(step, partial(self._history, step))
+                    watch(step, partial(self._history, (epoch + 1) * len(batches)))
         self._write_back()
         return self._history(steps)
 
+    def _checked(self, order: Array | None, epoch: int) -> Array:
+        if order is None:
+            raise ValueError(f"orders ends before epoch {epoch + 1}, it must have an order for every epoch")
+        order = np.asarray(order)
+        if order.shape != (self.m,) or not np.issubdtype(order.dtype, np.integer) or order.min() < 0 or order.max() >= self.m:
+            raise ValueError(f"an order of shape {order.shape} is no order of {self.m} examples, it must hold 0 to {self.m - 1}")
+        return order
+
     def _cycle(self, step: int, x: Array, target: Array, factor: float) -> None:
-        """One cycle of gradient descent, its loss and norms kept at `step`."""
+        """One cycle of gradient descent, its loss and norms kept at `step`.
+
+        Lanes with a loss above the bound, or a gradient that is not finite, leave; the others make the cycle anew, with
+        their very bits.
+        """
         caches, dlogits = self.workspace(x.shape[-1])
         logits, _ = self.network.forward(x, caches)
         value, _ = self.loss.value_and_gradient(logits, target, dlogits)
-        if not np.maximum.reduce(value, axis=None) <= self.loss_bound:
-            self._part(step, value, caches)
-            if self.live.size:
-                self._cycle(step, x, target, factor)
-            return
-        self.network.backward_into(self.joined, dlogits, caches)
         self.losses[step, self.place] = value
-        self.norms[step, self.place] = self.network.layout.norms(self.gradient, self.state.scratch)
-        self.optimizer.update(self.network.parameters, self.gradient, self.state, factor)
+        if not np.maximum.reduce(value, axis=None) <= self.loss_bound:
+            stays, block = np.asarray(value <= self.loss_bound), _first_block(caches)
+        else:
+            self.network.backward_into(self.joined, dlogits, caches)
+            norms = self.network.layout.norms(self.gradient, self.state.scratch)
+            self.norms[step, self.place] = norms
+            if np.maximum.reduce(norms, axis=None) < np.inf:
+                self.optimizer.update(self.network.parameters, self.gradient, self.state, factor)
+                return
+            stays, block = np.asarray(np.isfinite(norms).all(axis=-1)), _last_block(norms)
+        self._part(step, np.reshape(stays, -1), np.reshape(block, -1))
+        if self.live.size:
+            self._cycle(step, x, target, factor)
 
-    def _part(self, step: int, value: Array, caches: list[Cache]) -> None:
-        """Lanes whose loss passed the bound leave, their first bad value noted; the others go on with their very bits."""
-        value = np.atleast_1d(value.ravel())
-        stays = value <= self.loss_bound
-        finite = [np.isfinite(cache.z).all(axis=(-2, -1)).reshape(-1) for cache in caches]
-        for index in np.flatnonzero(~stays):
-            lane = self.live[index]
-            self.losses[step, lane] = value[index]
-            before = self.norms[step - 1, lane] if step else np.zeros(1)
-            if not np.isfinite(before).all():
-                # The gradient overflowed before the loss did. Backward runs from block L down: L's came first.
-                self.diverged[:, lane] = step - 1, int(np.flatnonzero(~np.isfinite(before))[-1]) // 2 + 1
-            else:
-                blocks = [block for block, fine in enumerate(finite, start=1) if not fine[index]]
-                self.diverged[:, lane] = step, min(blocks, default=0)
+    def _part(self, step: int, stays: Array, block: Array) -> None:
+        """Lanes leave the stack, the step and the block of their first bad value noted."""
+        self.diverged[:, self.live[~stays]] = np.stack([np.full_like(block, step), block])[:, ~stays]
         self._write_back()
         self.live = self.place = self.live[stays]
         if self.live.size:
@@ -244,7 +251,19 @@ class _Training:
             self.batch_sizes[:steps],
             self.steps_an_epoch,
             self.evaluated,
-            {name: by_lane(values) for name, values in self.measures.items()},
-            self.diverged[0].reshape(self.lanes),
-            self.diverged[1].reshape(self.lanes),
+            {name: by_lane(values).copy() for name, values in self.measures.items()},
+            self.diverged[0].reshape(self.lanes).copy(),
+            self.diverged[1].reshape(self.lanes).copy(),
         )
+
+
+def _first_block(caches: list[Cache]) -> Array:
+    """(...) the first block, counted from 1, with a z that is not finite; 0 where every z is."""
+    bad = np.stack([~np.isfinite(cache.z).all(axis=(-2, -1)) for cache in caches], axis=-1)
+    return np.where(bad.any(axis=-1), bad.argmax(axis=-1) + 1, 0)
+
+
+def _last_block(norms: Array) -> Array:
+    """(...) the last block, counted from 1, with a norm that is not finite: backward runs from block L down."""
+    bad = ~np.isfinite(norms)[..., ::-1]
+    return (norms.shape[-1] - 1 - bad.argmax(axis=-1)) // 2 + 1

@@ -113,7 +113,9 @@ class Sweep:
                 # MLflow is imported and a new store made while the first stacks train.
                 self.announce()
                 with _UnderWay(self) as under_way:
-                    for number, trained in pool.results(lambda: under_way.report(pool.under_way, stacks, reports), TICK_SECONDS):
+                    for number, trained in pool.results(
+                        lambda: under_way.report(sorted(pool.under_way), stacks, reports), TICK_SECONDS
+                    ):
                         for lane, job in enumerate(stacks[number]):
                             yield job, under_way.ended(job, trained if isinstance(trained, Exception) else trained[lane])
                         bar.update(weights[number])

@@ -9,7 +9,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from blocks.activations import ACTIVATIONS
-from blocks.arrays import check_number, choice
+from blocks.arrays import check_number, choice, whole_number
 from blocks.initializers import INITIALIZERS
 from blocks.losses import LOSSES
 from blocks.optimizers import OPTIMIZERS, Momentum
@@ -152,6 +152,9 @@ def check(config: Config) -> None:
     """Raise UserError for the first value that no run can have."""
     optimizer, training = config.optimizer, config.training
     try:
+        for key, count, least in _counts(config):
+            if count is not None:
+                whole_number(key, count, at_least=least)
         for key, value, allowed in _ranges(config):
             check_number(key, value, **allowed)
         choice("network.activation", config.network.activation, ACTIVATIONS)
@@ -180,32 +183,29 @@ def _number(key: str, value: float, **allowed: float) -> None:
         raise UserError(str(error)) from None
 
 
+def _counts(config: Config) -> Iterator[tuple[str, int | None, int]]:
+    """(key, value, least) of every whole number."""
+    network, training, tracking = config.network, config.training, config.tracking
+    yield "network.depth", network.depth, 1
+    yield "network.width", network.width, 1
+    yield "training.epochs", training.epochs, 1
+    yield "training.batch_size", training.batch_size, 1
+    yield "training.threads", training.threads, 1
+    yield "training.evaluations", training.evaluations, 2
+    yield "tracking.points", tracking.points, 2
+    yield "tracking.blocks", tracking.blocks, 2
+    yield "seed", config.seed, 0
+    yield "dataset.seed", config.dataset.seed, 0
+
+
 def _ranges(config: Config) -> Iterator[tuple[str, float, dict[str, float]]]:
-    """(key, value, allowed range) of every number."""
-    network, optimizer, training = config.network, config.optimizer, config.training
-    at_least_two: dict[str, float] = {
-        "training.evaluations": training.evaluations,
-        "tracking.points": config.tracking.points,
-        "tracking.blocks": 2 if config.tracking.blocks is None else config.tracking.blocks,
-    }
-    counts: dict[str, float] = {
-        "network.depth": network.depth,
-        "network.width": network.width,
-        "training.epochs": training.epochs,
-        "training.batch_size": 1 if training.batch_size is None else training.batch_size,
-        "training.threads": training.threads,
-    }
+    """(key, value, allowed range) of every other number."""
+    network, optimizer = config.network, config.optimizer
     not_negative: dict[str, float] = {
         "network.gain": network.gain,
         "network.bias_variance": network.bias_variance,
         "optimizer.weight_decay": optimizer.weight_decay,
-        "seed": config.seed,
-        "dataset.seed": config.dataset.seed,
     }
-    for key, value in counts.items():
-        yield key, value, {"at_least": 1}
-    for key, value in at_least_two.items():
-        yield key, value, {"at_least": 2}
     for key, value in not_negative.items():
         yield key, value, {"at_least": 0}
     yield "optimizer.learning_rate", optimizer.learning_rate, {"above": 0}

@@ -1,18 +1,21 @@
 """Processes side by side, each with a queue of its own, so that one that is killed costs its own work and no other's."""
 
+import contextlib
 import os
+import queue
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 
-# One item in work and one waiting: a process need not stand still until its result is fetched.
-QUEUED = 2
+# So many results a process may wait to be fetched: then it stands still, or the results would pile up.
+BACKLOG = 2
 
 
 class Lost(Exception):
@@ -35,16 +38,19 @@ class Pool:
     def __init__(self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]], n_jobs: int) -> None:
         self.function, self.items = function, items
         self.waiting = deque(range(len(items)))
+        self.ended: queue.Queue[tuple[int, int, Future[Any]]] = queue.Queue()
+        self.idle: deque[int] = deque()
         self.executors = [self._executor() for _ in range(min(n_jobs, len(items)))]
-        self.queues: list[deque[tuple[int, Future[Any]]]] = [deque() for _ in self.executors]
-        for _ in range(QUEUED):
-            for slot in range(len(self.executors)):
-                self._fill(slot)
+        # Items handed to a process whose results are not fetched yet.
+        self.under_way: set[int] = set()
+        for slot in range(len(self.executors)):
+            self._start(slot)
 
     def __enter__(self) -> "Pool":
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.waiting.clear()
         for executor in self.executors:
             executor.shutdown(wait=False, kill_workers=True)
 
@@ -52,41 +58,46 @@ class Pool:
     def _executor() -> ProcessPoolExecutor:
         return ProcessPoolExecutor(max_workers=1, initializer=_begin)
 
-    def _fill(self, slot: int) -> None:
-        if self.waiting and len(self.queues[slot]) < QUEUED:
+    def _start(self, slot: int) -> None:
+        """Hand the next item to that process."""
+        with contextlib.suppress(IndexError):
             index = self.waiting.popleft()
-            self.queues[slot].append((index, self.executors[slot].submit(self.function, *self.items[index])))
+            self.under_way.add(index)
+            future = self.executors[slot].submit(self.function, *self.items[index])
+            future.add_done_callback(partial(self._end, slot, index))
 
-    @property
-    def under_way(self) -> list[int]:
-        """The items handed to a process whose results are not fetched yet."""
-        return [index for queue in self.queues for index, _ in queue]
+    def _end(self, slot: int, index: int, future: "Future[Any]") -> None:
+        # Called in a thread of the executor: the process need not wait until the result is fetched.
+        if not isinstance(future.exception(), BrokenProcessPool):
+            if self.ended.qsize() < BACKLOG * len(self.executors):
+                self._start(slot)
+            else:
+                self.idle.append(slot)
+        self.ended.put((slot, index, future))
 
     def results(self, tick: Callable[[], None], seconds: float) -> Iterator[tuple[int, Any]]:
         """(index of the item, what the function returned, or raised, or Lost) as they finish.
 
-        tick: called about every so many `seconds` while nothing finishes, and after every result.
+        tick: called after so many `seconds` in which nothing finished, and before every result.
         """
-        while any(self.queues):
-            wait([queue[0][1] for queue in self.queues if queue], timeout=seconds, return_when=FIRST_COMPLETED)
-            for slot, queue in enumerate(self.queues):
-                if queue and queue[0][1].done():
-                    index, future = queue.popleft()
-                    error = future.exception()
-                    if isinstance(error, BrokenProcessPool):
-                        self._replace(slot)
-                        error = Lost("its process was killed")
-                    self._fill(slot)
-                    yield index, future.result() if error is None else error
+        fetched = 0
+        while fetched < len(self.items):
+            try:
+                slot, index, future = self.ended.get(timeout=seconds)
+            except queue.Empty:
+                tick()
+                continue
+            fetched += 1
+            self.under_way.discard(index)
+            error = future.exception()
+            if isinstance(error, BrokenProcessPool):
+                self.executors[slot] = self._executor()
+                self.idle.append(slot)
+                error = Lost("its process was killed")
+            while self.idle:
+                self._start(self.idle.popleft())
             tick()
-
-    def _replace(self, slot: int) -> None:
-        """A new process; what waited behind the item that was lost is handed to it again."""
-        self.executors[slot].shutdown(wait=False, kill_workers=True)
-        self.executors[slot] = self._executor()
-        again = [index for index, _ in self.queues[slot]]
-        self.queues[slot].clear()
-        self.waiting.extendleft(reversed(again))
+            yield index, future.result() if error is None else error
 
 
 def _begin() -> None:

@@ -100,7 +100,7 @@ def test_tracking_can_be_switched_off(lab):
 
 
 BAD_INPUT = {
-    "network.depth=0": "error: network.depth is 0, it must be a whole number and at least 1",
+    "network.depth=0": "error: network.depth is 0, it must be a whole number of at least 1",
     "network.depth=2.5": "Value '2.5' of type 'float' could not be converted to Integer; full_key: network.depth",
     "optimizer.learning_rate=fast": "Value 'fast' of type 'str' could not be converted to Float",
     "network.dpth=3": "Key 'dpth' not in 'NetworkConfig'; full_key: network.dpth; allowed: depth, width",

@@ -4,7 +4,7 @@ from omegaconf.errors import ConfigAttributeError, ValidationError
 from experiments.run.config import Config, UserError, typed
 
 BAD_VALUES = {
-    "network.depth=0": "network.depth is 0, it must be a whole number and at least 1",
+    "network.depth=0": "network.depth is 0, it must be a whole number of at least 1",
     "network.depth=-1": "network.depth is -1",
     "network.width=0": "network.width is 0",
     "network.gain=-1": "network.gain is -1.0, it must be finite and at least 0",
@@ -21,7 +21,7 @@ BAD_VALUES = {
     "training.loss=foo": "training.loss 'foo' is unknown, allowed: softmax_cross_entropy",
     "training.epochs=0": "training.epochs is 0",
     "training.batch_size=0": "training.batch_size is 0",
-    "training.evaluations=1": "training.evaluations is 1, it must be a whole number and at least 2",
+    "training.evaluations=1": "training.evaluations is 1, it must be a whole number of at least 2",
     "training.loss_bound=0": "training.loss_bound is 0.0",
     "tracking.points=1": "tracking.points is 1",
     "dataset.test_fraction=0": "dataset.test_fraction is 0.0, it must be finite and above 0 and below 1",
