@@ -16,6 +16,8 @@ GELU_SCALE = float(np.sqrt(2 / np.pi))
 GELU_CUBIC = 0.044715
 # Where |z| is larger, tanh(u(z)) is +-1 to the last bit of a float64; without the bound z^3 would overflow.
 GELU_SATURATED = 10.0
+# NumPy compares with an array of the same type faster than with a Python number.
+ZERO = {np.dtype(dtype): np.zeros((), dtype) for dtype in (np.float32, np.float64)}
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def relu(z: Array, out: Array | None = None) -> Array:
 
 def relu_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
     """g'(z) = 1 where z > 0, else 0 (0 at z = 0)"""
-    return np.greater(z, 0, _out(z, out))
+    return np.greater(z, ZERO[z.dtype], _out(z, out))
 
 
 def leaky_relu(z: Array, out: Array | None = None) -> Array:

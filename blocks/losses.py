@@ -74,10 +74,9 @@ def _softmax(logits: Array, target: Array, dlogits: Array | None = None) -> tupl
 
     J = 1/m sum of log(sum_j e^z_j) - z_y        dJ/dz = (p - onehot(y)) / m
     """
-    shifted = logits - np.maximum.reduce(logits, axis=-2, keepdims=True)
-    # Finite logits may be further apart than the largest number, and 0 * -inf is nan.
-    np.maximum(shifted, np.finfo(logits.dtype).min, out=shifted)
-    of_label = _sum_over_units(np.multiply(target, shifted, dlogits))
+    top = np.maximum.reduce(logits, axis=-2, keepdims=True)
+    of_label = _sum_over_units(np.multiply(target, logits, dlogits)) - top
+    shifted = np.subtract(logits, top)
     np.exp(shifted, shifted)
     total = _sum_over_units(shifted)
     value = _mean_over_examples(np.log(total) - of_label)

@@ -93,7 +93,8 @@ class _Training:
             raise ValueError(f"{name}y has shape {y.shape}, it must be (..., {x.shape[-1]}), an entry for each column of x")
         check_finite(f"{name}x", x)
         target = self.loss.encode(y, sizes[-1])
-        return x.astype(dtype), target.astype(dtype)
+        # An example's values side by side: shuffling then moves whole rows.
+        return np.ascontiguousarray(x.T, dtype).T, target.astype(dtype)
 
     def _occupy(self, network: Network, optimizer: Optimizer) -> None:
         self.network, self.optimizer = network, optimizer
@@ -153,7 +154,7 @@ class _Training:
                     break
                 if orders is not None:
                     order = self._checked(next(orders, None), epoch)
-                    np.take(self.x, order, axis=-1, out=x, mode="clip")
+                    np.take(self.x.T, order, axis=0, out=x.T, mode="clip")
                     np.take(self.target, order, axis=-1, out=target, mode="clip")
                 for batch in batches:
                     if self.live.size == 0:
