@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -38,20 +37,17 @@ def train(cfg: DictConfig) -> Result:
     from tqdm import tqdm
 
     from experiments.run.data import task
-    from experiments.run.stack import REPORT_SECONDS, steps_of, train_stack
+    from experiments.run.stack import every_few_seconds, steps_of, train_stack
 
     config = typed(cfg)
     of = task(config)
     steps = steps_of(config, of)
     with _recorded(config) as run, tqdm(total=steps, desc=run_name(config), unit="step", leave=False, disable=None) as bar:
-        reported = time.monotonic()
+        report = every_few_seconds(lambda history: run.progress(history.lane(0), steps))
 
         def watch(step: int, history: "Callable[[], History]") -> None:
-            nonlocal reported
             bar.update(step - bar.n)
-            if time.monotonic() - reported > REPORT_SECONDS:
-                run.progress(history().lane(0), steps)
-                reported = time.monotonic()
+            report(step, history)
 
         (trained,) = train_stack([config], of, watch)
         run.finish(trained)

@@ -172,15 +172,6 @@ def check(config: Config) -> None:
             f"optimizer.momentum is {optimizer.momentum}, but {optimizer.name} has none: "
             f"it must be null, or optimizer.name one of {with_momentum}"
         )
-    if training.loss_bound != float("inf"):
-        _number("training.loss_bound", training.loss_bound, above=0)
-
-
-def _number(key: str, value: float, **allowed: float) -> None:
-    try:
-        check_number(key, value, **allowed)
-    except ValueError as error:
-        raise UserError(str(error)) from None
 
 
 def _counts(config: Config) -> Iterator[tuple[str, int | None, int]]:
@@ -200,7 +191,7 @@ def _counts(config: Config) -> Iterator[tuple[str, int | None, int]]:
 
 def _ranges(config: Config) -> Iterator[tuple[str, float, dict[str, float]]]:
     """(key, value, allowed range) of every other number."""
-    network, optimizer = config.network, config.optimizer
+    network, optimizer, loss_bound = config.network, config.optimizer, config.training.loss_bound
     not_negative: dict[str, float] = {
         "network.gain": network.gain,
         "network.bias_variance": network.bias_variance,
@@ -210,6 +201,8 @@ def _ranges(config: Config) -> Iterator[tuple[str, float, dict[str, float]]]:
         yield key, value, {"at_least": 0}
     yield "optimizer.learning_rate", optimizer.learning_rate, {"above": 0}
     yield "optimizer.momentum", optimizer.momentum or 0.0, {"at_least": 0, "below": 1}
+    if loss_bound != float("inf"):
+        yield "training.loss_bound", loss_bound, {"above": 0}
     yield "dataset.test_fraction", config.dataset.test_fraction, {"above": 0, "below": 1}
 
 

@@ -89,19 +89,28 @@ def train_stack(configs: Sequence[Config], of: Task | None = None, watch: Watch 
     return [Trained(config, lane, theta, _outcome(lane, of), started, ended) for config, lane, theta in lanes]
 
 
-def train_reporting(configs: Sequence[Config], of: Task, file: Path) -> list[Trained]:
-    """`train_stack` in another process: every few seconds the history so far is written to `file`, whole or not at all."""
-    written = time.monotonic()
+def every_few_seconds(report: Callable[[History], None]) -> Watch:
+    """A `watch` for `blocks.train` that reports the history so far, but not after every epoch of a quick training."""
+    reported = time.monotonic()
 
     def watch(step: int, history: Callable[[], History]) -> None:
-        nonlocal written
-        if time.monotonic() - written > REPORT_SECONDS:
-            unfinished = file.with_suffix(".part.npz")
-            history().save(unfinished)
-            unfinished.replace(file)
-            written = time.monotonic()
+        nonlocal reported
+        if time.monotonic() - reported > REPORT_SECONDS:
+            report(history())
+            reported = time.monotonic()
 
-    return train_stack(configs, of, watch)
+    return watch
+
+
+def train_reporting(configs: Sequence[Config], of: Task, file: Path) -> list[Trained]:
+    """`train_stack` in another process: every few seconds the history so far is written to `file`, whole or not at all."""
+
+    def report(history: History) -> None:
+        unfinished = file.with_suffix(".part.npz")
+        history.save(unfinished)
+        unfinished.replace(file)
+
+    return train_stack(configs, of, every_few_seconds(report))
 
 
 def plan(configs: Sequence[Config], tasks: Sequence[Task], size: int | None = None) -> list[list[int]]:
