@@ -3,10 +3,11 @@
 import contextlib
 import math
 import os
+import signal
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
@@ -63,6 +64,25 @@ def status_of(error: BaseException | None) -> str:
     if error is None:
         return "FINISHED"
     return "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
+
+
+@contextlib.contextmanager
+def _whole() -> Iterator[None]:
+    """An interrupt waits until what is being written is written: no run is left behind RUNNING. In the main thread."""
+    waiting: list[tuple[int, FrameType | None]] = []
+    handlers = {
+        number: signal.signal(number, lambda signum, frame: waiting.append((signum, frame)))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for signum, frame in waiting:
+        handler = handlers[signal.Signals(signum)]
+        if callable(handler):
+            handler(signum, frame)
 
 
 class Sweep:
@@ -168,6 +188,7 @@ class _UnderWay:
             # A generator that is no longer asked is closed: the sweep was interrupted.
             run.end("KILLED" if kind is GeneratorExit else status_of(error))
 
+    @_whole()
     def begin(self, job: int) -> None:
         """Its run is RUNNING."""
         if job not in self.runs:
@@ -193,6 +214,7 @@ class _UnderWay:
                         config = self.sweep.configs[job]
                         self.runs[job].progress(history.lane(lane), steps_of(config, task(config)))
 
+    @_whole()
     def ended(self, job: int, outcome: "Trained | Exception") -> Result | Exception:
         """Write what has come of the job."""
         self.begin(job)
