@@ -27,11 +27,13 @@ class Activation:
     name: the table's key.
     function: `g(z, out=None) -> a`, shapes equal.
     derivative: `g'(z, a, out=None) -> dg/dz`, shapes equal.
+    needs_z: whether g' reads z; a training loop keeps a alone where it does not.
     """
 
     name: str
     function: Callable[..., Array]
     derivative: Callable[..., Array]
+    needs_z: bool = False
 
     @classmethod
     def named(cls, name: str) -> "Activation":
@@ -93,7 +95,8 @@ def relu(z: Array, out: Array | None = None) -> Array:
 
 def relu_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
     """g'(z) = 1 where z > 0, else 0 (0 at z = 0)"""
-    return np.greater(z, ZERO[z.dtype], _out(z, out))
+    # a > 0 just where z > 0.
+    return np.greater(a, ZERO[a.dtype], _out(a, out))
 
 
 def leaky_relu(z: Array, out: Array | None = None) -> Array:
@@ -175,8 +178,8 @@ ACTIVATIONS = {
         Activation("tanh", tanh, tanh_derivative),
         Activation("relu", relu, relu_derivative),
         Activation("leaky_relu", leaky_relu, leaky_relu_derivative),
-        Activation("softplus", softplus, softplus_derivative),
-        Activation("elu", elu, elu_derivative),
-        Activation("gelu", gelu, gelu_derivative),
+        Activation("softplus", softplus, softplus_derivative, needs_z=True),
+        Activation("elu", elu, elu_derivative, needs_z=True),
+        Activation("gelu", gelu, gelu_derivative, needs_z=True),
     )
 }

@@ -2,11 +2,12 @@
 
 Block l is the matrix [W b] of shape (n_l, n_{l-1} + 1), stored column by column, block after block. The bias as the last
 column makes W a_prev + b one product, [W b] [a_prev; 1], and dW, db one product too; column by column, a block's W is
-contiguous and its b stands behind it, so that every norm of a step is one reduction over the flat vector.
+contiguous and its b stands behind it, so that the norms of all blocks of one shape are one vector product.
 """
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 
@@ -74,17 +75,31 @@ class Layout:
             for start, end, n_prev, n in zip(self.starts[::2], ends, self.sizes, self.sizes[1:], strict=False)
         ]
 
-    def norms(self, flat: Array, squares: Array | None = None) -> Array:
-        """||W_1||, ||b_1||, ||W_2||, ...: (..., 2 L) Frobenius norms from `flat` (..., P), in one reduction.
+    @cached_property
+    def _alike(self) -> list[tuple[slice, slice, int, int]]:
+        """Series of blocks of one shape: (their place in the flat vector, their place among 2 L, how many, length of W)."""
+        series, at, end = [], 0, 0
+        for (n, n_prev), same in groupby(zip(self.sizes[1:], self.sizes, strict=False)):
+            count = len(list(same))
+            start, end = end, end + count * n * (n_prev + 1)
+            series.append((slice(start, end), slice(at, at + 2 * count), count, n * n_prev))
+            at += 2 * count
+        return series
 
-        squares: (..., P) is written over when given, so that a training loop need not allocate.
+    def norms(self, flat: Array) -> Array:
+        """||W_1||, ||b_1||, ||W_2||, ...: (..., 2 L) Frobenius norms from `flat` (..., P).
 
         A sum of squares leaves the range of its dtype long before the norm does (in float32 where a norm is below
         1e-19 or above 1e19, as in any network that vanishes or explodes); those few are summed again, scaled.
         """
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            squares = np.multiply(flat, flat, squares)
-            sums = np.add.reduceat(squares, self.starts, axis=-1)
+            sums = np.empty((*flat.shape[:-1], 2 * self.depth), flat.dtype)
+            for place, norms_place, count, length in self._alike:
+                joined = flat[..., place].reshape(*flat.shape[:-1], count, -1)
+                W, b = joined[..., :length], joined[..., length:]
+                # A vector's product with itself is read once; its squares would be written and read again.
+                np.vecdot(W, W, sums[..., norms_place][..., 0::2])
+                np.vecdot(b, b, sums[..., norms_place][..., 1::2])
             norms = np.sqrt(sums)
             if not (np.minimum.reduce(sums, axis=None) > SAFE[flat.dtype] and np.maximum.reduce(sums, axis=None) < np.inf):
                 self._rescale(flat.reshape(-1, self.size), sums.reshape(-1, 2 * self.depth), norms.reshape(-1, 2 * self.depth))

@@ -185,10 +185,11 @@ class _Training:
         value, _ = self.loss.value_and_gradient(logits, target, dlogits)
         self.losses[step, self.place] = value
         if not np.maximum.reduce(value, axis=None) <= self.loss_bound:
-            stays, block = np.asarray(value <= self.loss_bound), _first_block(caches)
+            # Caches of its own, since a workspace's blocks may share their z.
+            stays, block = np.asarray(value <= self.loss_bound), _first_block(self.network.forward(x)[1])
         else:
             self.network.backward_into(self.joined, dlogits, caches)
-            norms = self.network.layout.norms(self.gradient, self.state.scratch)
+            norms = self.network.layout.norms(self.gradient)
             self.norms[step, self.place] = norms
             if np.maximum.reduce(norms, axis=None) < np.inf:
                 self.optimizer.update(self.network.parameters, self.gradient, self.state, factor)

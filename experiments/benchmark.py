@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from blocks import GradientDescent, Network, losses, reshuffled, train
+from blocks import GradientDescent, History, Network, losses, reshuffled, train
 from blocks.arrays import Array, transpose
 from experiments.record.identity import environment
 from experiments.run.config import Config, DatasetConfig, NetworkConfig, OptimizerConfig, TrainingConfig
@@ -189,14 +189,14 @@ def sweep() -> None:
 
 
 def _sweep_configs() -> list[Config]:
-    """The grid as typed configs; the whole sets are measured twice a run, at its two ends."""
+    """The grid as typed configs."""
     digits = DatasetConfig("digits", {"_target_": "sklearn.datasets.load_digits"})
     return [
         Config(
             dataset=digits,
             network=NetworkConfig(depth=depth, width=WIDTH),
             optimizer=OptimizerConfig(learning_rate=float(rate)),
-            training=TrainingConfig(epochs=SWEEP_EPOCHS, batch_size=BATCH, evaluations=2),
+            training=TrainingConfig(epochs=SWEEP_EPOCHS, batch_size=BATCH),
         )
         for depth in DEPTHS
         for rate in RATES
@@ -207,13 +207,33 @@ def _ours_sweep() -> None:
     """A new pool of processes, all stacks, every history fetched."""
     from experiments.run.data import task
     from experiments.run.pool import Pool, cores
-    from experiments.run.stack import plan, train_stack
+    from experiments.run.stack import plan
 
     configs = _sweep_configs()
     tasks = [task(config) for config in configs]
     items = [([configs[k] for k in stack], tasks[stack[0]]) for stack in plan(configs, tasks)]
-    with Pool(train_stack, items, cores()) as pool:
-        assert sum(len(trained) for _, trained in pool.results(lambda: None, 1.0)) == len(configs)
+    with Pool(_ours_stack, items, cores()) as pool:
+        histories = [history for _, history in pool.results(lambda: None, 1.0)]
+    assert sum(len(history.loss) for history in histories) == len(configs)
+
+
+def _ours_stack(configs: list[Config], of: Task) -> History:
+    """The training alone, as the peers have it: the whole sets are not measured."""
+    from experiments.run.stack import sizes
+
+    network = Network.create(sizes(configs[0], of), rng=np.random.default_rng(1), dtype=np.float32, lanes=len(configs))
+    return train(
+        network,
+        of.dataset.x,
+        of.dataset.y,
+        loss=of.loss,
+        optimizer=GradientDescent(np.array([config.optimizer.learning_rate for config in configs])),
+        epochs=SWEEP_EPOCHS,
+        batch_size=BATCH,
+        orders=reshuffled(np.random.default_rng(2), of.dataset.x.shape[-1]),
+        evaluations=0,
+        loss_bound=configs[0].training.loss_bound,
+    )
 
 
 def _digits() -> Task:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from blocks.activations import ACTIVATIONS
@@ -124,6 +123,9 @@ class Config:
 
 def register() -> None:
     """Make the schema known to Hydra, as `base_config`."""
+    # Here, so that the processes that train need not import Hydra.
+    from hydra.core.config_store import ConfigStore
+
     ConfigStore.instance().store(name="base_config", node=Config)
 
 

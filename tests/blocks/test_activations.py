@@ -53,6 +53,14 @@ def test_g_is_jax_s(name):
 
 
 @every_activation
+def test_the_derivative_reads_z_only_where_the_table_says_so(name):
+    activation = ACTIVATIONS[name]
+    a = activation.function(Z)
+    without_z = activation.derivative(np.full_like(Z, np.nan), a)
+    assert np.array_equal(without_z, activation.derivative(Z, a)) is not activation.needs_z
+
+
+@every_activation
 def test_the_derivative_is_that_of_automatic_differentiation(name):
     assert_allclose(both(name, Z)[1], derivative(name)(Z), rtol=1e-12, atol=1e-13)
 
