@@ -69,7 +69,7 @@ class History:
     @classmethod
     def load(cls, file: Path) -> "History":
         """What `save` wrote."""
-        with np.load(file, allow_pickle=False) as saved:
+        with file.open("rb") as content, np.load(content, allow_pickle=False) as saved:
             arrays: dict[str, Any] = {name: saved[name] for name in saved.files}
         measures = {name.removeprefix(MEASURE): arrays.pop(name) for name in list(arrays) if name.startswith(MEASURE)}
         return cls(**{**arrays, "steps_an_epoch": int(arrays["steps_an_epoch"])}, measures=measures)

@@ -6,6 +6,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
@@ -14,7 +15,10 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from experiments.record import AnyRun, AnyStore, Untracked, open_store
-from experiments.run.config import Config, UserError, run_name, typed
+from experiments.record.address import absolute, check_reachable, may_know
+from experiments.record.identity import fingerprint, fingerprint_of_sweep
+from experiments.record.outbox import Outbox
+from experiments.run.config import Config, UserError, flat, run_name, typed, varied
 from experiments.run.pool import Lost
 
 if TYPE_CHECKING:
@@ -35,9 +39,13 @@ class Result(float):
     @classmethod
     def of(cls, trained: "Trained") -> "Result":
         """inf stands for a loss that is not finite."""
-        loss = trained.final("loss/train")
+        return cls.made(trained.final("loss/train"), trained.outcome)
+
+    @classmethod
+    def made(cls, loss: float, outcome: str) -> "Result":
+        """The result with that final training loss."""
         result = cls(loss if math.isfinite(loss) else math.inf)
-        result.outcome = trained.outcome
+        result.outcome = outcome
         return result
 
     def __str__(self) -> str:
@@ -46,7 +54,6 @@ class Result(float):
 
 def check_all(configs: Sequence[Config], folder_key: str, folder: str) -> None:
     """Raise UserError unless every run can be made: data, loss and batch size fit, folder and store can be written to."""
-    from experiments.record.address import absolute, check_reachable
     from experiments.run.data import task
 
     for config in configs:
@@ -57,6 +64,11 @@ def check_all(configs: Sequence[Config], folder_key: str, folder: str) -> None:
         raise UserError(f"{folder_key} is {folder!r}, but {there} is not a folder that can be written to")
     for uri in {config.tracking.uri for config in configs if config.tracking.enabled}:
         check_reachable(absolute(uri))
+
+
+def tags_of_run(fingerprint: str, job: int) -> dict[str, str]:
+    """What a run is found by: the experiment that it is, and its number in its sweep."""
+    return {"kind": "run", "fingerprint": fingerprint, "job": str(job)}
 
 
 def status_of(error: BaseException | None) -> str:
@@ -100,14 +112,50 @@ class Sweep:
         self.lost: dict[int, Exception] = {}
         self.store: AnyStore | None = None
         self.parent: AnyRun = Untracked()
+        self.outbox = Outbox(self.configs[0].tracking, Path(folder).absolute())
+        self.around = contextlib.ExitStack()
+
+    @cached_property
+    def fingerprints(self) -> list[str]:
+        """Of every run."""
+        from experiments.run.data import load
+
+        return [fingerprint(config, load(config.dataset).digest) for config in self.configs]
 
     def announce(self) -> None:
-        """Open the store and the sweep's parent run, once."""
+        """Open the store and the sweep's parent run, once; take over what an earlier start has finished.
+
+        Raises UserError where another process is training the same sweep.
+        """
         if self.store is None:
-            self.store = open_store(self.configs[0].tracking)
-            self.parent = self.store.begin(f"sweep of {len(self.configs)} runs", {"kind": "sweep"})
-            self.parent.describe(self.axes)
+            first = self.configs[0]
+            store = open_store(first.tracking)
+            self.parent, done = store.begin_sweep(
+                f"sweep of {len(self.configs)} runs", {"kind": "sweep"}, fingerprint_of_sweep(self.fingerprints), first.sweep
+            )
+            self.store = store
+            for job, (loss, outcome) in done.items():
+                self.results[job] = Result.made(loss, outcome)
+            if done:
+                print(f"{len(done)} of {len(self.configs)} runs are in the record already (sweep.resume=false trains them anew)")
+            with self.outbox.instead():
+                self.parent.describe(self.axes)
+                self._save_view()
+            self.around.enter_context(self.parent.beating())
             os.environ[PARENT] = self.parent.run_id
+
+    def _save_view(self) -> None:
+        from experiments.run.data import task
+
+        name = ", ".join(f"{key}={values}" for key, values in self.axes.items())[:80]
+        score = "r2" if task(self.configs[0]).loss.decides is None else "accuracy"
+        depth = max(config.network.depth for config in self.configs)
+        assert self.store is not None
+        self.store.save_view(self.parent.run_id, name, varied([flat(config) for config in self.configs]), score, depth)
+
+    def tags_of(self, job: int) -> dict[str, str]:
+        """What its run is found by."""
+        return tags_of_run(self.fingerprints[job], job)
 
     def run(self, jobs: range, n_jobs: int, stack_size: int | None) -> Iterator[tuple[int, Result | Exception]]:
         """(job, its Result, or the exception that ended it) as they finish.
@@ -118,9 +166,16 @@ class Sweep:
         from experiments.run.pool import Pool, cores
         from experiments.run.stack import plan, train_reporting, work
 
-        tasks = {job: task(self.configs[job]) for job in jobs}
+        for job in jobs:
+            if (result := self.results[job]) is not None:
+                yield job, result
+        jobs_left = [job for job in jobs if self.results[job] is None]
+        if not jobs_left:
+            return
+        tasks = {job: task(self.configs[job]) for job in jobs_left}
         stacks = [
-            [jobs[k] for k in stack] for stack in plan([self.configs[job] for job in jobs], list(tasks.values()), stack_size)
+            [jobs_left[k] for k in stack]
+            for stack in plan([self.configs[job] for job in jobs_left], list(tasks.values()), stack_size)
         ]
         weights = [work(self.configs[stack[0]], tasks[stack[0]]) * len(stack) for stack in stacks]
         with tempfile.TemporaryDirectory() as folder, tqdm(total=sum(weights), bar_format=BAR, disable=None) as bar:
@@ -148,28 +203,50 @@ class Sweep:
         return f"{len(ended)}/{len(self.results)} runs, {diverged} diverged{lost}"
 
     def __enter__(self) -> "Sweep":
+        tracking = self.configs[0].tracking
+        if tracking.enabled and may_know(absolute(tracking.uri), fingerprint_of_sweep(self.fingerprints)):
+            self.announce()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         os.environ.pop(PARENT, None)
+        self.around.close()
         ended = [(config, result) for config, result in zip(self.configs, self.results, strict=True) if result is not None]
         if ended:
             from experiments.pictures.figures import save_map
             from experiments.pictures.report import Report, Row
 
             report = Report([Row(config, float(result), result.outcome) for config, result in ended])
-            with tempfile.TemporaryDirectory() as folder:
-                report.save(Path(folder) / "table.csv")
-                save_map(Path(folder) / "map.png", report)
-                self.parent.keep(Path(folder))
             print(f"\n{report.text()}")
         if len(ended) < len(self.configs) and self.store:
             print(f"{len(ended)} of {len(self.configs)} runs finished")
         for job, reason in self.lost.items():
             print(f"lost: job {job} ({run_name(self.configs[job])}): {reason}")
-        self.parent.end(status_of(error))
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            if ended:
+                report.save(folder / "table.csv")
+                save_map(folder / "map.png", report)
+            self._end(folder, status_of(error))
         if self.store and self.store.command:
             print(f"dashboard: {self.store.command}")
+        if len(self.outbox):
+            print(f"{len(self.outbox)} {self.outbox.told}")
+            if error is None:
+                raise SystemExit(1)
+
+    def _end(self, folder: Path, status: str) -> None:
+        """Write the files of `folder` and the end of the sweep, after all that still waits."""
+        if self.store:
+            self.outbox.closed = len(self.outbox) > 0
+            self.outbox.try_again(self.store, now=True)
+            with self.outbox.instead():
+                if not self.outbox.closed:
+                    self.parent.describe(self.axes)
+                    self.parent.keep(folder)
+                    self.parent.end(status)
+            if self.outbox.closed:
+                self.outbox.put_sweep(self.parent.run_id, status, self.axes, folder)
 
 
 class _UnderWay:
@@ -185,8 +262,10 @@ class _UnderWay:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for run in self.runs.values():
-            # A generator that is no longer asked is closed: the sweep was interrupted.
-            run.end("KILLED" if kind is GeneratorExit else status_of(error))
+            # A generator that is no longer asked is closed: the sweep was interrupted. A store that cannot take this
+            # either has a run left that is RUNNING: the next start finds its process gone.
+            with contextlib.suppress(UserError):
+                run.end("KILLED" if kind is GeneratorExit else status_of(error))
 
     @_whole()
     def begin(self, job: int) -> None:
@@ -194,10 +273,16 @@ class _UnderWay:
         if job not in self.runs:
             assert self.sweep.store is not None
             name = run_name(self.sweep.configs[job])
-            self.runs[job] = self.sweep.store.begin(name, {"kind": "run"}, self.sweep.parent.run_id)
+            self.runs[job] = self.sweep.store.begin(name, self.sweep.tags_of(job), self.sweep.parent.run_id)
 
     def report(self, numbers: Sequence[int], stacks: Sequence[Sequence[int]], reports: Sequence[Path]) -> None:
         """Open the runs of those stacks, and show what has come of them."""
+        self.sweep.outbox.try_again(self.sweep.store)
+        if not self.sweep.outbox.closed:
+            with self.sweep.outbox.instead():
+                self._report(numbers, stacks, reports)
+
+    def _report(self, numbers: Sequence[int], stacks: Sequence[Sequence[int]], reports: Sequence[Path]) -> None:
         from blocks.history import History
         from experiments.run.data import task
         from experiments.run.stack import steps_of
@@ -217,12 +302,21 @@ class _UnderWay:
     @_whole()
     def ended(self, job: int, outcome: "Trained | Exception") -> Result | Exception:
         """Write what has come of the job."""
-        self.begin(job)
-        run = self.runs.pop(job)
+        outbox = self.sweep.outbox
+        with outbox.instead():
+            if not outbox.closed:
+                self.begin(job)
+                run = self.runs[job]
+                if isinstance(outcome, Exception):
+                    run.end("KILLED" if isinstance(outcome, Lost) else "FAILED")
+                else:
+                    run.finish(outcome)
+        self.runs.pop(job, None)
         if isinstance(outcome, Exception):
-            run.end("KILLED" if isinstance(outcome, Lost) else "FAILED")
             self.sweep.lost[job] = outcome
             return outcome
-        run.finish(outcome)
+        if outbox.closed:
+            config = self.sweep.configs[job]
+            outbox.put(run_name(config), self.sweep.tags_of(job), self.sweep.parent.run_id, outcome)
         self.sweep.results[job] = result = Result.of(outcome)
         return result

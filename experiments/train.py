@@ -13,16 +13,20 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.record import AnyRun, open_store
+from experiments.record import AnyRun, AnyStore, Untracked, open_store
+from experiments.record.address import Unreachable
+from experiments.record.identity import fingerprint
+from experiments.record.outbox import Outbox
 from experiments.run import config as schema
 from experiments.run.config import Config, UserError, register, run_name, typed
 from experiments.run.pool import Lost
-from experiments.sweep import PARENT, Result, Sweep, check_all, status_of
+from experiments.sweep import PARENT, Result, Sweep, check_all, status_of, tags_of_run
 
 if TYPE_CHECKING:
     from blocks.history import History
@@ -33,7 +37,7 @@ register()
 
 
 def train(cfg: DictConfig) -> Result:
-    """One job: check, train, record."""
+    """One job: check, train, record. One that its sweep has in the record already is not trained again."""
     from tqdm import tqdm
 
     from experiments.run.data import task
@@ -42,34 +46,65 @@ def train(cfg: DictConfig) -> Result:
     config = typed(cfg)
     of = task(config)
     steps = steps_of(config, of)
-    with _recorded(config) as run, tqdm(total=steps, desc=run_name(config), unit="step", leave=False, disable=None) as bar:
+    hydra_config = HydraConfig.get()
+    outbox = Outbox(config.tracking, Path(hydra_config.runtime.output_dir))
+    parent = os.environ.get(PARENT, "")
+    job = hydra_config.job.num if parent else 0
+    store = _opened(config, parent, outbox)
+    if parent:
+        with outbox.instead():
+            if done := store.finished(parent, job):
+                return Result.made(*done)
+    tags = tags_of_run(fingerprint(config, of.dataset.digest), job)
+    with (
+        _recorded(store, config, tags, parent, outbox) as run,
+        tqdm(total=steps, desc=run_name(config), unit="step", leave=False, disable=None) as bar,
+    ):
         report = every_few_seconds(lambda history: run.progress(history.lane(0), steps))
 
         def watch(step: int, history: "Callable[[], History]") -> None:
             bar.update(step - bar.n)
-            report(step, history)
+            with outbox.instead():
+                report(step, history)
 
         (trained,) = train_stack([config], of, watch)
-        run.finish(trained)
+        with outbox.instead():
+            run.finish(trained)
     result = Result.of(trained)
-    if PARENT not in os.environ:
+    if not parent:
         print(result)
+    if outbox.closed:
+        outbox.put(run_name(config), tags, parent, trained)
+        if not parent:
+            sys.exit(1)
+    elif store.command and not parent:
+        print(f"dashboard: {store.command}")
     return result
 
 
-@contextlib.contextmanager
-def _recorded(config: Config) -> Iterator[AnyRun]:
-    """A RUNNING run in the store; an error on the way ends it as FAILED or KILLED."""
-    store = open_store(config.tracking)
-    parent = os.environ.get(PARENT, "")
-    run = store.begin(run_name(config), {"kind": "run"}, parent)
+def _opened(config: Config, parent: str, outbox: Outbox) -> AnyStore:
     try:
-        yield run
+        return open_store(config.tracking)
+    except Unreachable as error:
+        if not parent:
+            raise
+        outbox.close(error)
+        return Untracked()
+
+
+@contextlib.contextmanager
+def _recorded(store: AnyStore, config: Config, tags: dict[str, str], parent: str, outbox: Outbox) -> Iterator[AnyRun]:
+    """A RUNNING run in the store; an error on the way ends it as FAILED or KILLED."""
+    run: AnyRun = Untracked()
+    with outbox.instead():
+        run = store.begin(run_name(config), tags, parent)
+    try:
+        with run.beating():
+            yield run
     except BaseException as error:
-        run.end(status_of(error))
+        with contextlib.suppress(UserError):
+            run.end(status_of(error))
         raise
-    if store.command and not parent:
-        print(f"dashboard: {store.command}")
 
 
 class CheckRun(Callback):

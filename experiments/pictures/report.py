@@ -5,11 +5,14 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from experiments.run.config import Config, flat
+from experiments.run.config import Config, flat, varied
 
+# Cells side by side that can still be read.
+MOST = 24
 ROWS, COLUMNS, REPEATS = "network.depth", "optimizer.learning_rate", "seed"
 
 
@@ -36,14 +39,13 @@ class Report:
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = list(rows)
         self.flat = [row.values for row in self.rows]
-        varied = [key for key in self.flat[0] if len({str(values[key]) for values in self.flat}) > 1]
-        others = [key for key in varied if key not in (ROWS, COLUMNS, REPEATS)]
-        self.down = ROWS if ROWS in varied or not others else others.pop(0)
-        self.across = COLUMNS if COLUMNS in varied or not others else others.pop(0)
+        self.varied = varied(self.flat)
+        others = [key for key in self.varied if key not in (ROWS, COLUMNS, REPEATS)]
+        self.down = ROWS if ROWS in self.varied or not others else others.pop(0)
+        self.across = COLUMNS if COLUMNS in self.varied or not others else others.pop(0)
         self.tables_by = others
-        self.varied = varied
 
-    @property
+    @cached_property
     def best(self) -> Row | None:
         """The run with the smallest final loss, None where all diverged."""
         finite = [row for row in self.rows if math.isfinite(row.loss)]
@@ -69,6 +71,9 @@ class Report:
         for name, cells in self.tables().items():
             lines += [f"final training loss, {self.down} down, {self.across} across" + (f" ({name})" if name else "")]
             downs, acrosses = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
+            if len(acrosses) > MOST:
+                lines.append(f"{len(acrosses)} values across, too many to print: table.csv has them")
+                continue
             lines.append(_line(["", *acrosses]))
             for down in downs:
                 lines.append(_line([down, *(self._cell(cells.get((down, across), [])) for across in acrosses)]))

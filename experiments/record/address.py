@@ -1,6 +1,10 @@
 """Where the record goes: a tracking URI made absolute, and whether it answers. Needs no MLflow, so that it costs no import."""
 
+import contextlib
+import hashlib
 import os
+import sqlite3
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -8,6 +12,15 @@ from urllib.parse import urlsplit
 
 from experiments.record.identity import project_folder
 from experiments.run.config import UserError
+
+
+class StoreError(UserError):
+    """The store answers that it cannot: what was recorded before stays."""
+
+
+class Unreachable(UserError):
+    """A tracking server does not answer."""
+
 
 DEFAULT_FILE = "mlflow.db"
 CONNECT_SECONDS = 5
@@ -28,12 +41,38 @@ def absolute(uri: str | None) -> str:
 
 
 def check_reachable(uri: str) -> None:
-    """Raise UserError where a tracking server does not answer."""
+    """Raise Unreachable where a tracking server does not answer."""
     if uri.startswith("http"):
         try:
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_SECONDS).close()
         except urllib.error.HTTPError as error:
-            raise UserError(f"tracking.uri is {uri!r}, which is no MLflow server: it answers {error.code}") from None
+            raise Unreachable(f"tracking.uri is {uri!r}, which is no MLflow server: it answers {error.code}") from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            raise UserError(f"tracking.uri is {uri!r}, which does not answer: {reason}") from None
+            raise Unreachable(f"tracking.uri is {uri!r}, which does not answer: {reason}") from None
+
+
+def lock_file(uri: str) -> Path:
+    """What processes on this machine lock while they make a store or begin a sweep in it."""
+    if uri.startswith("sqlite"):
+        return Path(f"{uri.removeprefix('sqlite:///')}.lock")
+    name = hashlib.sha256(f"{uri} {Path.home()}".encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir(), f"depth-laboratory-{name}.lock")
+
+
+def is_new(file: Path) -> bool:
+    """Whether a SQLite store is still to be made."""
+    return not file.exists() or file.stat().st_size == 0
+
+
+def may_know(uri: str, fingerprint: str) -> bool:
+    """Whether the store may have a sweep of that fingerprint: False is certain, and saves waiting for MLflow's import."""
+    if not uri.startswith("sqlite"):
+        return True
+    file = Path(uri.removeprefix("sqlite:///"))
+    if is_new(file):
+        return False
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as store:
+        query = "select 1 from tags where key = 'fingerprint' and value = ? limit 1"
+        return store.execute(query, (fingerprint,)).fetchone() is not None
+    return True

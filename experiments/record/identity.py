@@ -1,8 +1,12 @@
-"""What a run ran on: everything that may explain why another machine's bits differ."""
+"""What tells runs apart: the experiment they are, the bits they came to, the machine that may explain why bits differ."""
 
+import hashlib
+import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,12 +15,50 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from blocks.arrays import Array
+from blocks.history import History
+from experiments.run.config import Config
+
+# Where the record goes, and what becomes of an earlier one: not what is trained.
+SURROUNDINGS = ("tracking", "sweep")
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def project_folder() -> Path:
     """Where the project is checked out; for an installed package, the folder the command was typed in."""
     return ROOT if (ROOT / "pyproject.toml").exists() else Path.cwd()
+
+
+def fingerprint(config: Config, digest: str, package: str | None = None) -> str:
+    """Equal for two runs that are the same experiment: sha256 over what is trained, on which data, by which version.
+
+    digest: of the data set. package: the version, None is this one.
+    """
+    trained = {key: value for key, value in asdict(config).items() if key not in SURROUNDINGS}
+    return _sha256(json.dumps([trained, digest, package or _version("depth-laboratory")], sort_keys=True).encode())
+
+
+def fingerprint_of_sweep(runs: Iterable[str]) -> str:
+    """Equal for two sweeps of the same runs in the same order: sha256 over their fingerprints."""
+    return _sha256("\n".join(runs).encode())
+
+
+def trajectory_hash(history: History, parameters: Array) -> str:
+    """Equal for two trainings with the same bits: sha256 over every step's loss and norms, and the final parameters.
+
+    The bytes are those of loss (T,), grad_norm (T, L), grad_norm_b (T, L), parameters (P,), one after the other: before
+    each its shape as ASCII, `(T, L)`, then its values in C order, little-endian, every nan the quiet one.
+    """
+    digest = hashlib.sha256()
+    for values in (history.loss, history.grad_norm, history.grad_norm_b, parameters):
+        digest.update(str(values.shape).encode())
+        ordered = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+        digest.update(np.where(np.isnan(ordered), ordered.dtype.type(np.nan), ordered).tobytes())
+    return digest.hexdigest()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 @cache

@@ -2,38 +2,70 @@
 
 import contextlib
 import gc
-import json
 import logging
+import math
+import os
 import sqlite3
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, wraps
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
-import yaml
+import requests
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.data.numpy_dataset import from_numpy
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException, RestException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from blocks.arrays import Array
 from blocks.history import History, log_spaced
-from experiments.record.address import absolute, check_reachable
-from experiments.record.identity import environment, uncommitted
-from experiments.run.config import DatasetConfig, TrackingConfig, UserError, flat
+from experiments.record import files, liveness
+from experiments.record.address import StoreError, Unreachable, absolute, check_reachable, is_new, lock_file
+from experiments.record.identity import environment, trajectory_hash, uncommitted
+from experiments.record.view import LOG_RATE, TAG, link, saved_view
+from experiments.run.config import Config, DatasetConfig, SweepConfig, TrackingConfig, UserError, flat
 from experiments.run.data import load
 from experiments.run.stack import Trained
 
 ARTIFACT_FOLDER = "mlartifacts"
-# libyaml's is ten times faster.
-DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+PARENT_TAG = "mlflow.parentRunId"
+PAGE = 1000
+# Gradient norms of so many blocks have a chart in a sweep's view.
+VIEWED = 4
+# An experiment with more sweeps than that keeps the views that it has.
+MOST_TAGS = 500
+# What a server does not answer at once waits on disk: MLflow's own seven tries would stop the sweep for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 for _chatty in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
     logging.getLogger(_chatty).setLevel(logging.WARNING)
+# That a server does not answer is said once, by the outbox.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+
+
+def _in_one_line(method: Method) -> Method:
+    """MLflow's errors as ours: Unreachable where a server does not answer, StoreError otherwise."""
+
+    @wraps(method)
+    def called(self: Any, *arguments: Any, **more: Any) -> Any:
+        try:
+            return method(self, *arguments, **more)
+        except (MlflowException, OSError) as error:
+            line = f"tracking.uri is {self.uri!r}: {str(error).splitlines()[0]}"
+            answered = isinstance(error, RestException) and error.get_http_status_code() < 500
+            lost = isinstance(error, MlflowException | requests.RequestException) and not answered
+            raise (Unreachable if self.uri.startswith("http") and lost else StoreError)(line) from error
+
+    return called  # type: ignore[return-value]
 
 
 class Store:
@@ -43,27 +75,26 @@ class Store:
         self.uri = absolute(tracking.uri)
         self.points, self.blocks = tracking.points, tracking.blocks
         check_reachable(self.uri)
-        try:
-            self._open(tracking.experiment)
-        except MlflowException as error:
-            raise UserError(f"tracking.uri is {self.uri!r}: {str(error).splitlines()[0]}") from None
+        self._open(tracking.experiment)
         # The collector would look through MLflow's hundred thousand objects again and again: a fifth of the writing.
         gc.freeze()
 
+    @_in_one_line
     def _open(self, experiment: str) -> None:
         if not self.uri.startswith("sqlite"):
             self.client = MlflowClient(self.uri)
             self.experiment_id = self._experiment(experiment, None)
+            self.page = link(self.experiment_id)
             return
         file = Path(self.uri.removeprefix("sqlite:///"))
+        artifacts = (file.parent / ARTIFACT_FOLDER).as_uri()
         # A new SQLite file that several processes open at once breaks.
-        with FileLock(f"{file}.lock"):
-            if not file.exists():
-                # Several sweeps that write at once then wait for each other half as long.
-                with contextlib.closing(sqlite3.connect(file)) as new:
-                    new.execute("pragma journal_mode = wal")
+        with FileLock(lock_file(self.uri)):
+            if is_new(file):
+                _make(file, artifacts)
             self.client = MlflowClient(self.uri)
-            self.experiment_id = self._experiment(experiment, (file.parent / ARTIFACT_FOLDER).as_uri())
+            self.experiment_id = self._experiment(experiment, artifacts)
+            self.page = link(self.experiment_id)
 
     def _experiment(self, name: str, artifact_location: str | None) -> str:
         found = self.client.get_experiment_by_name(name)
@@ -77,30 +108,141 @@ class Store:
     def command(self) -> str:
         """What opens the dashboard on this store."""
         if self.uri.startswith("http"):
-            return f"open {self.uri}/{self._page}"
-        return f"mlflow server --workers 1 --backend-store-uri {self.uri}   # then http://127.0.0.1:5000/{self._page}"
+            return f"open {self.uri}/{self.page}"
+        return f"python -m experiments.dashboard --uri {self.uri}   # opens http://127.0.0.1:5000/{self.page}"
 
-    @property
-    def _page(self) -> str:
-        # Sorted by a metric, MLflow's page shows a sweep's runs; sorted by date it hides them behind their parent.
-        order = "orderByKey=metrics.%60final%2Floss_train%60&orderByAsc=true"
-        return f"#/experiments/{self.experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART&{order}"
+    @_in_one_line
+    def save_view(self, parent: str, name: str, swept: Sequence[str], score: str, depth: int) -> None:
+        """The dashboard's page for that sweep, from now on `page`.
 
+        swept: the keys that differ between its runs. depth: of the deepest network.
+        """
+        if len(self.client.get_experiment(self.experiment_id).tags) < MOST_TAGS:
+            blocks = [norm_key(block, depth) for block in drawn_blocks(depth, min(VIEWED, self.blocks or depth))]
+            view = saved_view(name, parent, swept, score, blocks)
+            self.client.set_experiment_tag(self.experiment_id, TAG + parent, view)
+            self.page = link(self.experiment_id, parent)
+
+    @_in_one_line
     def begin(self, name: str, tags: dict[str, str], parent: str = "") -> "Run":
-        """A new run, RUNNING."""
-        own = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "experiments.train", **_commit_tags(), **tags}
+        """A new run, RUNNING, of this process."""
+        own = {
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.name": "experiments.train",
+            **_commit_tags(),
+            **liveness.tags(),
+            **tags,
+        }
         if parent:
-            own["mlflow.parentRunId"] = parent
+            own[PARENT_TAG] = parent
         return Run(self, self.client.create_run(self.experiment_id, run_name=name, tags=own).info.run_id)
+
+    def run(self, run_id: str) -> "Run":
+        """The run of that id."""
+        return Run(self, run_id)
+
+    @_in_one_line
+    def begin_sweep(
+        self, name: str, tags: dict[str, str], fingerprint: str, config: SweepConfig
+    ) -> tuple["Run", dict[int, tuple[float, str]]]:
+        """The parent run of a sweep, RUNNING, and what an earlier start has finished: job -> (final training loss, outcome).
+
+        Runs whose process is gone are KILLED first. Raises UserError where another process is training the same sweep.
+        """
+        with FileLock(lock_file(self.uri)):
+            self._bury(config.stale)
+            found = self._search(f"tags.kind = 'sweep' and tags.fingerprint = '{fingerprint}'") if config.resume else []
+            if not found:
+                return self.begin(name, {**tags, "fingerprint": fingerprint}), {}
+            sweep, run_id = found[0], found[0].info.run_id
+            if sweep.info.status == "RUNNING":
+                raise UserError(
+                    f"this sweep is being trained by another process, {sweep.data.tags[liveness.PROCESS]} (run {run_id}): "
+                    "wait for it, or train it anew with sweep.resume=false"
+                )
+            parent = self.run(run_id)
+            parent.beat()
+            self.client.update_run(run_id, status="RUNNING")
+        finished = self.children(run_id, "attributes.status = 'FINISHED'")
+        return parent, {int(run.data.tags["job"]): _result(run) for run in finished}
+
+    @_in_one_line
+    def finished(self, parent: str, job: int) -> tuple[float, str] | None:
+        """(final training loss, outcome) of a sweep's job, None where it is not finished."""
+        found = self.children(parent, f"attributes.status = 'FINISHED' and tags.job = '{job}'")
+        return _result(found[0]) if found else None
+
+    @_in_one_line
+    def children(self, parent: str, which: str = "") -> list[MlflowRun]:
+        """A sweep's runs, newest first; those that MLflow's filter `which` takes."""
+        return self._search(" and ".join([f"tags.`{PARENT_TAG}` = '{parent}'", *filter(None, [which])]))
+
+    def _search(self, which: str) -> list[MlflowRun]:
+        found: list[MlflowRun] = []
+        token = None
+        while token != "":
+            order = ["attributes.start_time DESC"]
+            page = self.client.search_runs([self.experiment_id], which, max_results=PAGE, order_by=order, page_token=token)
+            found += page
+            token = page.token or ""
+        return found
+
+    def _bury(self, stale: float) -> None:
+        """End as KILLED every RUNNING run whose process is gone, and whose sweep's process is."""
+        running = {run.info.run_id: run for run in self._search("attributes.status = 'RUNNING'") if "kind" in run.data.tags}
+        for run_id, run in running.items():
+            parent = running.get(run.data.tags.get(PARENT_TAG, ""), run)
+            if not any(liveness.alive(of.data.tags, stale) for of in (run, parent)):
+                self.client.set_terminated(run_id, "KILLED")
+
+
+def _result(run: MlflowRun) -> tuple[float, str]:
+    return run.data.metrics.get("final/loss_train", math.inf), run.data.tags["outcome"]
+
+
+def _make(file: Path, artifacts: str) -> None:
+    """A new SQLite store: it takes its name when it is whole, so that a kill on the way leaves none that is half made."""
+    unfinished = file.with_name(f"{file.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    made = SqlAlchemyStore(f"sqlite:///{unfinished}", artifacts)
+    made._dispose_engine()
+    # Several sweeps that write at once then wait for each other half as long.
+    with contextlib.closing(sqlite3.connect(unfinished)) as store:
+        store.execute("pragma journal_mode = wal")
+    unfinished.replace(file)
 
 
 class Run:
     """A run in the store, RUNNING until `finish` or `end`."""
 
     def __init__(self, store: Store, run_id: str) -> None:
-        self.store, self.client, self.run_id = store, store.client, run_id
+        self.store, self.client, self.uri, self.run_id = store, store.client, store.uri, run_id
         self.shown = 0
 
+    @_in_one_line
+    def beat(self) -> None:
+        """A sign of life."""
+        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in liveness.tags().items()])
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Signs of life every few seconds, from a thread of their own."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(liveness.BEAT_SECONDS):
+                with contextlib.suppress(UserError):
+                    self.beat()
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    @_in_one_line
     def progress(self, history: History, steps: int) -> None:
         """The points of the curves that a training of `steps` steps has reached since the last call."""
         now = int(time.time() * 1000)
@@ -109,45 +251,46 @@ class Run:
         )
         self.shown = history.loss.shape[-1]
 
+    @_in_one_line
     def finish(self, trained: Trained) -> None:
         """All of a trained run, and its end: FINISHED, whatever the outcome."""
         self.client.log_batch(
             self.run_id,
             metrics=list(metrics(trained, self.store.points, self.store.blocks, self.shown)),
-            params=[Param(key, str(value)) for key, value in flat(trained.config).items()],
+            params=[Param(key, str(value)) for key, value in params(trained.config).items()],
             tags=[RunTag(key, value) for key, value in outcome_tags(trained).items()],
         )
         self.client.log_inputs(self.run_id, [_input(trained.config.dataset)])
-        self._artifacts(trained)
+        with tempfile.TemporaryDirectory() as folder:
+            files.write(trained, Path(folder))
+            self.keep(Path(folder))
+        # Last of all: what is FINISHED is whole.
         self.end()
 
+    @_in_one_line
     def describe(self, params: dict[str, str]) -> None:
         """Params of a run that trains nothing itself."""
         self.client.log_batch(self.run_id, params=[Param(key, value) for key, value in params.items()])
 
+    @_in_one_line
     def keep(self, folder: Path) -> None:
         """The folder's files as artifacts."""
         self.client.log_artifacts(self.run_id, str(folder))
 
+    @_in_one_line
     def end(self, status: str = "FINISHED") -> None:
         """The run's end: FINISHED, FAILED or KILLED."""
         self.client.set_terminated(self.run_id, status)
 
-    def _artifacts(self, trained: Trained) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder)
-            trained.history.save(path / "history.npz")
-            (path / "config.yaml").write_text(yaml.dump(asdict(trained.config), Dumper=DUMPER, sort_keys=False))
-            threads = {"threads": trained.config.training.threads}
-            (path / "environment.json").write_text(json.dumps({**environment(), **threads}, indent=2))
-            if uncommitted():
-                (path / "git.diff").write_text(uncommitted())
-            self.keep(path)
+
+def params(config: Config) -> dict[str, Any]:
+    """The config's values by the keys users type, and the logarithm that the dashboard's linear axes need."""
+    return {**flat(config), LOG_RATE: round(math.log10(config.optimizer.learning_rate), 6)}
 
 
 def outcome_tags(trained: Trained) -> dict[str, str]:
-    """outcome, and where the run diverged."""
-    tags = {"outcome": trained.outcome}
+    """outcome, where the run diverged, the hash of its trajectory."""
+    tags = {"outcome": trained.outcome, "trajectory": trajectory_hash(trained.history, trained.parameters)}
     if trained.outcome == "diverged":
         tags |= {"diverged_step": str(trained.history.diverged_step), "diverged_block": str(trained.history.diverged_block)}
     return tags
@@ -184,11 +327,9 @@ def curves(
         last = int(history.diverged_step) - 1
         shown = np.append(shown[shown < last], last)
     depth = history.grad_norm.shape[-1]
-    digits = max(2, len(str(depth)))
-    drawn = np.unique(np.linspace(0, depth - 1, min(depth, blocks or depth)).round().astype(int))
     series: dict[str, tuple[Array, Array]] = {"loss/batch": (shown, history.loss[shown])}
-    for block in drawn:
-        series[f"grad_norm/W_{block + 1:0{digits}}"] = shown, history.grad_norm[shown, block]
+    for block in drawn_blocks(depth, blocks):
+        series[norm_key(block, depth)] = shown, history.grad_norm[shown, block]
     squares = np.square(np.float64(history.grad_norm[shown])) + np.square(np.float64(history.grad_norm_b[shown]))
     series["grad_norm/all"] = shown, np.sqrt(squares.sum(axis=-1))
     for name, values in history.measures.items():
@@ -198,6 +339,16 @@ def curves(
         for step, value in zip(at.tolist(), values.tolist(), strict=True):
             if step >= since and np.isfinite(value):
                 yield Metric(key, value, when(step), step)
+
+
+def drawn_blocks(depth: int, blocks: int | None) -> list[int]:
+    """At most `blocks` of the blocks 0..L-1, evenly spaced, first and last among them; None is all."""
+    return sorted({round(block) for block in np.linspace(0, depth - 1, min(depth, blocks or depth)).tolist()})
+
+
+def norm_key(block: int, depth: int) -> str:
+    """grad_norm/W_01 and so on: zero-padded, so that the names sort by depth."""
+    return f"grad_norm/W_{block + 1:0{max(2, len(str(depth)))}}"
 
 
 def summary(history: History) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """A store, and the runs in it, when nothing is to be recorded."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,20 @@ class Untracked:
     def begin(self, name: str, tags: dict[str, str], parent: str = "") -> "Untracked":
         """A run that is not recorded."""
         return self
+
+    def begin_sweep(self, *arguments: Any) -> "tuple[Untracked, dict[int, tuple[float, str]]]":
+        """A sweep that is not recorded, of which nothing is there."""
+        return self, {}
+
+    def finished(self, parent: str, job: int) -> None:
+        """Nothing is there."""
+
+    def beating(self) -> "contextlib.AbstractContextManager[None]":
+        """No signs of life."""
+        return contextlib.nullcontext()
+
+    def save_view(self, *arguments: Any) -> None:
+        """Nothing."""
 
     def progress(self, history: Any, steps: int) -> None:
         """Nothing."""

@@ -1,11 +1,12 @@
 """What a run can be asked for: the typed schema, with units, and the checks of every value."""
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from blocks.activations import ACTIVATIONS
 from blocks.arrays import check_number, choice, whole_number
@@ -109,6 +110,18 @@ class TrackingConfig:
 
 
 @dataclass
+class SweepConfig:
+    """A sweep that was begun before.
+
+    resume: true trains only what an earlier sweep of the same runs has not finished, false starts anew.
+    stale: seconds without a sign of life after which a sweep on another machine counts as dead.
+    """
+
+    resume: bool = True
+    stale: float = 60.0
+
+
+@dataclass
 class Config:
     """A run. seed: of the initial weights and the order of the batches. dtype: float32 or float64."""
 
@@ -117,6 +130,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     seed: int = 0
     dtype: str = "float32"
 
@@ -202,6 +216,7 @@ def _ranges(config: Config) -> Iterator[tuple[str, float, dict[str, float]]]:
     for key, value in not_negative.items():
         yield key, value, {"at_least": 0}
     yield "optimizer.learning_rate", optimizer.learning_rate, {"above": 0}
+    yield "sweep.stale", config.sweep.stale, {"above": 0}
     yield "optimizer.momentum", optimizer.momentum or 0.0, {"at_least": 0, "below": 1}
     if loss_bound != float("inf"):
         yield "training.loss_bound", loss_bound, {"above": 0}
@@ -228,6 +243,11 @@ def run_name(config: Config) -> str:
 
 def flat(config: Config) -> dict[str, Any]:
     """The config's values by the keys users type: `network.depth` and so on."""
+    return flat_values(asdict(config))
+
+
+def flat_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Nested values by dotted keys."""
 
     def leaves(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         for key, value in values.items():
@@ -236,4 +256,52 @@ def flat(config: Config) -> dict[str, Any]:
             else:
                 yield f"{prefix}{key}", value
 
-    return dict(leaves(asdict(config), ""))
+    return dict(leaves(values, ""))
+
+
+def varied(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """The keys whose values differ between the flat configs of runs."""
+    keys = dict.fromkeys(key for values in runs for key in values)
+    return [key for key in keys if len({str(values.get(key)) for values in runs}) > 1]
+
+
+def from_record(values: dict[str, Any], allow: Sequence[str] = ()) -> Config:
+    """The config that a record holds. Nothing it names is called but a loader of `sklearn.datasets`, or of a module in `allow`.
+
+    Raises UserError for anything else, and for a config that no run can have.
+    """
+    _check_harmless(values, "")
+    dataset = values.get("dataset")
+    loader = dataset.get("loader") if isinstance(dataset, dict) else None
+    loader = loader if isinstance(loader, dict) else {}
+    module, _, name = str(loader.get("_target_")).rpartition(".")
+    if module not in allow:
+        public = importlib.import_module("sklearn.datasets").__all__
+        if module != "sklearn.datasets" or name not in public:
+            raise UserError(
+                f"dataset.loader._target_ is {loader.get('_target_')!r}, a record may name only a loader of sklearn.datasets; "
+                f"--allow {module or 'MODULE'} lets it be called"
+            )
+        if "data_home" in loader:
+            # scikit-learn unpickles what it finds there.
+            raise UserError("dataset.loader.data_home is set, a record may not say where data are read from")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), values)
+        assert isinstance(merged, DictConfig)
+        return typed(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the record's config does not fit: {' '.join(str(error).split())}") from None
+
+
+def _check_harmless(value: object, path: str) -> None:
+    """No interpolation, which could read the environment, and nothing to be called but the data set's loader."""
+    if isinstance(value, dict):
+        for key, below in value.items():
+            if str(key).startswith("_") and f"{path}{key}" != "dataset.loader._target_":
+                raise UserError(f"{path}{key} is {below!r}, a record may name nothing to be called but dataset.loader._target_")
+            _check_harmless(below, f"{path}{key}.")
+    elif isinstance(value, list):
+        for below in value:
+            _check_harmless(below, path)
+    elif isinstance(value, str) and "${" in value:
+        raise UserError(f"{path.rstrip('.')} is {value!r}, a record may not refer to anything outside it")

@@ -48,8 +48,9 @@ class Lab:
     def wait_for(self, status: str, seconds: float = 90) -> None:
         """Wait until the store has a run of that status. Past MLflow, which must not open a store another is making."""
         deadline = time.monotonic() + seconds
+        file = f"file:{self.folder / 'runs.db'}?mode=ro"
         while time.monotonic() < deadline:
-            with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self.folder / "runs.db")) as store:
+            with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(file, uri=True)) as store:
                 if store.execute("select count(*) from runs where status = ?", (status,)).fetchone()[0]:
                     return
             time.sleep(0.1)

@@ -38,7 +38,7 @@ def test_a_run_is_written_whole(lab, trained):
     assert config["network"]["depth"] == 3
     environment = yaml.safe_load(lab.artifact(run, "environment.json").read_text())
     assert environment["numpy"] == np.__version__
-    assert environment["threads"] == 1
+    assert environment["threads"] == "1"
     assert {"blas", "blas_kernel", "cpu", "python", "git.commit"} <= environment.keys()
 
     steps = trained.history.loss.shape[0]

@@ -1,0 +1,33 @@
+"""Contestants that take turns, and the table of their times."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from blocks.arrays import Array
+
+ROUNDS = 15
+
+
+def alternate(
+    contestants: dict[str, Callable[[], None]], per: float, rounds: int = ROUNDS, warm_up: bool = True
+) -> dict[str, Array]:
+    """name -> seconds of each round over `per`, the contestants taking turns; a first turn that warms up is not kept."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(rounds + warm_up):
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            run()
+            if turn >= warm_up:
+                times[name].append((time.perf_counter() - start) / per)
+    return {name: np.array(seconds) for name, seconds in times.items()}
+
+
+def table(title: str, times: dict[str, Array], unit: str, scale: float) -> None:
+    """Medians, and each contestant's time over the first one's: median of the ratios, quartiles."""
+    ours = next(iter(times.values()))
+    print(f"\n{title}")
+    for name, seconds in times.items():
+        low, ratio, high = np.quantile(seconds / ours, [0.25, 0.5, 0.75])
+        print(f"  {name:<38}{np.median(seconds) * scale:>10.1f} {unit}   {ratio:6.2f} x ours  ({low:.2f} to {high:.2f})")

@@ -1,0 +1,59 @@
+import copy
+import hashlib
+import struct
+
+import numpy as np
+import pytest
+
+from experiments.record.identity import fingerprint, fingerprint_of_sweep, trajectory_hash
+from experiments.run.config import typed
+from experiments.run.stack import train_stack
+
+
+@pytest.fixture
+def config(composed):
+    return typed(composed())
+
+
+def test_a_fingerprint_is_of_what_is_trained_and_of_nothing_around_it(config, composed):
+    same = ["tracking.uri=sqlite:///elsewhere.db", "tracking.points=5", "sweep.resume=false"]
+    assert fingerprint(typed(composed(*same)), "d") == fingerprint(config, "d")
+    others = ["seed=1", "dtype=float64", "optimizer.learning_rate=0.10000000000000002", "dataset.seed=1", "network.gain=2"]
+    prints = {fingerprint(typed(composed(other)), "d") for other in others} | {fingerprint(config, "d")}
+    assert len(prints) == len(others) + 1
+    assert fingerprint(config, "e") != fingerprint(config, "d")
+    assert fingerprint(config, "d", package="0.0.0") != fingerprint(config, "d")
+
+
+def test_a_sweep_s_fingerprint_knows_the_order_of_its_runs():
+    assert fingerprint_of_sweep(["a", "b"]) == fingerprint_of_sweep(["a", "b"])
+    assert len({fingerprint_of_sweep(runs) for runs in (["a", "b"], ["b", "a"], ["a"], ["ab"])}) == 4
+
+
+def test_the_trajectory_hash_is_over_the_documented_bytes(composed):
+    (run,) = train_stack([typed(composed("training.epochs=1", "network.depth=2", "network.width=3"))])
+    history = run.history
+    content = b""
+    for values in (history.loss, history.grad_norm, history.grad_norm_b, run.parameters):
+        content += str(values.shape).encode()
+        content += b"".join(struct.pack("<f", value) for value in values.ravel().tolist())
+    assert trajectory_hash(history, run.parameters) == hashlib.sha256(content).hexdigest()
+
+
+def test_the_trajectory_hash_sees_the_last_bit_of_everything_and_no_nan_s_payload(composed):
+    (run,) = train_stack([typed(composed("training.epochs=1", "network.depth=2", "network.width=3", "dtype=float64"))])
+    whole = trajectory_hash(run.history, run.parameters)
+    for name in ("loss", "grad_norm", "grad_norm_b"):
+        history = copy.deepcopy(run.history)
+        values = getattr(history, name)
+        values.flat[-1] = np.nextafter(values.flat[-1], np.inf)
+        assert trajectory_hash(history, run.parameters) != whole
+    parameters = run.parameters.copy()
+    parameters[0] = np.nextafter(parameters[0], 0)
+    assert trajectory_hash(run.history, parameters) != whole
+    hashes = set()
+    for bits in (0x7FF8000000000000, 0xFFF8000000000001):
+        history = copy.deepcopy(run.history)
+        history.loss.view(np.uint64)[-1] = bits
+        hashes.add(trajectory_hash(history, run.parameters))
+    assert len(hashes) == 1

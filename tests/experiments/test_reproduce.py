@@ -1,0 +1,277 @@
+"""Runs trained again from their record alone."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import experiments.reproduce
+from experiments.record.reading import Archive
+from experiments.run import stack
+from experiments.run.config import UserError, from_record, typed
+
+FEW = ["training.epochs=2", "network.width=8"]
+AXES = [
+    "network.depth=1,5,17",
+    "optimizer.learning_rate=0.1,1e6",
+    "optimizer.name=gradient_descent,adam",
+    "dtype=float32,float64",
+    "dataset=digits,diabetes",
+]
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    from tests.experiments.conftest import Lab
+
+    lab = Lab(tmp_path_factory.mktemp("swept"))
+    lab.run("-m", *FEW, *AXES)
+    return lab
+
+
+@pytest.fixture
+def one(lab):
+    """A store with one run of its own."""
+    lab.run("network.depth=5", "optimizer.learning_rate=0.1", *FEW)
+    (run,) = lab.runs()
+    return lab, run
+
+
+def again(lab, *arguments, status=0):
+    return lab.run(*arguments, module="experiments.reproduce", status=status)
+
+
+def test_a_whole_sweep_is_reproduced_bit_for_bit(swept):
+    (parent,) = swept.runs("sweep")
+    output = again(swept, "--sweep", parent.info.run_id)
+    assert "48 of 48 runs are identical" in output
+    assert output.count("  identical") == 48
+    names = [run.info.run_id for run in swept.runs()]
+    assert "2 of 2 runs are identical" in again(swept, *names[:2])
+    assert "48 of 48 runs are identical" in again(swept, "--all", "depth laboratory")
+
+
+def test_a_changed_value_of_the_stored_config_is_not_identical(one):
+    lab, run = one
+    file = lab.artifact(run, "config.yaml")
+    config = yaml.safe_load(file.read_text())
+    config["optimizer"]["learning_rate"] = float(np.nextafter(0.1, 1) + 1e-8)
+    file.write_text(yaml.safe_dump(config))
+    output = again(lab, run.info.run_id, status=1)
+    # Step 0 comes before any update.
+    assert "differs from step 1: " in output
+    assert "the fingerprint differs" in output
+    assert "0 of 1 runs are identical" in output
+
+
+def test_the_last_bit_of_one_initial_weight_is_found_at_its_first_step(one, monkeypatch, tmp_path):
+    lab, run = one
+    made = stack._network
+
+    def perturbed(configs, of):
+        network = made(configs, of)
+        network.parameters[:, -12] = np.nextafter(network.parameters[:, -12], np.float32(np.inf))
+        return network
+
+    monkeypatch.setattr(stack, "_network", perturbed)
+    recorded = Archive(lab.uri, tmp_path).run(run.info.run_id)
+    kept = recorded.files()
+    config = from_record(kept.config)
+    of = stack.task(config)
+    (trained,) = stack.train_stack([config], of)
+    verdict = experiments.reproduce.judge(recorded, kept, trained, of, None)
+    assert not verdict.holds
+    assert re.match(r"differs from step \d+: (loss/batch|grad_norm/[Wb]_0\d) is", verdict.line)
+    assert "units in the last place apart" in verdict.line
+    assert experiments.reproduce.judge(recorded, kept, trained, of, 0.1).line.startswith(
+        "within 0.1: losses and norms are at most"
+    )
+
+
+@pytest.mark.parametrize("name", ["history.npz", "parameters.npy"])
+def test_an_edited_file_is_never_taken_for_the_record(one, name):
+    lab, run = one
+    file = lab.artifact(run, name)
+    content = bytearray(file.read_bytes())
+    # A bit of a number, past the headers. A zip has a checksum of its own.
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    output = again(lab, run.info.run_id, status=1)
+    assert "is not what was recorded" in output or "is damaged" in output
+    assert "Traceback" not in output
+
+
+HOSTILE = [
+    ({"dataset": {"loader": {"_target_": "os.system", "command": "touch sprung"}}}, "may name only a loader of sklearn.datasets"),
+    (
+        {"dataset": {"loader": {"_target_": "sklearn.datasets._base.os.system", "command": "touch sprung"}}},
+        "may name only a loader",
+    ),
+    (
+        {"dataset": {"loader": {"_target_": "sklearn.datasets.load_digits", "n_class": {"_target_": "os.system"}}}},
+        "dataset.loader.n_class._target_ is 'os.system', a record may name nothing to be called",
+    ),
+    (
+        {"network": {"_target_": "os.system", "command": "touch sprung"}},
+        "network._target_ is 'os.system', a record may name nothing",
+    ),
+    ({"_target_": "os.system"}, "_target_ is 'os.system', a record may name nothing"),
+    ({"network": {"activation": "${oc.env:HOME}"}}, "a record may not refer to anything outside it"),
+    ({"dataset": {"loader": {"_target_": "sklearn.datasets.fetch_california_housing", "data_home": "."}}}, "data_home is set"),
+    ({"netwerk": {"depth": 3}}, "'netwerk' not in 'Config'"),
+    ({"network": {"depth": 0}}, "network.depth is 0, it must be"),
+    ({"network": {"depth": "deep"}}, "Value 'deep' of type 'str' could not be converted to Integer"),
+]
+
+
+def edited(config, edit):
+    return {
+        **config,
+        **{key: {**config.get(key, {}), **value} if isinstance(value, dict) else value for key, value in edit.items()},
+    }
+
+
+@pytest.mark.parametrize(("edit", "line"), HOSTILE)
+def test_a_hostile_config_is_refused_before_anything_is_called(composed, monkeypatch, tmp_path, edit, line):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(line)):
+        from_record(edited(asdict(typed(composed())), edit))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hostile_record_executes_nothing(one):
+    lab, run = one
+    file = lab.artifact(run, "config.yaml")
+    honest = yaml.safe_load(file.read_text())
+    for edit, line in HOSTILE[:3]:
+        file.write_text(yaml.safe_dump(edited(honest, edit)))
+        output = again(lab, run.info.run_id, status=1)
+        assert line in output
+        assert "Traceback" not in output
+        assert not (lab.folder / "sprung").exists()
+
+
+def test_a_loader_of_the_user_s_own_is_called_where_its_module_is_allowed(lab):
+    (lab.folder / "mine.py").write_text("from sklearn.datasets import load_iris\n\ndef load(**more):\n    return load_iris()\n")
+    lab.run("dataset=iris", "dataset.loader._target_=mine.load", *FEW)
+    (run,) = lab.runs()
+    assert "--allow mine lets it be called" in again(lab, run.info.run_id, status=1)
+    assert "1 of 1 runs are identical" in again(lab, run.info.run_id, "--allow", "mine")
+
+
+def test_another_thread_count_and_commit_are_named(one):
+    lab, run = one
+    file = lab.artifact(run, "environment.json")
+    recorded = json.loads(file.read_text())
+    assert recorded["threads"] == "1"
+    file.write_text(json.dumps({**recorded, "threads": "8", "git.commit": "f" * 40, "blas_kernel": "Sandybridge"}))
+    history = lab.artifact(run, "config.yaml")
+    config = yaml.safe_load(history.read_text())
+    config["seed"] = 9
+    history.write_text(yaml.safe_dump(config))
+    output = again(lab, run.info.run_id, status=1)
+    assert "may explain it: threads 8, here 1" in output
+    assert f"may explain it: git.commit {'f' * 40}, here" in output
+    assert "may explain it: blas_kernel Sandybridge, here" in output
+
+
+def test_another_blas_kernel_gives_other_bits_within_a_tolerance_and_is_named(one):
+    lab, run = one
+    environ = {**os.environ, "MLFLOW_TRACKING_URI": lab.uri, "OPENBLAS_CORETYPE": "Prescott", "DO_NOT_TRACK": "true"}
+    command = [sys.executable, "-m", "experiments.reproduce", run.info.run_id]
+    strict, loose = (
+        subprocess.run([*command, *more], cwd=lab.folder, env=environ, capture_output=True, text=True, check=False)
+        for more in ([], ["--tolerance", "1e-3"])
+    )
+    if "openblas" not in json.loads(lab.artifact(run, "environment.json").read_text())["blas"]:
+        pytest.skip("NumPy is built on another BLAS")
+    assert strict.returncode == 1
+    assert "may explain it: blas_kernel" in strict.stdout
+    assert loose.returncode == 0
+    assert "within 0.001: losses and norms are at most" in loose.stdout
+
+
+@pytest.mark.slow
+def test_a_clone_at_another_commit_under_another_numpy_names_both(one, tmp_path_factory):
+    lab, run = one
+    folder = tmp_path_factory.mktemp("elsewhere")
+    clone = folder / "clone"
+    subprocess.run(["git", "clone", "--quiet", PROJECT, clone], check=True)
+    git = ["git", "-C", clone, "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "another"], check=True)
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    install = [folder / "venv/bin/pip", "install", "--quiet", "-e", clone, "numpy<2.4.6", "numpy>=2.4"]
+    subprocess.run(install, check=True, capture_output=True)
+    environ = {**os.environ, "MLFLOW_TRACKING_URI": lab.uri, "DO_NOT_TRACK": "true"}
+    command = [folder / "venv/bin/python", "-m", "experiments.reproduce", run.info.run_id, "--tolerance", "1e-3"]
+    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    if "  identical" not in done.stdout:
+        assert "may explain it: numpy" in done.stdout
+        assert "may explain it: git.commit" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nothing"], "error: run 'nothing': "),
+        (["--all", "nowhere"], "error: experiment 'nowhere' is not in"),
+        (["--sweep", "nothing"], "error: sweep 'nothing': "),
+    ],
+)
+def test_what_is_not_there_is_one_line(swept, arguments, line):
+    output = again(swept, *arguments, status=1)
+    assert line in output
+    assert len(output.splitlines()) == 1
+
+
+def test_a_store_that_is_not_there_is_not_made(lab):
+    output = again(lab, "some", status=1)
+    assert "but that file is not there" in output
+    assert list(lab.folder.iterdir()) == []
+
+
+def test_a_run_that_is_not_finished_is_not_reproduced(one):
+    lab, run = one
+    lab.client().set_terminated(run.info.run_id, "KILLED")
+    assert f"error: run {run.info.run_id} is KILLED, it must be FINISHED" in again(lab, run.info.run_id, status=1)
+
+
+def test_compare_says_what_differs_and_from_which_step(swept):
+    runs = swept.runs()
+
+    def found(depth, rate, dtype="float32"):
+        wanted = {
+            "network.depth": depth,
+            "optimizer.learning_rate": rate,
+            "dtype": dtype,
+            "optimizer.name": "adam",
+            "dataset.name": "digits",
+        }
+        (run,) = [run for run in runs if wanted.items() <= run.data.params.items()]
+        return run.info.run_id
+
+    def compared(*ids):
+        return swept.run(*ids, module="experiments.compare")
+
+    slow, fast = found("5", "0.1"), found("5", "1000000.0")
+    output = compared(slow, fast)
+    assert "optimizer.learning_rate: 0.1 and 1000000.0" in output
+    # The first step's loss and norms come before any update.
+    assert "histories differ from step 1: loss/batch" in output
+    assert "histories and final parameters are identical" in compared(slow, slow)
+    assert "cannot be laid side by side: 46 steps of 5 blocks beside 46 steps of 17" in compared(slow, found("17", "0.1"))
+    assert "cannot be laid side by side: float32 beside float64" in compared(slow, found("5", "0.1", "float64"))
+
+
+def test_a_record_with_a_bad_loader_raises_before_anything_is_called():
+    with pytest.raises(UserError, match="may name only a loader"):
+        from_record({"dataset": {"name": "x", "loader": {}}})

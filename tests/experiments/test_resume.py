@@ -1,0 +1,125 @@
+"""Sweeps that are killed, typed again, typed twice at once."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from experiments.benchmarks.drills import SMALL, Store, kill_and_resume, unbroken
+from experiments.record import liveness
+
+FEW = ["training.epochs=1", "network.width=8", "network.depth=2,3", "optimizer.learning_rate=0.1,0.2"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What a sweep leaves that nothing disturbs, and its seconds."""
+    return unbroken(tmp_path_factory.mktemp("unbroken"), SMALL)
+
+
+# Of a sweep's time: at the very start, while the store is made, in training, in writing, at the table.
+@pytest.mark.parametrize("share", [0.2, 0.75, 0.92])
+def test_a_killed_sweep_is_resumed_to_the_bits_of_an_unbroken_one(tmp_path, whole, share):
+    expected, seconds = whole
+    assert kill_and_resume(Store(tmp_path), SMALL, share * seconds, expected) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.05, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.88, 0.95, 0.99])
+def test_a_sweep_may_be_killed_at_any_moment(tmp_path, whole, share):
+    expected, seconds = whole
+    assert kill_and_resume(Store(tmp_path), SMALL, share * seconds, expected) == ""
+
+
+def test_the_same_command_again_trains_nothing_and_shows_the_table(lab):
+    first = lab.run("-m", *FEW)
+    ids = [run.info.run_id for run in lab.runs()]
+    second = lab.run("-m", *FEW)
+    assert "4 of 4 runs are in the record already" in second
+    assert [run.info.run_id for run in lab.runs()] == ids
+    (parent,) = lab.runs("sweep")
+    assert parent.info.status == "FINISHED"
+    table = first.partition("final training loss")[2].partition("dashboard")[0]
+    assert table in second
+    lab.run("-m", *FEW, "sweep.resume=false")
+    assert len(lab.runs()) == 8
+    assert len(lab.runs("sweep")) == 2
+
+
+def test_another_sweep_is_another_sweep(lab):
+    lab.run("-m", *FEW)
+    output = lab.run("-m", *FEW, "seed=1")
+    assert "in the record already" not in output
+    assert len(lab.runs()) == 8
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_jobs_of_other_launchers_are_resumed_too(lab, launcher):
+    lab.run("-m", *FEW, f"hydra/launcher={launcher}")
+    client = lab.client()
+    lost = lab.runs()[2]
+    client.set_terminated(lost.info.run_id, "KILLED")
+    kept = {run.info.run_id for run in lab.runs()} - {lost.info.run_id}
+    output = lab.run("-m", *FEW, f"hydra/launcher={launcher}")
+    assert "3 of 4 runs are in the record already" in output
+    finished = {run.info.run_id for run in lab.runs() if run.info.status == "FINISHED"}
+    assert kept < finished
+    assert len(finished) == 4
+    (new,) = finished - kept
+    assert lab.client().get_run(new).data.tags["trajectory"] == lost.data.tags["trajectory"]
+
+
+def test_of_two_starts_at_once_one_works_and_the_other_says_so(lab):
+    axes = ["network.depth=9", "optimizer.learning_rate=0.1,0.2", "training.epochs=600"]
+    killed = lab.start("-m", *axes)
+    lab.wait_for("RUNNING")
+    killed.kill()
+    killed.communicate()
+    processes = [lab.start("-m", *axes) for _ in range(2)]
+    outputs = [process.communicate(timeout=200)[0] for process in processes]
+    assert sorted(process.returncode for process in processes) == [0, 1], outputs
+    refused = outputs[[process.returncode for process in processes].index(1)]
+    assert "error: this sweep is being trained by another process" in refused
+    assert "sweep.resume=false" in refused
+    assert "Traceback" not in refused
+    statuses = [run.info.status for run in lab.runs()]
+    assert statuses.count("FINISHED") == 2
+    assert "RUNNING" not in statuses
+
+
+def test_a_dead_run_is_killed_at_the_next_start(lab):
+    process = lab.start("training.epochs=100000", "network.depth=9")
+    lab.wait_for("RUNNING")
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert [run.info.status for run in lab.runs()] == ["RUNNING"]
+    lab.run("-m", *FEW)
+    assert sorted(run.info.status for run in lab.runs()) == ["FINISHED"] * 4 + ["KILLED"]
+
+
+def test_a_process_of_this_host_is_looked_up_and_one_of_another_must_beat(monkeypatch):
+    own = liveness.tags()
+    assert liveness.alive(own, 0.001)
+    host, pid, start = own[liveness.PROCESS].split(":")
+    assert not liveness.alive({**own, liveness.PROCESS: f"{host}:{pid}:{float(start) - 1000}"}, 60)
+    assert not liveness.alive({**own, liveness.PROCESS: f"{host}:{2**22 + 1}:{start}"}, 60)
+    elsewhere = {liveness.PROCESS: f"another-host:{pid}:{start}"}
+    assert liveness.alive({**elsewhere, liveness.HEARTBEAT: f"{time.time() - 30}"}, 60)
+    assert not liveness.alive({**elsewhere, liveness.HEARTBEAT: f"{time.time() - 90}"}, 60)
+    assert not liveness.alive({}, 60)
+
+
+def test_a_sweep_gives_signs_of_life(lab):
+    process = lab.start("-m", "network.depth=9", "optimizer.learning_rate=0.1,0.2", "training.epochs=100000")
+    try:
+        lab.wait_for("RUNNING")
+        beats = set()
+        deadline = time.monotonic() + 30
+        while len(beats) < 2 and time.monotonic() < deadline:
+            beats |= {parent.data.tags[liveness.HEARTBEAT] for parent in lab.runs("sweep")}
+            time.sleep(1)
+        assert len(beats) > 1
+    finally:
+        process.kill()
+        process.communicate()
