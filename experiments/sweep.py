@@ -15,13 +15,14 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from experiments.record import AnyRun, AnyStore, Untracked, open_store
-from experiments.record.address import absolute, check_reachable, may_know
+from experiments.record.address import StoreError, absolute, check_reachable, may_know
 from experiments.record.identity import fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
 from experiments.run.config import Config, UserError, flat, run_name, typed, varied
 from experiments.run.pool import Lost
 
 if TYPE_CHECKING:
+    from experiments.pictures.report import Report
     from experiments.run.stack import Trained
 
 # The parent run's id, for jobs that a launcher runs in whatever process.
@@ -196,6 +197,15 @@ class Sweep:
                         bar.update(weights[number])
                         bar.set_description_str(self._progress())
 
+    def _keep(self, report: "Report | None", folder: Path) -> None:
+        """The files of `folder`, and of a sweep that was not interrupted, which should end at once, pictures and models."""
+        from experiments.pictures.gallery import keep_sweep
+
+        self.parent.describe(self.axes)
+        if report and not isinstance(self.store, Untracked | None) and not isinstance(self.parent, Untracked):
+            keep_sweep(self.store, self.parent, report, folder)
+        self.parent.keep(folder)
+
     def _progress(self) -> str:
         ended = [result for result in self.results if result is not None]
         diverged = sum(result.outcome == "diverged" for result in ended)
@@ -211,23 +221,22 @@ class Sweep:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         os.environ.pop(PARENT, None)
         self.around.close()
-        ended = [(config, result) for config, result in zip(self.configs, self.results, strict=True) if result is not None]
-        if ended:
-            from experiments.pictures.figures import save_map
-            from experiments.pictures.report import Report, Row
+        from experiments.pictures.report import Report, Row
 
-            report = Report([Row(config, float(result), result.outcome) for config, result in ended])
+        ended = [
+            Row(config, float(result), result.outcome, job)
+            for job, (config, result) in enumerate(zip(self.configs, self.results, strict=True))
+            if result is not None
+        ]
+        report = Report(ended) if ended else None
+        if report:
             print(f"\n{report.text()}")
         if len(ended) < len(self.configs) and self.store:
             print(f"{len(ended)} of {len(self.configs)} runs finished")
         for job, reason in self.lost.items():
             print(f"lost: job {job} ({run_name(self.configs[job])}): {reason}")
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            if ended:
-                report.save(folder / "table.csv")
-                save_map(folder / "map.png", report)
-            self._end(folder, status_of(error))
+        with tempfile.TemporaryDirectory() as folder:
+            self._end(report, Path(folder), status_of(error))
         if self.store and self.store.command:
             print(f"dashboard: {self.store.command}")
         if len(self.outbox):
@@ -235,16 +244,23 @@ class Sweep:
             if error is None:
                 raise SystemExit(1)
 
-    def _end(self, folder: Path, status: str) -> None:
-        """Write the files of `folder` and the end of the sweep, after all that still waits."""
-        if self.store:
+    def _end(self, report: "Report | None", folder: Path, status: str) -> None:
+        """Write table, pictures and the end of the sweep, after all that still waits."""
+        if self.store and not isinstance(self.store, Untracked):
+            if report:
+                report.save(folder / "table.csv")
             self.outbox.closed = len(self.outbox) > 0
             self.outbox.try_again(self.store, now=True)
             with self.outbox.instead():
                 if not self.outbox.closed:
-                    self.parent.describe(self.axes)
-                    self.parent.keep(folder)
-                    self.parent.end(status)
+                    full = None
+                    try:
+                        self._keep(None if status == "KILLED" else report, folder)
+                    except StoreError as error:
+                        full = error
+                    self.parent.end("FAILED" if full else status)
+                    if full and status == "FINISHED":
+                        raise full
             if self.outbox.closed:
                 self.outbox.put_sweep(self.parent.run_id, status, self.axes, folder)
 

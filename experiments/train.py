@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -70,6 +71,9 @@ def train(cfg: DictConfig) -> Result:
         (trained,) = train_stack([config], of, watch)
         with outbox.instead():
             run.finish(trained)
+    if not parent and not outbox.closed:
+        with outbox.instead():
+            _show(store, run, config)
     result = Result.of(trained)
     if not parent:
         print(result)
@@ -80,6 +84,21 @@ def train(cfg: DictConfig) -> Result:
     elif store.command and not parent:
         print(f"dashboard: {store.command}")
     return result
+
+
+def _show(store: AnyStore, run: AnyRun, config: Config) -> None:
+    """A single run is the best of its own."""
+    if isinstance(store, Untracked) or isinstance(run, Untracked):
+        return
+    from experiments.pictures.gallery import keep_model, keep_pictures
+    from experiments.record.reading import Archive
+
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Archive(store.uri, Path(folder)).run(run.run_id).files()
+        if config.tracking.pictures != "none":
+            keep_pictures(run, kept)
+        if config.tracking.models != "none":
+            keep_model(store, run.run_id, config, kept, config.tracking.register)
 
 
 def _opened(config: Config, parent: str, outbox: Outbox) -> AnyStore:

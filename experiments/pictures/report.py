@@ -18,11 +18,12 @@ ROWS, COLUMNS, REPEATS = "network.depth", "optimizer.learning_rate", "seed"
 
 @dataclass(frozen=True)
 class Row:
-    """One run of a sweep. loss: final, over the training data; nan where it diverged."""
+    """One run of a sweep. loss: final, over the training data; inf where it diverged. job: its number in the sweep."""
 
     config: Config
     loss: float
     outcome: str
+    job: int = 0
 
     @property
     def values(self) -> dict[str, Any]:
@@ -92,13 +93,18 @@ class Report:
         mark = "*" if any(row is self.best for row in runs) else ""
         return f"{sum(finite) / len(finite):.3g}{mark}"
 
+    def columns(self) -> dict[str, list[Any]]:
+        """The swept keys, final loss and outcome: a value for each run."""
+        columns: dict[str, list[Any]] = {key: [values[key] for values in self.flat] for key in self.varied}
+        return {**columns, "final/loss_train": [row.loss for row in self.rows], "outcome": [row.outcome for row in self.rows]}
+
     def save(self, file: Path) -> None:
-        """One line a run: the swept keys, final loss, outcome."""
+        """`columns` as CSV, one line a run."""
+        columns = self.columns()
         with file.open("w", newline="") as lines:
             writer = csv.writer(lines)
-            writer.writerow([*self.varied, "final/loss_train", "outcome"])
-            for row, values in zip(self.rows, self.flat, strict=True):
-                writer.writerow([*(values[key] for key in self.varied), row.loss, row.outcome])
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
 
 
 def _line(cells: Sequence[Any]) -> str:

@@ -69,18 +69,19 @@ class Archive:
 
     def page(self, parent: str | None) -> tuple[str, str]:
         """The dashboard's page for a sweep, the newest one where none is named, and what to call it."""
-        if parent is None:
-            experiments = [found.experiment_id for found in self.client.search_experiments()]
-            newest = self.client.search_runs(
-                experiments, "tags.kind = 'sweep'", max_results=1, order_by=["attributes.start_time DESC"]
-            )
-            if not newest:
-                raise UserError(f"{self.uri} has no sweep yet: python -m experiments.train -m makes one")
-            sweep = newest[0]
-        else:
-            sweep = self._get(parent, "sweep")
+        sweep = self._get(parent or self.newest_sweep(), "sweep")
         view = sweep.info.run_id if self._has_view(sweep) else ""
         return link(sweep.info.experiment_id, view), sweep.info.run_name
+
+    def newest_sweep(self) -> str:
+        """Its parent run's id; raises UserError where there is no sweep."""
+        experiments = [found.experiment_id for found in self.client.search_experiments()]
+        newest = self.client.search_runs(
+            experiments, "tags.kind = 'sweep'", max_results=1, order_by=["attributes.start_time DESC"]
+        )
+        if not newest:
+            raise UserError(f"{self.uri} has no sweep yet: python -m experiments.train -m makes one")
+        return newest[0].info.run_id
 
     def _has_view(self, sweep: MlflowRun) -> bool:
         return TAG + sweep.info.run_id in self.client.get_experiment(sweep.info.experiment_id).tags

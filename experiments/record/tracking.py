@@ -273,6 +273,20 @@ class Run:
         self.client.log_batch(self.run_id, params=[Param(key, value) for key, value in params.items()])
 
     @_in_one_line
+    def tabulate(self, columns: dict[str, list[Any]]) -> None:
+        """A table that the dashboard shows as one, table.json; inf is left empty, which JSON has no word for."""
+        finite = {
+            key: [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
+            for key, values in columns.items()
+        }
+        self.client.log_table(self.run_id, finite, "table.json")
+
+    @_in_one_line
+    def note(self, markdown: str) -> None:
+        """The run's description."""
+        self.client.set_tag(self.run_id, "mlflow.note.content", markdown)
+
+    @_in_one_line
     def keep(self, folder: Path) -> None:
         """The folder's files as artifacts."""
         self.client.log_artifacts(self.run_id, str(folder))

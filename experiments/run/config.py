@@ -16,6 +16,7 @@ from blocks.optimizers import OPTIMIZERS, Momentum
 from blocks.schedules import SCHEDULES
 
 DTYPES = ("float32", "float64")
+OF_RUNS = ("best", "all", "none")
 DEFAULT_MOMENTUM = 0.9
 
 
@@ -99,6 +100,8 @@ class TrackingConfig:
     uri: MLflow's tracking URI, null is a SQLite file beside the project. experiment: MLflow's name for it.
     points: at most so many points a metric, at least 2.
     blocks: gradient norms of at most so many blocks, evenly spaced, at least 2; null is all. history.npz has all.
+    pictures, models: of which runs a picture, a model is logged: `best` of a sweep (or a single run), `all`, or `none`.
+    register: the name under which the model registry gets a sweep's best network, null does not register it.
     enabled: false records nothing.
     """
 
@@ -106,6 +109,9 @@ class TrackingConfig:
     experiment: str = "depth laboratory"
     points: int = 20
     blocks: int | None = 12
+    pictures: str = "best"
+    models: str = "best"
+    register: str | None = None
     enabled: bool = True
 
 
@@ -180,6 +186,8 @@ def check(config: Config) -> None:
         if training.loss is not None:
             choice("training.loss", training.loss, LOSSES)
         choice("dtype", config.dtype, dict.fromkeys(DTYPES))
+        choice("tracking.pictures", config.tracking.pictures, dict.fromkeys(OF_RUNS))
+        choice("tracking.models", config.tracking.models, dict.fromkeys(OF_RUNS))
     except ValueError as error:
         raise UserError(str(error)) from None
     if optimizer.momentum is not None and not issubclass(rule, Momentum):

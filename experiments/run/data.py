@@ -18,8 +18,9 @@ class Dataset:
     """Split and scaled data, one example a column, float64.
 
     x, y: (n_x, m) and labels (m,) from 0, or values (n_y, m), of the training part; x_validation, y_validation likewise.
-    classes: their number, None where y are values.
+    classes: their number, None where y are values. labels: (classes,) what the data set calls them, empty for values.
     digest: sha256 of all four arrays.
+    x_mean, x_scale (n_x,), y_mean, y_scale (n_y,): what was subtracted from each row, and what it was then divided by.
     """
 
     name: str
@@ -28,7 +29,12 @@ class Dataset:
     x_validation: Array
     y_validation: Array
     classes: int | None
+    labels: Array
     digest: str
+    x_mean: Array
+    x_scale: Array
+    y_mean: Array
+    y_scale: Array
 
 
 def load(config: DatasetConfig) -> Dataset:
@@ -74,7 +80,7 @@ def _split(config: DatasetConfig, X: Array, y: Array) -> Dataset:
     from sklearn.preprocessing import StandardScaler
 
     are_values = np.issubdtype(y.dtype, np.floating)
-    classes = None
+    classes, names = None, np.empty(0)
     if not are_values:
         names, y, counts = np.unique(y, return_inverse=True, return_counts=True)
         classes = len(names)
@@ -92,15 +98,18 @@ def _split(config: DatasetConfig, X: Array, y: Array) -> Dataset:
     # Scaled on the training part alone, the targets of a regression too: their loss then is a share of their variance.
     x_scaler = StandardScaler().fit(X_train)
     x, x_validation = (np.ascontiguousarray(x_scaler.transform(part).T) for part in (X_train, X_held))
+    y_mean, y_scale = np.zeros(0), np.ones(0)
     if are_values:
         y_train, y_held = (part.reshape(len(part), -1) for part in (y_train, y_held))
         y_scaler = StandardScaler().fit(y_train)
         y_train, y_held = (np.ascontiguousarray(y_scaler.transform(part).T) for part in (y_train, y_held))
+        y_mean, y_scale = y_scaler.mean_, y_scaler.scale_
     digest = hashlib.sha256()
     for part in (x, y_train, x_validation, y_held):
         digest.update(f"{part.dtype.str}{part.shape}".encode())
         digest.update(part.tobytes())
-    return Dataset(config.name, x, y_train, x_validation, y_held, classes, digest.hexdigest())
+    scaling = (x_scaler.mean_, x_scaler.scale_, y_mean, y_scale)
+    return Dataset(config.name, x, y_train, x_validation, y_held, classes, names, digest.hexdigest(), *scaling)
 
 
 @dataclass(frozen=True, eq=False)

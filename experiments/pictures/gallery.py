@@ -1,0 +1,86 @@
+"""What is drawn and kept once the runs are there: pictures and table of the sweep, pictures and models of its runs.
+
+Drawing a run takes longer than training it, so by default that is done for the best alone (`tracking.pictures`,
+`tracking.models`); `history.npz` has what it takes to draw any other later.
+"""
+
+import math
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.pictures import figures
+from experiments.pictures.report import ROWS, Report, Row, shown
+from experiments.run.config import Config
+from experiments.run.data import task
+
+if TYPE_CHECKING:
+    from experiments.record.files import Files
+    from experiments.record.reading import Recorded
+    from experiments.record.tracking import Run, Store
+
+FOLDER = "pictures"
+
+
+def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> None:
+    """Draw the sweep into `folder`, log its table and description, and what is asked for of its runs."""
+    from experiments.record.reading import Archive
+
+    runs = {int(run.tags["job"]): run for run in Archive(store.uri, folder).sweep(parent.run_id)}
+    best_of = _best_of_rows(report.rows, report.down)
+    histories = {value: runs[row.job].files().history for value, row in best_of.items() if row.job in runs}
+    name = "depth" if report.down == ROWS else report.down
+    drawn = {"best_curves": figures.best_curves({f"{name} {shown(value)}": history for value, history in histories.items()})}
+    if report.down == ROWS and len(histories) > 1:
+        drawn["norm_ratios"] = figures.norm_ratios(histories)
+    figures.save(folder, map=figures.sweep_map(report), **drawn)
+    parent.tabulate(report.columns())
+    parent.note(description(report, parent.run_id, runs))
+    tracking = report.rows[0].config.tracking
+    wanted = {"best": [report.best] if report.best else [], "all": report.rows, "none": []}
+    for row in wanted[tracking.pictures]:
+        keep_pictures(store.run(runs[row.job].run_id), runs[row.job].files())
+    for row in wanted[tracking.models]:
+        keep_model(
+            store, runs[row.job].run_id, row.config, runs[row.job].files(), tracking.register if row is report.best else None
+        )
+
+
+def keep_pictures(run: "Run", kept: "Files") -> None:
+    """Loss curves, and gradient norms by block and step, of one run."""
+    with tempfile.TemporaryDirectory() as name:
+        history = kept.history
+        drawn = {"loss": figures.loss_curves(history), "grad_norm_map": figures.norm_map(history)}
+        figures.save(Path(name, FOLDER), **drawn, grad_norm_by_block=figures.norm_profile(history))
+        run.keep(Path(name))
+
+
+def keep_model(store: "Store", run_id: str, config: Config, kept: "Files", register: str | None = None) -> None:
+    """One run's network as an MLflow model."""
+    from experiments.record.model import log_model
+
+    log_model(store, run_id, config, kept, task(config), register)
+
+
+def _best_of_rows(rows: Iterable[Row], key: str) -> dict:
+    """Each value of that key -> its run with the smallest final loss."""
+    best: dict = {}
+    for row in sorted(rows, key=lambda row: row.loss):
+        best.setdefault(row.values[key], row)
+    return dict(sorted(best.items(), key=lambda item: str(item[0]) if isinstance(item[0], str) else item[0]))
+
+
+def description(report: Report, parent: str, runs: dict[int, "Recorded"]) -> str:
+    """The sweep in words, as markdown: what was swept, what came of it, how to have it again."""
+    lines = [f"**{len(report.rows)} runs: {report.outcomes}**", ""]
+    for key in report.varied:
+        values = list(dict.fromkeys(shown(row.values[key]) for row in report.rows))
+        lines.append(f"- `{key}`: {', '.join(values[:24])}" + (", ..." if len(values) > 24 else ""))
+    best = report.best
+    if best and math.isfinite(best.loss) and best.job in runs:
+        place = ", ".join(f"`{key}={shown(best.values[key])}`" for key in report.varied)
+        lines += ["", f"Best final training loss: **{best.loss:.4g}** at {place} (run `{runs[best.job].run_id}`)"]
+    return "\n".join(
+        [*lines, "", "Train it again and prove it identical:", "", f"    python -m experiments.reproduce --sweep {parent}"]
+    )

@@ -1,0 +1,66 @@
+"""A run's network logged as an MLflow model."""
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import mlflow
+import numpy as np
+from mlflow.models import Model, infer_signature
+
+import blocks
+from experiments.record import served
+from experiments.record.files import PARAMETERS, Files
+from experiments.record.tracking import Store
+from experiments.run.config import Config
+from experiments.run.data import Task
+from experiments.run.stack import sizes
+
+for _chatty in ("mlflow.models.model", "mlflow.store.model_registry", "mlflow.tracking._model_registry.fluent", "mlflow.pyfunc"):
+    logging.getLogger(_chatty).setLevel(logging.ERROR)
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
+def log_model(store: Store, run_id: str, config: Config, kept: Files, of: Task, register: str | None = None) -> str:
+    """Log the network of that run, with signature, an example of its input, and what it needs; returns the model's URI.
+
+    register: the name under which the model registry gets it as a new version.
+    """
+    data = of.dataset
+    about = {
+        "sizes": sizes(config, of),
+        "activation": config.network.activation,
+        "loss": of.loss.name,
+        "x_mean": data.x_mean.tolist(),
+        "x_scale": data.x_scale.tolist(),
+        "y_mean": data.y_mean.tolist(),
+        "y_scale": data.y_scale.tolist(),
+        "labels": data.labels.tolist(),
+    }
+    example = data.x_validation[:, :2].T * data.x_scale + data.x_mean
+    answer = np.asarray(data.labels[:1]) if data.classes else np.zeros((1, of.units))
+    mlflow.set_tracking_uri(store.uri)
+    mlflow.set_experiment(experiment_id=store.experiment_id)
+    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
+        # MLflow would like type hints as a schema; the signature is one.
+        warnings.simplefilter("ignore", UserWarning)
+        network, parameters = Path(name, "network.json"), Path(name, PARAMETERS)
+        network.write_text(json.dumps(about))
+        np.save(parameters, kept.parameters, allow_pickle=False)
+        logged = Model.log(
+            None,
+            mlflow.pyfunc,
+            name="network",
+            run_id=run_id,
+            registered_model_name=register,
+            python_model=served.__file__,
+            artifacts={"network": str(network), "parameters": str(parameters)},
+            code_paths=[str(Path(blocks.__file__).parent)],
+            signature=infer_signature(example, answer),
+            input_example=example,
+            pip_requirements=[f"mlflow=={mlflow.__version__}", f"numpy=={np.__version__}"],
+        )
+    return logged.model_uri

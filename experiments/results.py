@@ -1,0 +1,50 @@
+"""For notebooks: a sweep as a frame of its runs, and their histories.
+
+from experiments import results
+
+frame, histories = results.load("SWEEP_ID")
+for row, history in zip(frame.itertuples(), histories):
+    plt.semilogy(history.grad_norm[0], label=row.run_name)
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from blocks.arrays import Array
+from experiments.record.reading import Archive
+from experiments.run.config import flat_values, varied
+
+
+def load(sweep: str | None = None, uri: str | None = None) -> tuple[pd.DataFrame, Array]:
+    """A frame with a line for every finished run, in the order of the jobs, and their histories, an array of as many objects.
+
+    The frame's columns: the keys that differ between the runs, `outcome`, `run_name`, `run_id`, and the last values of what
+    was measured, `loss/train` and so on; nan where a run diverged.
+
+    sweep: id of its parent run, None is the newest one.
+    uri: MLflow's tracking URI, None is MLFLOW_TRACKING_URI or the file beside the project.
+    Raises UserError where there is no such store or sweep, and where a file is not what was recorded.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Archive(uri or os.environ.get("MLFLOW_TRACKING_URI"), Path(folder))
+        runs = archive.sweep(sweep or archive.newest_sweep())
+        kept = [run.files() for run in runs]
+    configs = [flat_values(files.config) for files in kept]
+    keys = varied(configs)
+    rows = [
+        {
+            **{key: config.get(key) for key in keys},
+            "outcome": run.tags["outcome"],
+            "run_name": run.name,
+            "run_id": run.run_id,
+            **{name: float(values[-1]) for name, values in files.history.measures.items()},
+        }
+        for run, files, config in zip(runs, kept, configs, strict=True)
+    ]
+    histories = np.empty(len(kept), dtype=object)
+    histories[:] = [files.history for files in kept]
+    return pd.DataFrame(rows), histories

@@ -1,0 +1,314 @@
+"""The estimators against scikit-learn: its own checks of any estimator, its tools, and what its networks give."""
+
+import pickle
+import re
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits, load_iris
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from sklearn.utils import check_random_state, shuffle
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from blocks import OPTIMIZERS, Network, estimators
+from blocks.estimators import NetworkClassifier, NetworkRegressor
+from tests.blocks import oracle
+from tests.blocks.test_sklearn import Recording
+
+BOTH = [NetworkClassifier, NetworkRegressor]
+# No update as small changes a weight: the network is still as it was drawn.
+UNTRAINED = {"optimizer": "gradient_descent", "learning_rate": 1e-300, "epochs": 1, "batch_size": 1000}
+
+
+def iris():
+    return load_iris(return_X_y=True)
+
+
+def small(estimator, **options):
+    return estimator(**{"depth": 2, "width": 8, "epochs": 3, "batch_size": 40, "random_state": 0, **options})
+
+
+@parametrize_with_checks([NetworkClassifier(), NetworkRegressor()])
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("optimizer", ["gradient_descent", "momentum", "nesterov"])
+def test_the_loss_curve_is_mlp_classifiers_from_the_same_weights_in_the_same_order(optimizer, monkeypatch):
+    X, y = load_digits(return_X_y=True)
+    X = MinMaxScaler().fit_transform(X)
+    theirs = Recording(
+        (32,),
+        solver="sgd",
+        alpha=0,
+        learning_rate_init=0.1,
+        momentum=0 if optimizer == "gradient_descent" else 0.8,
+        nesterovs_momentum=optimizer == "nesterov",
+        max_iter=10,
+        tol=0,
+        random_state=0,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        theirs.fit(X, y)
+
+    create = Network.create
+
+    def with_their_weights(*arguments, **options):
+        network = create(*arguments, **options)
+        for block, (W, b) in zip(network.blocks, theirs.initial, strict=True):
+            block.W[...], block.b[...] = W, b
+        return network
+
+    def their_orders(rng, m):
+        random_state = check_random_state(0)
+        random_state.set_state(theirs.before_shuffles)
+        order = np.arange(m)
+        while True:
+            order = shuffle(order, random_state=random_state)
+            yield order
+
+    monkeypatch.setattr(Network, "create", with_their_weights)
+    monkeypatch.setattr(estimators, "reshuffled", their_orders)
+    ours = NetworkClassifier(depth=2, width=32, optimizer=optimizer, learning_rate=0.1, momentum=0.8, epochs=10).fit(X, y)
+    np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=0, atol=1e-9)
+
+
+def test_accuracy_on_digits_is_mlp_classifiers():
+    X, y = load_digits(return_X_y=True)
+    X_train, X_test, y_train, y_test = train_test_split(X / 16, y, random_state=0, stratify=y)
+    theirs = MLPClassifier((64, 64), alpha=0, max_iter=60, tol=0, n_iter_no_change=60, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        theirs.fit(X_train, y_train)
+    ours = NetworkClassifier(depth=3, width=64, epochs=60, random_state=0).fit(X_train, y_train)
+    assert ours.score(X_test, y_test) >= theirs.score(X_test, y_test) - 0.02
+
+
+# The loss is 1/(2m) ||error||^2, so that m lambda stands where Ridge has its alpha.
+@pytest.mark.parametrize(("weight_decay", "exact"), [(0.0, LinearRegression()), (0.1, Ridge(alpha=100 * 0.1))])
+def test_one_block_alone_is_linear_regression_for_one_output_and_for_several(weight_decay, exact):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((100, 3)), rng.standard_normal((100, 2))
+    ours = NetworkRegressor(
+        depth=1, optimizer="gradient_descent", learning_rate=0.5, weight_decay=weight_decay, epochs=200, random_state=0
+    )
+    for values in (y, y[:, 1]):
+        np.testing.assert_allclose(ours.fit(X, values).predict(X), exact.fit(X, values).predict(X), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "loss"),
+    [(NetworkClassifier, "softmax_cross_entropy"), (NetworkRegressor, "half_mean_squared_error")],
+)
+def test_the_first_steps_loss_and_gradient_norms_are_jaxs(estimator, loss):
+    X, y = iris()
+    model = small(estimator, depth=3, activation="tanh", **UNTRAINED).fit(X, y)
+    parameters = oracle.parameters_of(model.network_)
+    targets = y if loss == "softmax_cross_entropy" else y[None, :]
+    value, gradients, _ = oracle.value_and_gradients(parameters, X.T, targets, "tanh", loss)
+    np.testing.assert_allclose(model.loss_curve_, [value], rtol=1e-10)
+    np.testing.assert_allclose(model.grad_norms_, [[np.linalg.norm(dW) for dW, _ in gradients]], rtol=1e-10)
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_every_step_has_a_norm_of_every_block(estimator):
+    model = small(estimator, depth=4, epochs=3, batch_size=40).fit(*iris())
+    # 150 examples are batches of 40, 40, 40 and 30.
+    assert model.grad_norms_.shape == (3 * 4, 4)
+    assert model.history_.batch_sizes.tolist() == [40, 40, 40, 30] * 3
+    assert (model.n_iter_, len(model.loss_curve_), model.n_features_in_) == (3, 3, 4)
+    np.testing.assert_array_equal(model.grad_norms_, model.history_.grad_norm)
+
+
+def test_probabilities_are_those_of_the_loss_and_sum_to_1():
+    X, y = iris()
+    model = small(NetworkClassifier, **UNTRAINED).fit(X, y)
+    probabilities = model.predict_proba(X)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-14)
+    assert log_loss(y, probabilities) == pytest.approx(model.loss_curve_[0], rel=1e-12)
+    np.testing.assert_array_equal(model.predict(X), probabilities.argmax(axis=1))
+
+
+def test_labels_may_be_strings():
+    X, y = iris()
+    names = np.array(["setosa", "versicolor", "virginica"], dtype=object)
+    numbers, strings = small(NetworkClassifier).fit(X, y), small(NetworkClassifier).fit(X, names[y])
+    np.testing.assert_array_equal(strings.predict(X), names[numbers.predict(X)])
+
+
+def test_one_class_alone_is_always_predicted():
+    X, _ = iris()
+    model = small(NetworkClassifier).fit(X, np.full(len(X), 7))
+    assert set(model.predict(X)) == {7}
+    assert (model.predict_proba(X) == 1).all()
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_partial_fit_again_and_again_is_fit_to_the_last_bit(estimator, optimizer):
+    X, y = iris()
+    whole = small(estimator, optimizer=optimizer, epochs=3).fit(X, y)
+    classes = {"classes": [0, 1, 2]} if estimator is NetworkClassifier else {}
+    model = small(estimator, optimizer=optimizer).partial_fit(X, y, **classes)
+    model.partial_fit(X, y).partial_fit(X, y)
+    assert model.network_.parameters.tobytes() == whole.network_.parameters.tobytes()
+    assert model.loss_curve_ == whole.loss_curve_
+    assert model.grad_norms_.tobytes() == whole.grad_norms_.tobytes()
+    assert model.n_iter_ == 3
+
+
+def test_partial_fit_takes_parts_that_lack_a_class():
+    X, y = iris()
+    model = small(NetworkClassifier).partial_fit(X[:100], y[:100], classes=[0, 1, 2]).partial_fit(X[100:], y[100:])
+    assert model.predict_proba(X).shape == (150, 3)
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_fit_begins_anew_and_gives_the_same_bits_again(estimator):
+    X, y = iris()
+    model = small(estimator).fit(X, y)
+    first = model.network_.parameters.tobytes()
+    assert model.fit(X, y).network_.parameters.tobytes() == first
+    assert clone(model).fit(X, y).network_.parameters.tobytes() == first
+    assert clone(model).set_params(random_state=1).fit(X, y).network_.parameters.tobytes() != first
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_a_pickle_predicts_and_trains_on_with_the_same_bits(estimator):
+    X, y = iris()
+    model = small(estimator, optimizer="adam").fit(X, y)
+    again = pickle.loads(pickle.dumps(model))
+    assert again.predict(X).tobytes() == model.predict(X).tobytes()
+    model.partial_fit(X, y)
+    again.partial_fit(X, y)
+    assert again.network_.forward(X.T)[0].tobytes() == model.network_.forward(X.T)[0].tobytes()
+
+
+def test_in_a_pipeline_under_cross_validation_and_a_grid_search():
+    X, y = iris()
+    pipeline = make_pipeline(StandardScaler(), NetworkClassifier(width=16, learning_rate=0.01, epochs=40, random_state=0))
+    assert cross_val_score(pipeline, X, y).mean() > 0.9
+    grid = {"networkclassifier__depth": np.array([1, 2]), "networkclassifier__learning_rate": [1e-6, 0.01]}
+    search = GridSearchCV(pipeline, grid, cv=3).fit(X, y)
+    assert search.best_params_["networkclassifier__learning_rate"] == 0.01
+    assert search.best_score_ > 0.9
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_early_stopping_ends_where_the_score_gets_no_better_and_keeps_the_best(estimator, monkeypatch):
+    held = []
+
+    def recorded(X, y, **options):
+        parts = train_test_split(X, y, **options)
+        held.append((parts[1], parts[3]))
+        return parts
+
+    monkeypatch.setattr(estimators, "train_test_split", recorded)
+    X, y = load_digits(return_X_y=True)
+    model = small(estimator, epochs=300, batch_size=200, learning_rate=0.01, early_stopping=True, n_iter_no_change=4, tol=0.05)
+    model.fit(X / 16, y)
+    scores = np.array(model.validation_scores_)
+    assert len(held[0][0]) == 180
+    if estimator is NetworkClassifier:
+        # Every digit's share of the data is 174 to 183 in 1797.
+        assert set(np.bincount(held[0][1])) <= {17, 18, 19}
+    assert model.n_iter_ == len(scores) == len(model.loss_curve_) < 300
+    assert len(model.grad_norms_) == model.n_iter_ * model.history_.steps_an_epoch
+    rises = scores[1:] > np.maximum.accumulate(scores)[:-1] + 0.05
+    assert rises[-5]
+    assert not rises[-4:].any()
+    assert model.score(*held[0]) == pytest.approx(scores.max(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rate", "scale", "epochs", "place", "slope"),
+    [
+        # W - 1 is multiplied by 1 - rate a step: 1, -1e100, 1e200, whose square no float64 holds.
+        pytest.param(1e100, 1.0, 5, "at step 2 in the loss", 1e100, id="the loss overflows"),
+        pytest.param(1e308, 10.0, 5, "at step 1 in block 1", 0.0, id="an update overflows"),
+        pytest.param(1e308, 10.0, 1, "at step 1 in block 1", 0.0, id="the last update overflows"),
+    ],
+)
+def test_a_training_that_diverges_warns_and_keeps_the_last_parameters_with_a_finite_loss(rate, scale, epochs, place, slope):
+    X, y = np.array([[1.0], [-1.0]]), scale * np.array([1.0, -1.0])
+    model = NetworkRegressor(depth=1, initializer="zeros", optimizer="gradient_descent", learning_rate=rate, epochs=epochs)
+    with pytest.warns(ConvergenceWarning, match=place) as caught:
+        model.fit(X, y)
+    assert caught[0].filename == __file__
+    assert model.predict([[1.0]]) == pytest.approx([slope], rel=1e-12)
+    assert len(model.loss_curve_) == epochs
+    assert not np.isfinite(model.loss_curve_[2:]).any()
+
+
+def test_a_part_that_cannot_be_learned_leaves_the_network_as_it_was():
+    X, y = iris()
+    model = small(NetworkRegressor).fit(X, y)
+    before = model.network_.parameters.copy()
+    with pytest.warns(ConvergenceWarning, match="at step 0 in the loss") as caught:
+        model.partial_fit(1e200 * X, y)
+    assert caught[0].filename == __file__
+    np.testing.assert_array_equal(model.network_.parameters, before)
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_float32_is_float32_from_the_data_to_the_answer(estimator):
+    X, y = iris()
+    model = small(estimator, dtype="float32").fit(X, y)
+    assert model.network_.parameters.dtype == model.grad_norms_.dtype == np.float32
+    assert model._logits(X).dtype == np.float32
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("depth", 0, "depth is 0, it must be a whole number of at least 1"),
+        ("depth", "3", "depth is '3', it must be a number"),
+        ("width", 2.5, "width is 2.5, it must be a whole number of at least 1"),
+        ("activation", "swish", "activation 'swish' is unknown, allowed: identity, sigmoid"),
+        ("initializer", None, "initializer 'None' is unknown, allowed: zeros, normal"),
+        ("optimizer", ["adam"], "optimizer \"['adam']\" is unknown, allowed: gradient_descent, momentum, nesterov, adam"),
+        ("learning_rate", 0, "learning_rate is 0, it must be finite and above 0"),
+        ("momentum", 1.0, "momentum is 1.0, it must be finite and at least 0 and below 1"),
+        ("weight_decay", -1, "weight_decay is -1, it must be finite and at least 0"),
+        ("epochs", 0, "epochs is 0, it must be a whole number of at least 1"),
+        ("batch_size", np.inf, "batch_size is inf, it must be a whole number of at least 1"),
+        ("dtype", "float16", "dtype 'float16' is unknown, allowed: float32, float64"),
+        ("early_stopping", "yes", "early_stopping is 'yes', it must be True or False"),
+        ("validation_fraction", 1.0, "validation_fraction is 1.0, it must be finite and above 0 and below 1"),
+        ("n_iter_no_change", -1, "n_iter_no_change is -1, it must be a whole number of at least 1"),
+        ("tol", np.nan, "tol is nan, it must be finite and at least 0"),
+        ("random_state", -1, "random_state is -1, it must be None, a whole number from 0"),
+    ],
+)
+def test_a_value_out_of_range_is_one_line_with_its_name(estimator, name, value, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as raised:
+        small(estimator, **{name: value}).fit(*iris())
+    assert "\n" not in str(raised.value)
+
+
+def test_classes_are_needed_first_and_stay_the_same():
+    X, y = iris()
+    with pytest.raises(ValueError, match="classes is None, the first call of partial_fit must be given all labels"):
+        small(NetworkClassifier).partial_fit(X, y)
+    with pytest.raises(ValueError, match=r"y has labels \[2\], they must be in classes: \[0, 1\]"):
+        small(NetworkClassifier).partial_fit(X, y, classes=[0, 1])
+    model = small(NetworkClassifier).fit(X, y)
+    with pytest.raises(ValueError, match=r"classes is \[0, 1\], it must be that of the first call: \[0, 1, 2\]"):
+        model.partial_fit(X[:50], y[:50], classes=[0, 1])
+
+
+def test_a_validation_set_of_one_example_is_refused():
+    X, y = iris()
+    with pytest.raises(ValueError, match=r"validation_fraction is 0\.001, it must hold out at least 2 examples"):
+        small(NetworkRegressor, early_stopping=True, validation_fraction=0.001).fit(X, y)

@@ -1,0 +1,144 @@
+"""Pictures by what they show: axes, cells, marks, lines."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import LogNorm
+from matplotlib.patches import Rectangle
+
+from experiments.pictures import figures
+from experiments.pictures.report import Report, Row
+from experiments.run.config import typed
+from experiments.run.stack import train_stack
+
+
+def report(composed, cells):
+    """cells: (depth, rate, seed) -> (loss, outcome)"""
+    rows = []
+    for job, ((depth, rate, seed), (loss, outcome)) in enumerate(cells.items()):
+        config = typed(composed(f"network.depth={depth}", f"optimizer.learning_rate={rate}", f"seed={seed}"))
+        rows.append(Row(config, loss, outcome, job))
+    return Report(rows)
+
+
+@pytest.fixture
+def swept(composed):
+    inf = float("inf")
+    return report(
+        composed,
+        {
+            (2, 0.1, 0): (0.5, "trained"),
+            (2, 0.1, 1): (0.3, "trained"),
+            (2, 1.0, 0): (0.01, "trained"),
+            (2, 1.0, 1): (0.03, "trained"),
+            (9, 0.1, 0): (0.2, "trained"),
+            (9, 0.1, 1): (0.2, "trained"),
+            (9, 1.0, 0): (inf, "diverged"),
+            (9, 1.0, 1): (0.6, "trained"),
+        },
+    )
+
+
+def test_the_map_has_a_cell_for_every_depth_and_rate(swept):
+    axes, bar = figures.sweep_map(swept).axes
+    (image,) = axes.images
+    # Seeds are averaged over the runs that did not diverge.
+    np.testing.assert_allclose(image.get_array(), [[0.4, 0.02], [0.2, 0.6]])
+    assert isinstance(image.norm, LogNorm)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("learning rate", "depth L (blocks)")
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.1", "1"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["2", "9"]
+    assert bar.get_ylabel() == "final training loss"
+
+
+def test_the_map_marks_the_best_cell_its_spread_and_the_largest_stable_rates(swept):
+    axes = figures.sweep_map(swept).axes[0]
+    texts = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}
+    # The standard deviation of 0.5 and 0.3 is 0.1, of 0.01 and 0.03 it is 0.01.
+    assert texts == {(0, 0): "0.4\n±0.1", (1, 0): "[0.02\n±0.01]", (0, 1): "0.2\n±0", (1, 1): "0.6"}
+    frames = {
+        (round(patch.get_x() + 0.47), round(patch.get_y() + 0.47)) for patch in axes.patches if isinstance(patch, Rectangle)
+    }
+    # Depth 2 is stable up to rate 1; at depth 9 one seed diverges there.
+    assert frames == {(1, 0), (0, 1)}
+
+
+def test_a_sweep_that_diverged_everywhere_still_has_its_map(composed):
+    inf = float("inf")
+    lost = report(composed, {(2, 10.0, 0): (inf, "diverged"), (9, 10.0, 0): (inf, "diverged")})
+    axes = figures.sweep_map(lost).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["diverged", "diverged"]
+    assert not axes.patches
+    assert "every run diverged (2 runs)" in lost.text()
+
+
+@pytest.mark.parametrize(
+    "cells", [{(2, 0.1, 0): (0.5, "trained")}, {(2, 0.1, 0): (0.5, "trained"), (2, 0.2, 0): (0.4, "trained")}]
+)
+def test_one_depth_or_one_rate_is_a_map_too(composed, cells):
+    axes = figures.sweep_map(report(composed, cells)).axes[0]
+    assert axes.images[0].get_array().shape == (1, len(cells))
+
+
+def test_a_map_too_large_to_read_has_no_texts_and_few_labels(composed):
+    axes = figures.sweep_map(report(composed, {(2, 0.1 + k / 100, 0): (0.5, "trained") for k in range(30)})).axes[0]
+    assert not axes.texts
+    assert len(axes.get_xticks()) == 24
+
+
+@pytest.fixture(scope="module")
+def runs(composed):
+    common = ["network.width=8", "training.epochs=4"]
+    fine = train_stack([typed(composed(*common, "network.depth=5"))])[0]
+    lost = train_stack([typed(composed(*common, "network.depth=5", "optimizer.learning_rate=1e6"))])[0]
+    return fine.history, lost.history
+
+
+def test_loss_curves_show_every_batch_and_the_whole_sets_on_a_log_scale(runs):
+    fine, lost = runs
+    (axes,) = figures.loss_curves(fine).axes
+    lines = {line.get_label(): line for line in axes.lines}
+    assert list(lines) == ["batch", "train", "validation"]
+    np.testing.assert_array_equal(lines["batch"].get_ydata(), fine.loss)
+    np.testing.assert_array_equal(lines["train"].get_xdata(), fine.evaluated)
+    assert (axes.get_yscale(), axes.get_xlabel(), axes.get_ylabel()) == ("log", "step (updates made)", "loss")
+    (axes,) = figures.loss_curves(lost).axes
+    assert axes.lines[-1].get_label().startswith("diverged in block ")
+    assert list(axes.lines[-1].get_xdata()) == [lost.diverged_step] * 2
+
+
+def test_the_norm_map_has_a_row_for_every_block_and_a_column_for_every_step(runs):
+    for history in runs:
+        axes, bar = figures.norm_map(history).axes
+        (image,) = axes.images
+        np.testing.assert_allclose(np.ma.filled(image.get_array(), np.nan), history.grad_norm.T, rtol=1e-6)
+        assert isinstance(image.norm, LogNorm)
+        # Block 1 is below, as the data are.
+        assert image.origin == "lower"
+        assert image.get_extent() == [0, 92, 0.5, 5.5]
+        assert (axes.get_ylabel(), bar.get_ylabel()) == ("block l", r"$\|dW_l\|$")
+
+
+def test_the_norm_profile_has_the_first_a_middle_and_the_last_step(runs):
+    fine, lost = runs
+    (axes,) = figures.norm_profile(fine).axes
+    assert [line.get_label() for line in axes.lines] == ["step 0", "step 46", "step 91"] or [
+        line.get_label() for line in axes.lines
+    ] == ["step 0", "step 45", "step 91"]
+    np.testing.assert_allclose(axes.lines[-1].get_ydata(), fine.grad_norm[91])
+    (axes,) = figures.norm_profile(lost).axes
+    assert axes.lines[-1].get_label() == f"step {int(lost.diverged_step) - 1}"
+
+
+def test_norm_ratios_are_of_the_first_block_over_the_last(runs):
+    fine, _ = runs
+    (axes,) = figures.norm_ratios({5: fine}).axes
+    first = next(line for line in axes.lines if line.get_label() == "first step")
+    assert list(first.get_xdata()) == [5]
+    assert first.get_ydata()[0] == pytest.approx(float(fine.grad_norm[0, 0]) / float(fine.grad_norm[0, -1]))
+    assert axes.get_yscale() == "log"
+
+
+def test_figures_are_saved_as_png_and_svg(runs, tmp_path):
+    figures.save(tmp_path / "pictures", loss=figures.loss_curves(runs[0]))
+    assert (tmp_path / "pictures/loss.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (tmp_path / "pictures/loss.svg").read_bytes()

@@ -1,0 +1,290 @@
+"""What a person finds after a sweep: pictures, model, frame, dashboard."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from sklearn.datasets import load_diabetes, load_digits
+
+from experiments import results
+from tests.experiments.conftest import Lab
+
+FEW = ["training.epochs=3", "network.width=16"]
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+SCREENSHOTS = Path(__file__).resolve().parents[2] / ".screenshots"
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    lab = Lab(tmp_path_factory.mktemp("swept"))
+    lab.output = lab.run(
+        "-m", *FEW, "network.depth=2,5,9", "optimizer.learning_rate=0.01,0.1,0.5,1e6", "tracking.register=digits"
+    )
+    return lab
+
+
+@pytest.fixture
+def best(swept):
+    return min(swept.runs(), key=lambda run: run.data.metrics.get("final/loss_train", np.inf))
+
+
+def names(lab, run):
+    folder = lab.artifact(run, "")
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_sweep_has_its_pictures_and_the_best_run_alone_has_its_own(swept, best):
+    (parent,) = swept.runs("sweep")
+    assert names(swept, parent) == {"table.csv", "table.json"} | {
+        f"{name}.{kind}" for name in ("map", "best_curves", "norm_ratios") for kind in ("png", "svg")
+    }
+    drawn = {f"pictures/{name}.{kind}" for name in ("loss", "grad_norm_map", "grad_norm_by_block") for kind in ("png", "svg")}
+    for run in swept.runs():
+        assert drawn <= names(swept, run) if run.info.run_id == best.info.run_id else not drawn & names(swept, run)
+    table = json.loads(swept.artifact(parent, "table.json").read_text())
+    assert table["columns"] == ["network.depth", "optimizer.learning_rate", "final/loss_train", "outcome"]
+    assert len(table["data"]) == 12
+
+
+def test_the_sweep_says_what_was_swept_and_how_to_have_it_again(swept, best):
+    (parent,) = swept.runs("sweep")
+    note = parent.data.tags["mlflow.note.content"]
+    assert "**12 runs: 9 trained, 3 diverged**" in note or "**12 runs: " in note
+    assert "`optimizer.learning_rate`: 0.01, 0.1, 0.5, 1e+06" in note
+    assert best.info.run_id in note
+    (command,) = [line.strip() for line in note.splitlines() if line.startswith("    python -m experiments.reproduce")]
+    assert "12 of 12 runs are identical" in swept.run(*command.split()[3:], module="experiments.reproduce")
+
+
+def test_pictures_and_models_of_every_run_or_of_none(lab):
+    axes = ["network.depth=2,3", "optimizer.learning_rate=0.1"]
+    lab.run("-m", *FEW, *axes, "tracking.pictures=all", "tracking.models=none")
+    assert all("pictures/loss.svg" in names(lab, run) for run in lab.runs())
+    assert not lab.client().search_logged_models(["1"])
+    output = lab.run("-m", *FEW, "tracking.pictures=some", status=1)
+    assert "error: tracking.pictures 'some' is unknown, allowed: best, all, none" in output
+
+
+def test_a_single_run_has_its_pictures_and_its_model(lab):
+    lab.run(*FEW)
+    (run,) = lab.runs()
+    assert "pictures/grad_norm_map.svg" in names(lab, run)
+    assert run.info.status == "FINISHED"
+    (model,) = lab.client().search_logged_models(["1"])
+    assert model.source_run_id == run.info.run_id
+
+
+def test_a_sweep_that_diverged_everywhere_ends_with_its_map_and_no_model(lab):
+    output = lab.run("-m", *FEW, "network.depth=2,3", "optimizer.learning_rate=1e6,1e7")
+    assert "every run diverged (4 runs)" in output
+    (parent,) = lab.runs("sweep")
+    assert "map.svg" in names(lab, parent)
+    assert not lab.client().search_logged_models(["1"])
+
+
+def test_the_best_network_is_a_registered_model_without_pickles(swept, best):
+    (model,) = swept.client().search_logged_models(["1"])
+    assert model.source_run_id == best.info.run_id
+    (version,) = swept.client().search_model_versions("name = 'digits'")
+    assert version.version in (1, "1")
+    folder = Path(model.artifact_location.removeprefix("file://"))
+    assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pickle", ".joblib")]
+    about = yaml.safe_load((folder / "MLmodel").read_text())
+    assert about["signature"]["inputs"]
+    assert "numpy==" in (folder / "requirements.txt").read_text()
+
+
+def test_the_served_model_answers_with_the_bits_of_predict(swept, tmp_path):
+    import mlflow
+
+    (model,) = swept.client().search_logged_models(["1"])
+    mlflow.set_tracking_uri(swept.uri)
+    loaded = mlflow.pyfunc.load_model(model.model_uri)
+    X, y = load_digits(return_X_y=True)
+    answer = loaded.predict(X)
+    kept = np.load(swept.artifact(swept.client().get_run(model.source_run_id), "history.npz"))
+    accuracies = kept["measures/accuracy/train"][-1], kept["measures/accuracy/validation"][-1]
+    # The model scales as the training did: over all examples it is as right as over the two parts of them.
+    assert (answer == y).sum() == round(accuracies[0] * 1437 + accuracies[1] * 360)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        model.model_uri,
+        "-p",
+        str(port),
+        "--env-manager",
+        "local",
+    ]
+    environ = {**os.environ, "MLFLOW_TRACKING_URI": swept.uri}
+    log = (tmp_path / "served.log").open("w")
+    process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2).close()
+                break
+            except OSError:
+                time.sleep(0.3)
+        content = json.dumps({"inputs": X[:50].tolist()}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", content, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as response:
+            assert json.load(response)["predictions"] == answer[:50].tolist()
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        log.close()
+
+
+def test_a_regression_s_model_answers_in_the_data_s_own_units(lab):
+    import mlflow
+
+    lab.run("dataset=diabetes", "training.epochs=100", "network.width=16", "optimizer.learning_rate=0.05")
+    (model,) = lab.client().search_logged_models(["1"])
+    (run,) = lab.runs()
+    mlflow.set_tracking_uri(lab.uri)
+    X, y = load_diabetes(return_X_y=True)
+    answer = mlflow.pyfunc.load_model(model.model_uri).predict(X).ravel()
+    kept = np.load(lab.artifact(run, "history.npz"))
+    explained = 1 - ((answer - y) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+    # Of all examples, r2 lies between that of the two parts, or near.
+    parts = sorted(kept[f"measures/r2/{part}"][-1] for part in ("train", "validation"))
+    assert parts[0] - 0.1 < explained < parts[1] + 0.1
+
+
+def test_results_are_a_frame_and_histories(swept, best, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", swept.uri)
+    frame, histories = results.load()
+    assert list(frame.columns[:3]) == ["network.depth", "optimizer.learning_rate", "outcome"]
+    assert len(frame) == len(histories) == 12
+    assert frame.loc[frame["loss/train"].idxmin(), "run_id"] == best.info.run_id
+    diverged = frame["optimizer.learning_rate"] == 1e6
+    assert (frame["outcome"] == "diverged").equals(diverged)
+    assert frame["loss/train"].isna().equals(diverged)
+    assert [history.grad_norm.shape[-1] for history in histories] == frame["network.depth"].tolist()
+    assert repr(histories[0]) == "History(69 steps, 2 blocks, 0 diverged)"
+
+
+def test_the_readme_s_notebook_example_runs(swept, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", swept.uri)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    start = README.index("    from experiments import results")
+    example = README[start:].split("\n\n", 1)[0]
+    code = "\n".join(line[4:] for line in example.splitlines())
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+    assert (tmp_path / "norms.png").stat().st_size > 1000
+
+
+def chromium():
+    webdriver = pytest.importorskip("selenium.webdriver")
+    if not Path("/usr/bin/chromium").exists() or not Path("/usr/bin/chromedriver").exists():
+        pytest.skip("needs Debian's chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    quiet = ["background-networking", "component-update", "sync", "quic", "gpu", "dev-shm-usage"]
+    for argument in (
+        "headless=new",
+        "no-sandbox",
+        "no-first-run",
+        "window-size=1600,2200",
+        *(f"disable-{name}" for name in quiet),
+    ):
+        options.add_argument(f"--{argument}")
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
+
+
+def test_the_dashboard_opens_on_the_sweep_with_nothing_clicked(swept):
+    browser = chromium()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = swept.start("--port", str(port), module="experiments.dashboard")
+    try:
+        line = process.stdout.readline()
+        link = line[line.index("http://") :].strip()
+        # The sweep's own last line leads to the same page.
+        assert link.partition("#")[2] in swept.output
+        browser.get(link)
+        deadline = time.monotonic() + 90
+        drawn = []
+        while time.monotonic() < deadline and not (len(drawn) >= 6 and "depth 9, rate 0.1" in browser.page_source):
+            time.sleep(1)
+            drawn = browser.find_elements("css selector", ".js-plotly-plot .scatterlayer .trace path.js-line")
+        SCREENSHOTS.mkdir(exist_ok=True)
+        browser.save_screenshot(str(SCREENSHOTS / "dashboard.png"))
+        page = browser.page_source
+        assert len(drawn) >= 6
+        for run in swept.runs():
+            assert run.info.run_name in page
+        for heading in ("Losses, log scale", "What was swept", "Gradient norms by block"):
+            assert heading in page
+        assert browser.find_elements(
+            "css selector", ".js-plotly-plot .contour, .contourlayer, .parcoords, [data-testid*=parallel]"
+        )
+        # The parent run itself is not among the runs that are drawn.
+        assert "sweep of 12 runs" not in browser.find_element("css selector", "body").text
+
+        (parent,) = swept.runs("sweep")
+        browser.get(
+            f"{link.partition('#')[0]}#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}/artifacts/map.png"
+        )
+        deadline = time.monotonic() + 60
+        pictures = []
+        while time.monotonic() < deadline and not pictures:
+            time.sleep(1)
+            pictures = [
+                image
+                for image in browser.find_elements("css selector", "img")
+                if int(image.get_property("naturalWidth") or 0) > 500
+            ]
+        browser.save_screenshot(str(SCREENSHOTS / "map.png"))
+        assert pictures
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+        browser.quit()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--uri", "sqlite:///nothing.db"], "but that file is not there"),
+        (["--port", "70000"], "--port is 70000, it must be 1 to 65535"),
+        (["nothing"], "error: sweep 'nothing': "),
+    ],
+)
+def test_a_dashboard_that_cannot_be_shown_is_one_line(swept, arguments, line):
+    output = swept.run(*arguments, module="experiments.dashboard", status=2 if "--port" in arguments else 1)
+    assert line in output
+    assert "Traceback" not in output
+
+
+def test_a_port_that_is_taken_is_one_line(swept):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        output = swept.run("--port", str(port), module="experiments.dashboard", status=1)
+    assert f"error: --port is {port}, which another program uses" in output
+
+
+def test_a_store_without_a_sweep_is_one_line(lab):
+    lab.run(*FEW, "tracking.pictures=none", "tracking.models=none")
+    assert "has no sweep yet" in lab.run(module="experiments.dashboard", status=1)
