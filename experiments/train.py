@@ -90,13 +90,14 @@ def _show(store: AnyStore, run: AnyRun, config: Config) -> None:
     """A single run is the best of its own."""
     if isinstance(store, Untracked) or isinstance(run, Untracked):
         return
-    from experiments.pictures.gallery import keep_model, keep_pictures
+    from experiments.pictures.gallery import draw_run, keep_model
     from experiments.record.reading import Archive
 
-    with tempfile.TemporaryDirectory() as folder:
-        kept = Archive(store.uri, Path(folder)).run(run.run_id).files()
+    with tempfile.TemporaryDirectory() as downloads, tempfile.TemporaryDirectory() as folder:
+        kept = Archive(store.uri, Path(downloads)).run(run.run_id).files()
         if config.tracking.pictures != "none":
-            keep_pictures(run, kept)
+            draw_run(kept.history, Path(folder))
+            run.keep(Path(folder))
         if config.tracking.models != "none":
             keep_model(store, run.run_id, config, kept, config.tracking.register)
 

@@ -29,6 +29,8 @@ def save(folder: Path, **figures: Figure) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=120)
+        # Laid out now: once is enough.
+        figure.set_layout_engine("none")
         figure.savefig(folder / f"{name}.svg")
 
 
@@ -43,7 +45,8 @@ def sweep_map(report: Report) -> Figure:
     scale = LogNorm(max(min(losses, default=1e-3), 1e-8), max([*losses, 1e-2]))
     for axes, (name, cells) in zip(figure.subplots(len(tables), squeeze=False).flat, tables.items(), strict=True):
         _draw(axes, report, cells, scale)
-        axes.set_title(name or f"final training loss, {len(report.rows)} runs: {report.outcomes}", fontsize=10)
+        first = name or f"final training loss, {len(report.rows)} runs: {report.outcomes}"
+        axes.set_title(f"{first}\n[ ]: the best; frame: the largest rate at which no seed diverged", fontsize=9)
     return figure
 
 
@@ -65,7 +68,7 @@ def _draw(axes: Axes, report: Report, cells: dict[tuple[Any, Any], list[Row]], s
             stable = [rate for rate in acrosses if all(run.outcome != "diverged" for run in cells.get((down, rate), []))]
             if stable:
                 corner = acrosses.index(max(stable)) - 0.47, row - 0.47
-                axes.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, edgecolor="black", linewidth=1.5))
+                axes.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, edgecolor=DIVERGED, linewidth=2))
     for axis, values in ((axes.xaxis, acrosses), (axes.yaxis, downs)):
         labelled = np.unique(np.linspace(0, len(values) - 1, min(len(values), MOST)).round().astype(int))
         axis.set_ticks(labelled, [shown(values[place]) for place in labelled])

@@ -10,10 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blocks.history import History
 from experiments.pictures import figures
 from experiments.pictures.report import ROWS, Report, Row, shown
 from experiments.run.config import Config
 from experiments.run.data import task
+from experiments.run.pool import Pool, cores
 
 if TYPE_CHECKING:
     from experiments.record.files import Files
@@ -28,6 +30,27 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> N
     from experiments.record.reading import Archive
 
     runs = {int(run.tags["job"]): run for run in Archive(store.uri, folder).sweep(parent.run_id)}
+    tracking = report.rows[0].config.tracking
+    chosen = {"best": [report.best] if report.best else [], "all": report.rows, "none": []}
+    drawn = [row for row in chosen[tracking.pictures] if row.job in runs]
+    with tempfile.TemporaryDirectory() as name:
+        items = [(runs[row.job].files().history, Path(name, str(row.job))) for row in drawn]
+        # Other processes draw the runs meanwhile.
+        with Pool(draw_run, items, cores()) as pool:
+            _draw_sweep(report, runs, folder)
+            parent.tabulate(report.columns())
+            parent.note(description(report, parent.run_id, runs))
+            for row in chosen[tracking.models]:
+                if row.job in runs:
+                    name_of_best = tracking.register if row is report.best else None
+                    keep_model(store, runs[row.job].run_id, row.config, runs[row.job].files(), name_of_best)
+            for number, error in pool.results(lambda: None, 1.0):
+                if error is not None:
+                    raise error
+                store.run(runs[drawn[number].job].run_id).keep(items[number][1])
+
+
+def _draw_sweep(report: Report, runs: dict[int, "Recorded"], folder: Path) -> None:
     best_of = _best_of_rows(report.rows, report.down)
     histories = {value: runs[row.job].files().history for value, row in best_of.items() if row.job in runs}
     name = "depth" if report.down == ROWS else report.down
@@ -35,25 +58,12 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> N
     if report.down == ROWS and len(histories) > 1:
         drawn["norm_ratios"] = figures.norm_ratios(histories)
     figures.save(folder, map=figures.sweep_map(report), **drawn)
-    parent.tabulate(report.columns())
-    parent.note(description(report, parent.run_id, runs))
-    tracking = report.rows[0].config.tracking
-    wanted = {"best": [report.best] if report.best else [], "all": report.rows, "none": []}
-    for row in wanted[tracking.pictures]:
-        keep_pictures(store.run(runs[row.job].run_id), runs[row.job].files())
-    for row in wanted[tracking.models]:
-        keep_model(
-            store, runs[row.job].run_id, row.config, runs[row.job].files(), tracking.register if row is report.best else None
-        )
 
 
-def keep_pictures(run: "Run", kept: "Files") -> None:
-    """Loss curves, and gradient norms by block and step, of one run."""
-    with tempfile.TemporaryDirectory() as name:
-        history = kept.history
-        drawn = {"loss": figures.loss_curves(history), "grad_norm_map": figures.norm_map(history)}
-        figures.save(Path(name, FOLDER), **drawn, grad_norm_by_block=figures.norm_profile(history))
-        run.keep(Path(name))
+def draw_run(history: History, folder: Path) -> None:
+    """Loss curves, and gradient norms by block and step, of one run, into the folder `pictures` in `folder`."""
+    drawn = {"loss": figures.loss_curves(history), "grad_norm_map": figures.norm_map(history)}
+    figures.save(folder / FOLDER, **drawn, grad_norm_by_block=figures.norm_profile(history))
 
 
 def keep_model(store: "Store", run_id: str, config: Config, kept: "Files", register: str | None = None) -> None:

@@ -28,7 +28,7 @@ from blocks.arrays import Array
 from blocks.history import History, log_spaced
 from experiments.record import files, liveness
 from experiments.record.address import StoreError, Unreachable, absolute, check_reachable, is_new, lock_file
-from experiments.record.identity import environment, trajectory_hash, uncommitted
+from experiments.record.identity import SURROUNDINGS, environment, trajectory_hash, uncommitted
 from experiments.record.view import LOG_RATE, TAG, link, saved_view
 from experiments.run.config import Config, DatasetConfig, SweepConfig, TrackingConfig, UserError, flat
 from experiments.run.data import load
@@ -298,8 +298,9 @@ class Run:
 
 
 def params(config: Config) -> dict[str, Any]:
-    """The config's values by the keys users type, and the logarithm that the dashboard's linear axes need."""
-    return {**flat(config), LOG_RATE: round(math.log10(config.optimizer.learning_rate), 6)}
+    """What is trained, by the keys users type, and the logarithm that the dashboard's linear axes need."""
+    trained = {key: value for key, value in flat(config).items() if key.partition(".")[0] not in SURROUNDINGS}
+    return {**trained, LOG_RATE: round(math.log10(config.optimizer.learning_rate), 6)}
 
 
 def outcome_tags(trained: Trained) -> dict[str, str]:

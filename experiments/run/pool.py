@@ -16,6 +16,8 @@ from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoo
 
 # So many results a process may wait to be fetched: then it stands still, or the results would pile up.
 BACKLOG = 2
+# Steps of the scheduler's priority by which the processes stand behind the main one.
+BEHIND = 10
 
 
 class Lost(Exception):
@@ -103,6 +105,9 @@ class Pool:
 def _begin() -> None:
     # Ctrl-C reaches every process of the terminal; the main one ends the others in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The main process writes what these have trained: it must not wait for them, or at the end they would for it.
+    if hasattr(os, "nice"):
+        os.nice(BEHIND)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 

@@ -132,7 +132,7 @@ def test_the_served_model_answers_with_the_bits_of_predict(swept, tmp_path):
         "--env-manager",
         "local",
     ]
-    environ = {**os.environ, "MLFLOW_TRACKING_URI": swept.uri}
+    environ = {**os.environ, "MLFLOW_TRACKING_URI": swept.uri, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     log = (tmp_path / "served.log").open("w")
     process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, start_new_session=True)
     try:

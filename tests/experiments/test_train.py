@@ -19,7 +19,7 @@ FEW = ["training.epochs=1", "network.width=8"]
 def test_one_command_trains_one_network_and_records_it(lab):
     output = lab.run(*FEW)
     assert "final training loss" in output
-    assert "mlflow server" in output
+    assert "python -m experiments.dashboard" in output
     (run,) = lab.runs()
     assert (run.info.status, run.data.tags["outcome"]) == ("FINISHED", "trained")
     assert run.info.run_name == "depth 3, rate 0.1"
