@@ -6,7 +6,7 @@ One example is a row here, as in all of scikit-learn, and a column in the rest o
 import warnings
 from collections.abc import Callable, Mapping
 from numbers import Real
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -134,13 +134,6 @@ class _NetworkEstimator(BaseEstimator):
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
         self.random_state = random_state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if hasattr(self, "network_"):
-            # A pickle of views holds copies: W and b must be views into the parameters again.
-            network = self.network_
-            self.network_ = Network(network.layout.sizes, network.activation.name, network.parameters)
 
     def _check_parameters(self) -> None:
         for name, table in TABLES.items():

@@ -1,6 +1,7 @@
 """A network: L blocks in a chain, their parameters one flat vector a lane."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +68,10 @@ class Network:
     def depth(self) -> int:
         """L, the number of blocks."""
         return self.layout.depth
+
+    def __reduce__(self) -> tuple[type["Network"], tuple[Any, ...]]:
+        # A copy of views would hold copies: W and b must be views into the copied parameters.
+        return Network, (self.layout.sizes, self.activation.name, self.parameters)
 
     def __repr__(self) -> str:
         sizes = "-".join(str(n) for n in self.layout.sizes)

@@ -51,13 +51,16 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> N
 
 
 def _draw_sweep(report: Report, runs: dict[int, "Recorded"], folder: Path) -> None:
+    figures.save(folder, map=figures.sweep_map(report))
+    if report.rows[0].config.tracking.pictures == "none":
+        return
     best_of = _best_of_rows(report.rows, report.down)
     histories = {value: runs[row.job].files().history for value, row in best_of.items() if row.job in runs}
     name = "depth" if report.down == ROWS else report.down
     drawn = {"best_curves": figures.best_curves({f"{name} {shown(value)}": history for value, history in histories.items()})}
     if report.down == ROWS and len(histories) > 1:
         drawn["norm_ratios"] = figures.norm_ratios(histories)
-    figures.save(folder, map=figures.sweep_map(report), **drawn)
+    figures.save(folder, **drawn)
 
 
 def draw_run(history: History, folder: Path) -> None:

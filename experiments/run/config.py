@@ -100,7 +100,8 @@ class TrackingConfig:
     uri: MLflow's tracking URI, null is a SQLite file beside the project. experiment: MLflow's name for it.
     points: at most so many points a metric, at least 2.
     blocks: gradient norms of at most so many blocks, evenly spaced, at least 2; null is all. history.npz has all.
-    pictures, models: of which runs a picture, a model is logged: `best` of a sweep (or a single run), `all`, or `none`.
+    pictures, models: of which runs pictures, a model are logged: `best` of a sweep (or a single run), `all`, or `none`; a
+        sweep has its map in any case, its other pictures unless `none`.
     register: the name under which the model registry gets a sweep's best network, null does not register it.
     enabled: false records nothing.
     """

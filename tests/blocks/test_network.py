@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -205,3 +208,14 @@ def test_parameters_of_another_length_raise():
 def test_sizes_of_which_no_network_can_be_built_raise(sizes):
     with pytest.raises(ValueError, match=r"sizes is \[.*\], it must be at least two whole numbers of at least 1"):
         Network.create(sizes, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))])
+def test_a_copy_computes_with_its_own_parameters(copied):
+    network = Network.create([3, 4, 2], "tanh", rng=np.random.default_rng(0))
+    other = copied(network)
+    x = np.random.default_rng(1).standard_normal((3, 5))
+    np.testing.assert_array_equal(other.forward(x)[0], network.forward(x)[0])
+    other.parameters[...] = 0
+    np.testing.assert_array_equal(other.forward(x)[0], np.zeros((2, 5)))
+    assert network.parameters.any()
