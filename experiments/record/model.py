@@ -12,7 +12,6 @@ import numpy as np
 from mlflow.models import Model, infer_signature
 
 import blocks
-from experiments.record import served
 from experiments.record.files import PARAMETERS, Files
 from experiments.record.tracking import Store
 from experiments.run.config import Config
@@ -25,10 +24,14 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 def log_model(store: Store, run_id: str, config: Config, kept: Files, of: Task, register: str | None = None) -> str:
-    """Log the network of that run, with signature, an example of its input, and what it needs; returns the model's URI.
+    """Log the network of that run, with signature, an example of its input, and what it needs, once; returns the model's URI.
 
     register: the name under which the model registry gets it as a new version.
     """
+    logged_before = store.client.search_logged_models([store.experiment_id], f"source_run_id = '{run_id}'")
+    if logged_before:
+        # A sweep that is resumed comes here again.
+        return logged_before[0].model_uri
     data = of.dataset
     about = {
         "sizes": sizes(config, of),
@@ -56,7 +59,8 @@ def log_model(store: Store, run_id: str, config: Config, kept: Files, of: Task, 
             name="network",
             run_id=run_id,
             registered_model_name=register,
-            python_model=served.__file__,
+            # By its path: to import it would be to load it as a model.
+            python_model=str(Path(__file__).with_name("served.py")),
             artifacts={"network": str(network), "parameters": str(parameters)},
             code_paths=[str(Path(blocks.__file__).parent)],
             signature=infer_signature(example, answer),

@@ -42,6 +42,7 @@ def test_the_same_command_again_trains_nothing_and_shows_the_table(lab):
     assert parent.info.status == "FINISHED"
     table = first.partition("final training loss")[2].partition("dashboard")[0]
     assert table in second
+    assert len(lab.client().search_logged_models(["1"])) == 1
     lab.run("-m", *FEW, "sweep.resume=false")
     assert len(lab.runs()) == 8
     assert len(lab.runs("sweep")) == 2
