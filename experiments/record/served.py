@@ -5,6 +5,7 @@ MLflow copies this file and `blocks` into the model and runs them when it is loa
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mlflow.models import set_model
@@ -24,8 +25,7 @@ class Served(PythonModel):
         parameters = np.load(context.artifacts["parameters"], allow_pickle=False)
         self.network = Network(self.about["sizes"], self.about["activation"], parameters)
 
-    # MLflow would read a type hint as a schema.
-    def predict(self, context, model_input, params=None) -> Array:  # type: ignore[no-untyped-def]
+    def predict(self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Array:
         """(m,) labels, or (m, n_y) values in the data's own units; model_input: (m, n_x) features as the data set has them."""
         X = np.asarray(model_input, dtype=np.float64)
         x = ((X - self.about["x_mean"]) / self.about["x_scale"]).T

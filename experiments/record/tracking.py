@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import json
 import logging
 import math
 import os
@@ -274,12 +275,16 @@ class Run:
 
     @_in_one_line
     def tabulate(self, columns: dict[str, list[Any]]) -> None:
-        """A table that the dashboard shows as one, table.json; inf is left empty, which JSON has no word for."""
-        finite = {
-            key: [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
-            for key, values in columns.items()
-        }
-        self.client.log_table(self.run_id, finite, "table.json")
+        """A table that the dashboard shows as one, table.json; inf is left empty, which JSON has no word for.
+
+        As MLflow's `log_table` writes it, which adds to the table of an earlier start where it should replace it.
+        """
+        finite = [
+            [None if isinstance(value, float) and not math.isfinite(value) else value for value in row]
+            for row in zip(*columns.values(), strict=True)
+        ]
+        self.client.log_dict(self.run_id, {"columns": list(columns), "data": finite}, "table.json")
+        self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", json.dumps([{"path": "table.json", "type": "table"}]))
 
     @_in_one_line
     def note(self, markdown: str) -> None:

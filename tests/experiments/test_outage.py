@@ -23,6 +23,7 @@ def finished(client):
     return {run.data.tags["job"]: run for run in runs}
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_away_leaves_records_that_wait_and_are_delivered(lab):
     with server(lab.folder) as away:
         lab.uri = away.uri
@@ -54,6 +55,7 @@ def test_a_server_that_stays_away_leaves_records_that_wait_and_are_delivered(lab
         assert "4 of 4 runs are identical" in lab.run(*ids, "--uri", away.uri, module="experiments.reproduce")
 
 
+@pytest.mark.slow
 def test_a_single_run_waits_too(lab):
     with server(lab.folder) as away:
         lab.uri = away.uri

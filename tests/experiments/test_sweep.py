@@ -26,7 +26,9 @@ def histories(lab):
     return {tuple(run.data.params[key] for key in keys): lab.artifact(run, "history.npz").read_bytes() for run in lab.runs()}
 
 
-@pytest.mark.parametrize("options", [[], ["hydra.launcher.n_jobs=1", "hydra.launcher.stack_size=3"]])
+@pytest.mark.parametrize(
+    "options", [[], pytest.param(["hydra.launcher.n_jobs=1", "hydra.launcher.stack_size=3"], marks=pytest.mark.slow)]
+)
 def test_a_stacked_sweep_has_the_bits_of_the_jobs_one_at_a_time(lab, tmp_path_factory, options):
     axes = [
         "network.depth=2,9,33",
