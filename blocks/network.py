@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from blocks.activations import Activation
-from blocks.arrays import Array, check_shape, whole_number
+from blocks.arrays import Array, check_shape, transpose, whole_number
 from blocks.block import Block, Cache
 from blocks.initializers import initialize
 from blocks.parameters import SAFE, Layout, split
@@ -102,6 +102,7 @@ class Network:
             if not block.activation.needs_z:
                 cache.z = room.setdefault(("z", cache.z.shape), cache.z)
             cache.dz = room.setdefault(("dz", cache.z.shape), np.empty_like(cache.z))
+            cache.dz_T = room.setdefault(("dz_T", cache.z.shape), np.empty_like(transpose(cache.z), order="C"))
             if before is not None:
                 cache.da_prev = room.setdefault(("da", before.z.shape), np.empty_like(before.z))
         return caches

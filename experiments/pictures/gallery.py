@@ -8,7 +8,7 @@ import math
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blocks.history import History
 from experiments.pictures import figures
@@ -29,15 +29,19 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> N
     """Draw the sweep into `folder`, log its table and description, and what is asked for of its runs."""
     from experiments.record.reading import Archive
 
-    runs = {int(run.tags["job"]): run for run in Archive(store.uri, folder).sweep(parent.run_id)}
     tracking = report.rows[0].config.tracking
     chosen = {"best": [report.best] if report.best else [], "all": report.rows, "none": []}
+    # Not all of them: thousands of MLflow's runs would fill the memory.
+    best_of = _best_of_rows(report.rows, report.down)
+    needed = {row.job for row in [*best_of.values(), *chosen["best"], *chosen[tracking.pictures], *chosen[tracking.models]]}
+    archive = Archive(store.uri, folder)
+    runs = {job: run for job in sorted(needed) if (run := archive.job(parent.run_id, job))}
     drawn = [row for row in chosen[tracking.pictures] if row.job in runs]
     with tempfile.TemporaryDirectory() as name:
         items = [(runs[row.job].files().history, Path(name, str(row.job))) for row in drawn]
         # Other processes draw the runs meanwhile.
         with Pool(draw_run, items, cores()) as pool:
-            _draw_sweep(report, runs, folder)
+            _draw_sweep(report, best_of, runs, folder)
             parent.tabulate(report.columns())
             parent.note(description(report, parent.run_id, runs))
             for row in chosen[tracking.models]:
@@ -50,11 +54,10 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> N
                 store.run(runs[drawn[number].job].run_id).keep(items[number][1])
 
 
-def _draw_sweep(report: Report, runs: dict[int, "Recorded"], folder: Path) -> None:
+def _draw_sweep(report: Report, best_of: dict[Any, Row], runs: dict[int, "Recorded"], folder: Path) -> None:
     figures.save(folder, map=figures.sweep_map(report))
     if report.rows[0].config.tracking.pictures == "none":
         return
-    best_of = _best_of_rows(report.rows, report.down)
     histories = {value: runs[row.job].files().history for value, row in best_of.items() if row.job in runs}
     name = "depth" if report.down == ROWS else report.down
     drawn = {"best_curves": figures.best_curves({f"{name} {shown(value)}": history for value, history in histories.items()})}
@@ -76,9 +79,9 @@ def keep_model(store: "Store", run_id: str, config: Config, kept: "Files", regis
     log_model(store, run_id, config, kept, task(config), register)
 
 
-def _best_of_rows(rows: Iterable[Row], key: str) -> dict:
+def _best_of_rows(rows: Iterable[Row], key: str) -> dict[Any, Row]:
     """Each value of that key -> its run with the smallest final loss."""
-    best: dict = {}
+    best: dict[Any, Row] = {}
     for row in sorted(rows, key=lambda row: row.loss):
         best.setdefault(row.values[key], row)
     return dict(sorted(best.items(), key=lambda item: str(item[0]) if isinstance(item[0], str) else item[0]))

@@ -67,6 +67,12 @@ class Archive:
         found = self._finished([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
         return sorted(found, key=lambda run: int(run.tags["job"]))
 
+    def job(self, parent: str, job: int) -> Recorded | None:
+        """The finished run of one job of a sweep, None where there is none."""
+        experiment = self._get(parent, "sweep").info.experiment_id
+        found = self._finished([experiment], f"tags.`mlflow.parentRunId` = '{parent}' and tags.job = '{job}'")
+        return found[0] if found else None
+
     def page(self, parent: str | None) -> tuple[str, str]:
         """The dashboard's page for a sweep, the newest one where none is named, and what to call it."""
         sweep = self._get(parent or self.newest_sweep(), "sweep")

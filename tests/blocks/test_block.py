@@ -167,3 +167,21 @@ def test_backward_refuses_a_da_of_another_shape(shape):
     _, cache = block.forward(np.ones((3, 5)))
     with pytest.raises(ValueError, match=rf"da has shape \({shape[0]},.*\), it must be \(\.\.\., 2, 5\)"):
         block.backward(np.ones(shape), cache)
+
+
+@pytest.mark.parametrize("turns", [False, True])
+def test_dW_is_the_same_product_whether_dz_is_turned_or_not(monkeypatch, turns):
+    monkeypatch.setattr("blocks.block.TURNS", turns)
+    rng = np.random.default_rng(0)
+    lanes = [Block(rng.standard_normal((7, 5)), rng.standard_normal((7, 1)), "tanh") for _ in range(3)]
+    stack = Block(np.stack([block.W for block in lanes]), np.stack([block.b for block in lanes]), "tanh")
+    a_prev, da = rng.standard_normal((3, 5, 11)), rng.standard_normal((3, 7, 11))
+    _, cache = stack.forward(a_prev)
+    _, dW, db = stack.backward(da, cache)
+    dz = da * (1 - np.tanh(cache.z) ** 2)
+    np.testing.assert_allclose(dW, np.einsum("lij,lkj->lik", dz, a_prev), rtol=1e-12)
+    np.testing.assert_allclose(db[..., 0], dz.sum(axis=-1), rtol=1e-12)
+    for k, block in enumerate(lanes):
+        _, own = block.forward(a_prev[k])
+        _, dW_alone, _ = block.backward(da[k], own)
+        np.testing.assert_array_equal(dW[k], dW_alone)
