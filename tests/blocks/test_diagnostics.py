@@ -148,6 +148,7 @@ def test_sharpness_is_the_top_of_jaxs_full_hessian(activation, loss):
         np.testing.assert_allclose(actual, expected[:count], rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSS_NAMES)
 def test_every_eigenvalue_of_a_small_network(loss):
     network, x, y = problem("softplus", loss, [2, 3, 2])
@@ -156,6 +157,7 @@ def test_every_eigenvalue_of_a_small_network(loss):
     np.testing.assert_allclose(actual, jax_eigenvalues(network, x, y, loss), rtol=0, atol=1e-13 * actual[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-4, 1e-8])
 def test_the_tolerance_bounds_the_error_and_the_residual(tolerance):
     loss = losses.half_mean_squared_error

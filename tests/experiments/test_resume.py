@@ -50,6 +50,7 @@ def test_the_same_command_again_trains_nothing_and_shows_the_table(lab):
     assert len(lab.runs("sweep")) == 2
 
 
+@pytest.mark.slow
 def test_another_sweep_is_another_sweep(lab):
     lab.run("-m", *FEW)
     output = lab.run("-m", *FEW, "seed=1")

@@ -184,6 +184,7 @@ def test_bad_input_starts_nothing(lab, bad, line):
     assert list(lab.folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_wheel_finds_its_plugins_and_its_configs(lab):
     project = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", lab.folder, project], check=True)
