@@ -25,7 +25,9 @@ def test_one_command_trains_one_network_and_records_it(lab):
     assert run.info.run_name == "depth 3, rate 0.1"
 
 
-@pytest.mark.parametrize("launcher", ["basic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("joblib", "submitit_local"))])
+@pytest.mark.parametrize(
+    "launcher", ["basic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("joblib", "submitit_local"))]
+)
 def test_a_sweep_records_every_job_under_one_parent_and_ends_with_the_table(lab, launcher):
     axes = ["network.depth=2,3", "optimizer.learning_rate=0.1,1e9"]
     output = lab.run("-m", *FEW, *axes, f"hydra/launcher={launcher}")
