@@ -45,13 +45,13 @@ class Lab:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         return client.search_runs(experiments, f"tags.kind = '{kind}'", order_by=["attributes.start_time ASC"], max_results=1000)
 
-    def wait_for(self, status: str, seconds: float = 90) -> None:
-        """Wait until the store has a run of that status. Past MLflow, which must not open a store another is making."""
+    def wait_for(self, status: str, seconds: float = 90, count: int = 1) -> None:
+        """Wait until the store has so many runs of that status. Past MLflow, which must not open a store another is making."""
         deadline = time.monotonic() + seconds
         file = f"file:{self.folder / 'runs.db'}?mode=ro"
         while time.monotonic() < deadline:
             with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(file, uri=True)) as store:
-                if store.execute("select count(*) from runs where status = ?", (status,)).fetchone()[0]:
+                if store.execute("select count(*) from runs where status = ?", (status,)).fetchone()[0] >= count:
                     return
             time.sleep(0.1)
         raise TimeoutError(f"no run is {status} after {seconds} s")

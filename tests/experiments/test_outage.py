@@ -28,7 +28,8 @@ def test_a_server_that_stays_away_leaves_records_that_wait_and_are_delivered(lab
     with server(lab.folder) as away:
         lab.uri = away.uri
         process = lab.start("-m", *FEW)
-        lab.wait_for("RUNNING")
+        # The sweep's own run and one of its jobs': with the first one a sweep begins.
+        lab.wait_for("RUNNING", count=2)
         away.kill()
         output, _ = process.communicate(timeout=200)
         assert process.returncode == 1, output
