@@ -34,10 +34,10 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> N
     # Not all of them: thousands of MLflow's runs would fill the memory.
     best_of = _best_of_rows(report.rows, report.down)
     needed = {row.job for row in [*best_of.values(), *chosen["best"], *chosen[tracking.pictures], *chosen[tracking.models]]}
-    archive = Archive(store.uri, folder)
-    runs = {job: run for job in sorted(needed) if (run := archive.job(parent.run_id, job))}
-    drawn = [row for row in chosen[tracking.pictures] if row.job in runs]
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as downloads:
+        archive = Archive(store.uri, Path(downloads))
+        runs = {job: run for job in sorted(needed) if (run := archive.job(parent.run_id, job))}
+        drawn = [row for row in chosen[tracking.pictures] if row.job in runs]
         items = [(runs[row.job].files().history, Path(name, str(row.job))) for row in drawn]
         # Other processes draw the runs meanwhile.
         with Pool(draw_run, items, cores()) as pool:
