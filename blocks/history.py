@@ -18,6 +18,11 @@ def log_spaced(count: int, points: int) -> Array:
     return np.unique(np.round(np.geomspace(1, count, points)).astype(int)) - 1
 
 
+def evenly_spaced(count: int, points: int) -> Array:
+    """At most `points` of the numbers 0..count-1, evenly spaced, with the first and the last."""
+    return np.unique(np.linspace(0, count - 1, min(count, points)).round().astype(int))
+
+
 @dataclass
 class History:
     """T steps of training, each measured before its update: step t is what t updates have led to.

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from experiments.record.comparison import first_difference, first_differing_parameter
+from experiments.record.comparison import first_difference_of
 from experiments.record.files import Files
 from experiments.run.config import UserError, flat_values
 
@@ -25,10 +25,7 @@ def compared(left: Files, right: Files) -> list[str]:
     if left.diff != right.diff:
         lines.append("environment: the code's uncommitted changes differ")
     try:
-        steps = left.history.loss.shape[-1]
-        difference = first_difference(left.history, right.history) or first_differing_parameter(
-            left.parameters, right.parameters, steps
-        )
+        difference = first_difference_of(left, right)
         lines.append(f"histories differ from {difference}" if difference else "histories and final parameters are identical")
     except ValueError as error:
         lines.append(f"histories cannot be laid side by side: {error}")

@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from experiments.record.comparison import Difference, distance, first_difference, first_differing_parameter, surroundings
+from experiments.record.comparison import distance, first_difference_of, surroundings
 from experiments.record.files import Files
 from experiments.record.identity import environment, fingerprint, trajectory_hash, uncommitted
 from experiments.run.config import Config, UserError, from_record
 from experiments.run.data import Task, task
 from experiments.run.pool import Pool, cores
 from experiments.run.stack import Trained, plan, train_stack, work
+from experiments.sweep import BAR
 
 if TYPE_CHECKING:
     from experiments.record.reading import Recorded
-
-BAR = "{desc} |{bar}| {remaining} left"
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,7 @@ def judge(run: "Recorded", kept: Files, trained: Trained, of: Task, tolerance: f
     if same_bits:
         return Verdict(run, False, "the bits are identical, the record is not", tuple(explained))
     try:
-        difference: Difference | str | None = first_difference(kept.history, trained.history) or first_differing_parameter(
-            kept.parameters, trained.parameters, kept.history.loss.shape[-1]
-        )
+        difference = first_difference_of(kept, trained)
         apart = distance(kept.history, trained.history)
     except ValueError as error:
         return Verdict(run, False, str(error), tuple(explained))

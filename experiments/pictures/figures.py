@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from blocks.arrays import Array
-from blocks.history import History
+from blocks.history import History, evenly_spaced
 from experiments.pictures.report import COLUMNS, MOST, Report, Row, shown
 
 DIVERGED = "#d55e00"
@@ -70,7 +70,7 @@ def _draw(axes: Axes, report: Report, cells: dict[tuple[Any, Any], list[Row]], s
                 corner = acrosses.index(max(stable)) - 0.47, row - 0.47
                 axes.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, edgecolor=DIVERGED, linewidth=2))
     for axis, values in ((axes.xaxis, acrosses), (axes.yaxis, downs)):
-        labelled = np.unique(np.linspace(0, len(values) - 1, min(len(values), MOST)).round().astype(int))
+        labelled = evenly_spaced(len(values), MOST)
         axis.set_ticks(labelled, [shown(values[place]) for place in labelled])
     axes.set_xlabel(_words(report.across))
     axes.set_ylabel(_words(report.down))
@@ -112,7 +112,7 @@ def norm_ratios(best: Mapping[int, History]) -> Figure:
 def loss_curves(history: History) -> Figure:
     """Every batch's loss, and the whole sets'."""
     figure, axes = _axes("loss")
-    steps = _drawn(history.loss.shape[-1])
+    steps = evenly_spaced(history.loss.shape[-1], DRAWN)
     axes.plot(steps, history.loss[steps], color="0.75", linewidth=0.7, label="batch")
     for name, colour in (("train", 0), ("validation", 1)):
         if f"loss/{name}" in history.measures:
@@ -127,7 +127,7 @@ def loss_curves(history: History) -> Figure:
 def norm_map(history: History) -> Figure:
     """||dW_l|| of every block l and step, on a log scale."""
     figure, axes = _axes(r"gradient norm $\|dW_l\|$ by block and step")
-    steps = _drawn(history.loss.shape[-1])
+    steps = evenly_spaced(history.loss.shape[-1], DRAWN)
     norms = history.grad_norm[steps].T.astype(np.float64)
     seen = norms[np.isfinite(norms) & (norms > 0)]
     scale = LogNorm(*(np.quantile(seen, [0.0, 1.0]) if seen.size else (1e-3, 1.0)))
@@ -160,10 +160,6 @@ def _at(history: History, share: float) -> tuple[int, Array]:
     step = round(share * last)
     norms = history.grad_norm[step].astype(np.float64)
     return step, np.where(norms > 0, norms, np.nan)
-
-
-def _drawn(steps: int) -> Array:
-    return np.unique(np.linspace(0, steps - 1, min(steps, DRAWN)).round().astype(int))
 
 
 def _axes(title: str) -> tuple[Figure, Axes]:

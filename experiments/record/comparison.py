@@ -2,11 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from blocks.arrays import Array
 from blocks.history import History
+from experiments.record.view import norm_key
+
+if TYPE_CHECKING:
+    from experiments.record.files import Files
+    from experiments.run.stack import Trained
 
 # What a training's bits may depend on.
 MATTERS = (
@@ -56,7 +62,7 @@ def _series(left: History, right: History) -> Iterator[tuple[str, Array, Array]]
     yield "loss/batch", left.loss, right.loss
     for symbol, one, other in (("W", left.grad_norm, right.grad_norm), ("b", left.grad_norm_b, right.grad_norm_b)):
         for block in range(one.shape[-1]):
-            yield f"grad_norm/{symbol}_{block + 1:02}", one[:, block], other[:, block]
+            yield norm_key(symbol, block, one.shape[-1]), one[:, block], other[:, block]
 
 
 def first_difference(left: History, right: History) -> Difference | None:
@@ -87,6 +93,13 @@ def first_differing_parameter(left: Array, right: Array, steps: int) -> Differen
     at = slice(differ[0], differ[0] + 1)
     distance = float(ulps(left[at], right[at])[0])
     return Difference(steps, f"final parameter {differ[0]}", float(left[at][0]), float(right[at][0]), distance)
+
+
+def first_difference_of(left: "Files | Trained", right: "Files | Trained") -> Difference | None:
+    """The first step in which two trainings differ, the final parameters coming last; raises ValueError as those two."""
+    steps = left.history.loss.shape[-1]
+    found = first_difference(left.history, right.history)
+    return found or first_differing_parameter(left.parameters, right.parameters, steps)
 
 
 def distance(left: History, right: History) -> float:

@@ -17,6 +17,8 @@ from experiments.record.identity import trajectory_hash
 from experiments.record.view import TAG, link
 from experiments.run.config import UserError
 
+PAGE = 1000
+
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 
 
@@ -37,6 +39,18 @@ class Recorded:
                 f"run {self.run_id}: {files.HISTORY} or {files.PARAMETERS} is not what was recorded, its trajectory hash differs"
             )
         return kept
+
+
+def search(client: MlflowClient, experiments: Sequence[str], which: str) -> list[MlflowRun]:
+    """All runs that MLflow's filter `which` takes, newest first."""
+    found: list[MlflowRun] = []
+    token = None
+    while token != "":
+        order = ["attributes.start_time DESC"]
+        page = client.search_runs(list(experiments), which, max_results=PAGE, order_by=order, page_token=token)
+        found += page
+        token = page.token or ""
+    return found
 
 
 class Archive:
@@ -107,14 +121,7 @@ class Archive:
         return self._finished([experiment.experiment_id], "tags.kind = 'run'")
 
     def _finished(self, experiments: Sequence[str], which: str) -> list[Recorded]:
-        found: list[MlflowRun] = []
-        token = None
-        while token != "":
-            page = self.client.search_runs(
-                list(experiments), f"attributes.status = 'FINISHED' and {which}", max_results=1000, page_token=token
-            )
-            found += page
-            token = page.token or ""
+        found = search(self.client, experiments, f"attributes.status = 'FINISHED' and {which}")
         return [self._recorded(run) for run in found]
 
     def _recorded(self, run: MlflowRun) -> Recorded:

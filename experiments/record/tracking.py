@@ -26,18 +26,18 @@ from mlflow.exceptions import MlflowException, RestException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from blocks.arrays import Array
-from blocks.history import History, log_spaced
+from blocks.history import History, evenly_spaced, log_spaced
 from experiments.record import files, liveness
 from experiments.record.address import StoreError, Unreachable, absolute, check_reachable, is_new, lock_file
 from experiments.record.identity import SURROUNDINGS, environment, trajectory_hash, uncommitted
-from experiments.record.view import LOG_RATE, TAG, link, saved_view
+from experiments.record.reading import search
+from experiments.record.view import LOG_RATE, TAG, link, norm_key, saved_view
 from experiments.run.config import Config, DatasetConfig, SweepConfig, TrackingConfig, UserError, flat
 from experiments.run.data import load
 from experiments.run.stack import Trained
 
 ARTIFACT_FOLDER = "mlartifacts"
 PARENT_TAG = "mlflow.parentRunId"
-PAGE = 1000
 # Gradient norms of so many blocks have a chart in a sweep's view.
 VIEWED = 4
 # An experiment with more sweeps than that keeps the views that it has.
@@ -119,7 +119,7 @@ class Store:
         swept: the keys that differ between its runs. depth: of the deepest network.
         """
         if len(self.client.get_experiment(self.experiment_id).tags) < MOST_TAGS:
-            blocks = [norm_key(block, depth) for block in drawn_blocks(depth, min(VIEWED, self.blocks or depth))]
+            blocks = [norm_key("W", block, depth) for block in evenly_spaced(depth, min(VIEWED, self.blocks or depth))]
             view = saved_view(name, parent, swept, score, blocks)
             self.client.set_experiment_tag(self.experiment_id, TAG + parent, view)
             self.page = link(self.experiment_id, parent)
@@ -179,14 +179,7 @@ class Store:
         return self._search(" and ".join([f"tags.`{PARENT_TAG}` = '{parent}'", *filter(None, [which])]))
 
     def _search(self, which: str) -> list[MlflowRun]:
-        found: list[MlflowRun] = []
-        token = None
-        while token != "":
-            order = ["attributes.start_time DESC"]
-            page = self.client.search_runs([self.experiment_id], which, max_results=PAGE, order_by=order, page_token=token)
-            found += page
-            token = page.token or ""
-        return found
+        return search(self.client, [self.experiment_id], which)
 
     def _bury(self, stale: float) -> None:
         """End as KILLED every RUNNING run whose process is gone, and whose sweep's process is."""
@@ -348,8 +341,8 @@ def curves(
         shown = np.append(shown[shown < last], last)
     depth = history.grad_norm.shape[-1]
     series: dict[str, tuple[Array, Array]] = {"loss/batch": (shown, history.loss[shown])}
-    for block in drawn_blocks(depth, blocks):
-        series[norm_key(block, depth)] = shown, history.grad_norm[shown, block]
+    for block in evenly_spaced(depth, blocks or depth):
+        series[norm_key("W", block, depth)] = shown, history.grad_norm[shown, block]
     squares = np.square(np.float64(history.grad_norm[shown])) + np.square(np.float64(history.grad_norm_b[shown]))
     series["grad_norm/all"] = shown, np.sqrt(squares.sum(axis=-1))
     for name, values in history.measures.items():
@@ -359,16 +352,6 @@ def curves(
         for step, value in zip(at.tolist(), values.tolist(), strict=True):
             if step >= since and np.isfinite(value):
                 yield Metric(key, value, when(step), step)
-
-
-def drawn_blocks(depth: int, blocks: int | None) -> list[int]:
-    """At most `blocks` of the blocks 0..L-1, evenly spaced, first and last among them; None is all."""
-    return sorted({round(block) for block in np.linspace(0, depth - 1, min(depth, blocks or depth)).tolist()})
-
-
-def norm_key(block: int, depth: int) -> str:
-    """grad_norm/W_01 and so on: zero-padded, so that the names sort by depth."""
-    return f"grad_norm/W_{block + 1:0{max(2, len(str(depth)))}}"
 
 
 def summary(history: History) -> dict[str, float]:

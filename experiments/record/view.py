@@ -16,6 +16,11 @@ RATE, LOG_RATE, DEPTH, FINAL = "optimizer.learning_rate", "optimizer.log10_learn
 MOST_RUNS = 200
 
 
+def norm_key(symbol: str, block: int, depth: int) -> str:
+    """grad_norm/W_01 and so on, of block 0..L-1: zero-padded, so that the names sort by depth."""
+    return f"grad_norm/{symbol}_{block + 1:0{max(2, len(str(depth)))}}"
+
+
 def link(experiment_id: str, key: str = "") -> str:
     """The page that opens the view of that key, or without one the experiment's runs; what follows the server's address.
 
