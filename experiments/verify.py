@@ -265,17 +265,9 @@ def training_curves() -> Iterator[Row]:
 
 def _as_scikit_learn(name: str, rule: Callable[[float], Optimizer], options: dict) -> tuple[float, float]:
     import sklearn.datasets
-    from sklearn.neural_network import MLPClassifier
     from sklearn.preprocessing import MinMaxScaler
-    from sklearn.utils import check_random_state, shuffle
 
-    class Recording(MLPClassifier):
-        """Keeps the weights it begins with, and its generator's state before the first epoch's shuffle."""
-
-        def _fit_stochastic(self, *arguments: object) -> object:
-            self.initial = [(W.T.copy(), b[:, None].copy()) for W, b in zip(self.coefs_, self.intercepts_, strict=True)]
-            self.before_shuffles = self._random_state.get_state()
-            return super()._fit_stochastic(*arguments)
+    from experiments.scikit_learn import Recording
 
     X, y = getattr(sklearn.datasets, f"load_{name}")(return_X_y=True)
     X = MinMaxScaler().fit_transform(X)
@@ -289,14 +281,6 @@ def _as_scikit_learn(name: str, rule: Callable[[float], Optimizer], options: dic
     for block, (W, b) in zip(network.blocks, theirs.initial, strict=True):
         block.W[...], block.b[...] = W, b
 
-    def orders() -> Iterator[Array]:
-        random_state = check_random_state(0)
-        random_state.set_state(theirs.before_shuffles)
-        order = np.arange(m)
-        while True:
-            order = shuffle(order, random_state=random_state)
-            yield order
-
     squares: list[float] = [sum(float((block.W**2).sum()) for block in network.blocks)]
     batch_size = min(200, m)
     history = train(
@@ -307,7 +291,7 @@ def _as_scikit_learn(name: str, rule: Callable[[float], Optimizer], options: dic
         optimizer=rule(alpha / batch_size),
         epochs=theirs.n_iter_,
         batch_size=batch_size,
-        orders=orders(),
+        orders=theirs.orders(m),
         evaluations=2,
         watch=lambda step, history: squares.append(sum(float((block.W**2).sum()) for block in network.blocks)),
     )

@@ -15,13 +15,12 @@ from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_sp
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
-from sklearn.utils import check_random_state, shuffle
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from blocks import OPTIMIZERS, Network, estimators
 from blocks.estimators import NetworkClassifier, NetworkRegressor
+from experiments.scikit_learn import Recording
 from tests.blocks import oracle
-from tests.blocks.test_sklearn import Recording
 
 BOTH = [NetworkClassifier, NetworkRegressor]
 # No update as small changes a weight: the network is still as it was drawn.
@@ -68,16 +67,8 @@ def test_the_loss_curve_is_mlp_classifiers_from_the_same_weights_in_the_same_ord
             block.W[...], block.b[...] = W, b
         return network
 
-    def their_orders(rng, m):
-        random_state = check_random_state(0)
-        random_state.set_state(theirs.before_shuffles)
-        order = np.arange(m)
-        while True:
-            order = shuffle(order, random_state=random_state)
-            yield order
-
     monkeypatch.setattr(Network, "create", with_their_weights)
-    monkeypatch.setattr(estimators, "reshuffled", their_orders)
+    monkeypatch.setattr(estimators, "reshuffled", lambda rng, m: theirs.orders(m))
     ours = NetworkClassifier(depth=2, width=32, optimizer=optimizer, learning_rate=0.1, momentum=0.8, epochs=10).fit(X, y)
     np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=0, atol=1e-10)
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=0, atol=1e-9)

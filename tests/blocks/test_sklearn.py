@@ -6,26 +6,16 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits, load_iris
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import MinMaxScaler
-from sklearn.utils import check_random_state, shuffle
 
 from blocks import GradientDescent, Momentum, Nesterov, Network, losses, train
+from experiments.scikit_learn import Recording
 
 RULES = {
     "gradient descent": (GradientDescent(0.2), {"momentum": 0, "nesterovs_momentum": False}),
     "momentum": (Momentum(0.2, 0.9), {"momentum": 0.9, "nesterovs_momentum": False}),
     "nesterov": (Nesterov(0.2, 0.9), {"momentum": 0.9, "nesterovs_momentum": True}),
 }
-
-
-class Recording(MLPClassifier):
-    """Keeps the weights it begins with and the state of its generator just before the first epoch's shuffle."""
-
-    def _fit_stochastic(self, *arguments):
-        self.initial = [(W.T.copy(), b[:, None].copy()) for W, b in zip(self.coefs_, self.intercepts_, strict=True)]
-        self.before_shuffles = self._random_state.get_state()
-        return super()._fit_stochastic(*arguments)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -54,14 +44,6 @@ def test_the_loss_curve_is_scikit_learns_at_every_epoch(loader, epochs, rule):
     for block, (W, b) in zip(network.blocks, theirs.initial, strict=True):
         block.W[...], block.b[...] = W, b
 
-    def orders():
-        random_state = check_random_state(0)
-        random_state.set_state(theirs.before_shuffles)
-        order = np.arange(m)
-        while True:
-            order = shuffle(order, random_state=random_state)
-            yield order
-
     history = train(
         network,
         X.T,
@@ -70,7 +52,7 @@ def test_the_loss_curve_is_scikit_learns_at_every_epoch(loader, epochs, rule):
         optimizer=optimizer,
         epochs=epochs,
         batch_size=batch_size,
-        orders=orders(),
+        orders=theirs.orders(m),
     )
     assert len(theirs.loss_curve_) == epochs
     np.testing.assert_allclose(history.epoch_loss(), theirs.loss_curve_, rtol=0, atol=1e-10)
