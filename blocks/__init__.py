@@ -6,6 +6,7 @@ from blocks.block import Block, Cache
 from blocks.gradient_check import check_block, check_network
 from blocks.history import History
 from blocks.initializers import INITIALIZERS
+from blocks.instruments import INSTRUMENTS, Instrument
 from blocks.losses import LOSSES, Loss
 from blocks.network import Network
 from blocks.optimizers import OPTIMIZERS, Adam, GradientDescent, Momentum, Nesterov, Optimizer
@@ -15,6 +16,7 @@ from blocks.training import reshuffled, train
 __all__ = [
     "ACTIVATIONS",
     "INITIALIZERS",
+    "INSTRUMENTS",
     "LOSSES",
     "OPTIMIZERS",
     "SCHEDULES",
@@ -24,6 +26,7 @@ __all__ = [
     "Cache",
     "GradientDescent",
     "History",
+    "Instrument",
     "Loss",
     "Momentum",
     "Nesterov",

@@ -18,7 +18,7 @@ from experiments.record import AnyRun, AnyStore, Untracked, open_store
 from experiments.record.address import StoreError, absolute, check_reachable, may_know
 from experiments.record.identity import fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
-from experiments.run.config import Config, UserError, flat, run_name, typed, varied
+from experiments.run.config import Config, UserError, flat, run_name, schedules, typed, varied
 from experiments.run.pool import Lost
 
 if TYPE_CHECKING:
@@ -56,9 +56,10 @@ class Result(float):
 def check_all(configs: Sequence[Config], folder_key: str, folder: str) -> None:
     """Raise UserError unless every run can be made: data, loss and batch size fit, folder and store can be written to."""
     from experiments.run.data import task
+    from experiments.run.stack import check_size
 
     for config in configs:
-        task(config)
+        check_size(config, task(config))
     path = Path(folder).absolute()
     there = next(above for above in (path, *path.parents) if above.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
@@ -146,13 +147,17 @@ class Sweep:
             os.environ[PARENT] = self.parent.run_id
 
     def _save_view(self) -> None:
+        from experiments.record.view import quantity_key
         from experiments.run.data import task
 
         name = ", ".join(f"{key}={values}" for key, values in self.axes.items())[:80]
         score = "r2" if task(self.configs[0]).loss.decides is None else "accuracy"
         depth = max(config.network.depth for config in self.configs)
         assert self.store is not None
-        self.store.save_view(self.parent.run_id, name, varied([flat(config) for config in self.configs]), score, depth)
+        swept = varied([flat(config) for config in self.configs])
+        counts = {"sharpness": self.configs[0].instruments.eigenvalues}
+        measured = [quantity_key(name, 0, counts.get(name, depth)) for name in schedules(self.configs[0])]
+        self.store.save_view(self.parent.run_id, name, swept, score, depth, measured)
 
     def tags_of(self, job: int) -> dict[str, str]:
         """What its run is found by."""

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from blocks import Adam, GradientDescent, Momentum, Nesterov, Network, Optimizer, losses, reshuffled, train
+from blocks import Adam, GradientDescent, Momentum, Nesterov, Network, Optimizer, losses, train
 from blocks.arrays import Array
 from blocks.diagnostics import sharpness
 from blocks.theory import MeanField, critical_gain, largest_curvature, softmax_sharpness
@@ -69,9 +70,9 @@ def mean_field() -> Iterator[Row]:
         yield Row(
             f"tanh, sb2 {sb2}: q* there", SCHOENHOLZ, q, MeanField("tanh", critical_gain("tanh", sb2), sb2).fixed_point, 2e-6
         )
-    for sw2, hidden, accuracy, tolerance in ((1.0, 20, 0.987, 0.03), (1.0, 40, 0.240, 0.15), (1.760955, 40, 0.984, 0.03)):
-        what = f"digits, tanh, sw2 {sw2}, {hidden} hidden blocks: training accuracy"
-        yield Row(what, SCHOENHOLZ, accuracy, _trained_on_digits(sw2, hidden), tolerance)
+    for sw2, hidden, accuracy, tolerance in ((1.0, 20, 0.987, 0.03), (1.0, 40, 0.240, 0.06), (1.760955, 40, 0.984, 0.03)):
+        what = f"digits, tanh, sw2 {sw2}, {hidden} hidden blocks: training accuracy reached"
+        yield Row(what, SCHOENHOLZ, accuracy, _reached_on_digits(sw2, hidden), tolerance)
 
 
 def _measured_chi(sw2: float) -> float:
@@ -95,25 +96,24 @@ def _standardised(name: str) -> tuple[Array, Array]:
     return np.ascontiguousarray(StandardScaler().fit_transform(X).T), y
 
 
-def _trained_on_digits(sw2: float, hidden: int) -> float:
-    """300 updates of stochastic gradient descent at rate 0.05, batch 128, width 64."""
+def _reached_on_digits(sw2: float, hidden: int) -> float:
+    """300 updates of stochastic gradient descent at rate 0.05, batch 128, width 64: the best training accuracy on the way.
+
+    The best, since such deep networks lose at this rate what they have learned, and learn it again. Of three seeds the
+    middle one.
+    """
     x, y = _standardised("digits")
-    network = Network.create(
-        [64, *[64] * hidden, 10], "tanh", "normal", rng=np.random.default_rng(0), gain=sw2, bias_variance=0.05
-    )
-    history = train(
-        network,
-        x,
-        y,
-        loss=losses.softmax_cross_entropy,
-        optimizer=GradientDescent(0.05),
-        epochs=20,
-        batch_size=128,
-        orders=reshuffled(np.random.default_rng(1), x.shape[1]),
-        evaluations=2,
-    )
-    assert history.loss.shape == (300,)
-    return float(history.measures["accuracy/train"][-1])
+    x = x.astype(np.float32)
+    sizes, rng = [64, *[64] * hidden, 10], np.random.default_rng(0)
+    network = Network.create(sizes, "tanh", "normal", rng=rng, gain=sw2, bias_variance=0.05, lanes=3, dtype=np.float32)
+    rule, best = GradientDescent(0.05), np.zeros(network.lanes)
+    for _ in range(100):
+        drawn = rng.choice(len(y), 3 * 128, replace=False)
+        cross_entropy = losses.softmax_cross_entropy
+        train(network, x[:, drawn], y[drawn], loss=cross_entropy, optimizer=rule, epochs=1, batch_size=128, evaluations=0)
+        logits, _ = network.forward(x)
+        best = np.maximum(best, (logits.argmax(axis=-2) == y).mean(axis=-1))
+    return float(np.median(best))
 
 
 def initialisation() -> Iterator[Row]:
@@ -379,7 +379,8 @@ def main() -> None:
     with tqdm(arguments.only or list(SECTIONS), disable=None) as bar:
         for name in bar:
             bar.set_description_str(name)
-            rows += list(SECTIONS[name]())
+            with threadpool_limits(1, user_api="blas"):
+                rows += list(SECTIONS[name]())
     print(text(rows))
     try:
         if not arguments.no_record:

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from blocks.activations import ACTIVATIONS
 from blocks.arrays import check_number, choice, whole_number
 from blocks.initializers import INITIALIZERS
+from blocks.instruments import INSTRUMENTS, Instrument, scheduled
 from blocks.losses import LOSSES
 from blocks.optimizers import OPTIMIZERS, Momentum
 from blocks.schedules import SCHEDULES
@@ -94,6 +95,24 @@ class TrainingConfig:
 
 
 @dataclass
+class InstrumentsConfig:
+    """What is measured beside the losses, and when: null never, `k` at every k-th step, `log` at 20 log-spaced steps at most.
+
+    sharpness: the largest eigenvalues of the loss's Hessian; `eigenvalues`: so many of them.
+    update_ratio: ||W_l after - W_l before|| / ||W_l before||, of every block. saturated: share of the units of every hidden
+        block that pass no gradient for any example. example_norm: root mean square over the examples of every block's ||dW_l||.
+    examples: the first so many training examples are measured, null is as many as a batch has.
+    """
+
+    sharpness: str | None = None
+    update_ratio: str | None = None
+    saturated: str | None = None
+    example_norm: str | None = None
+    eigenvalues: int = 1
+    examples: int | None = None
+
+
+@dataclass
 class TrackingConfig:
     """The record.
 
@@ -136,6 +155,7 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    instruments: InstrumentsConfig = field(default_factory=InstrumentsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     seed: int = 0
@@ -186,6 +206,8 @@ def check(config: Config) -> None:
         choice("optimizer.schedule", optimizer.schedule, SCHEDULES)
         if training.loss is not None:
             choice("training.loss", training.loss, LOSSES)
+        for name, schedule in schedules(config).items():
+            scheduled(f"instruments.{name}", schedule, 1)
         choice("dtype", config.dtype, dict.fromkeys(DTYPES))
         choice("tracking.pictures", config.tracking.pictures, dict.fromkeys(OF_RUNS))
         choice("tracking.models", config.tracking.models, dict.fromkeys(OF_RUNS))
@@ -199,6 +221,18 @@ def check(config: Config) -> None:
         )
 
 
+def schedules(config: Config) -> dict[str, str]:
+    """name -> schedule of the instruments that are asked for."""
+    asked = {name: getattr(config.instruments, name) for name in INSTRUMENTS}
+    return {name: schedule for name, schedule in asked.items() if schedule is not None}
+
+
+def instruments(config: Config) -> list[Instrument]:
+    """Those that are asked for."""
+    asked = config.instruments
+    return [Instrument(name, schedule, asked.examples, asked.eigenvalues) for name, schedule in schedules(config).items()]
+
+
 def _counts(config: Config) -> Iterator[tuple[str, int | None, int]]:
     """(key, value, least) of every whole number."""
     network, training, tracking = config.network, config.training, config.tracking
@@ -208,6 +242,8 @@ def _counts(config: Config) -> Iterator[tuple[str, int | None, int]]:
     yield "training.batch_size", training.batch_size, 1
     yield "training.threads", training.threads, 1
     yield "training.evaluations", training.evaluations, 2
+    yield "instruments.eigenvalues", config.instruments.eigenvalues, 1
+    yield "instruments.examples", config.instruments.examples, 1
     yield "tracking.points", tracking.points, 2
     yield "tracking.blocks", tracking.blocks, 2
     yield "seed", config.seed, 0
