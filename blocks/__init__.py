@@ -7,14 +7,17 @@ from blocks.gradient_check import check_block, check_network
 from blocks.history import History
 from blocks.initializers import INITIALIZERS
 from blocks.losses import LOSSES, Loss
-from blocks.network import Network
+from blocks.network import KINDS, Network
+from blocks.normalized import Normalized
 from blocks.optimizers import OPTIMIZERS, Adam, GradientDescent, Momentum, Nesterov, Optimizer
+from blocks.residual import Residual
 from blocks.schedules import SCHEDULES
 from blocks.training import reshuffled, train
 
 __all__ = [
     "ACTIVATIONS",
     "INITIALIZERS",
+    "KINDS",
     "LOSSES",
     "OPTIMIZERS",
     "SCHEDULES",
@@ -28,7 +31,9 @@ __all__ = [
     "Momentum",
     "Nesterov",
     "Network",
+    "Normalized",
     "Optimizer",
+    "Residual",
     "check_block",
     "check_network",
     "losses",

@@ -21,6 +21,8 @@ from experiments.run.config import Config
 
 # Where the record goes, and what becomes of an earlier one: not what is trained.
 SURROUNDINGS = ("tracking", "sweep")
+# Keys that came later, with what every run had before: left out there, so that an older run keeps its fingerprint.
+LATER = {("network", "kind"): "plain"}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -35,6 +37,9 @@ def fingerprint(config: Config, digest: str, package: str | None = None) -> str:
     digest: of the data set. package: the version, None is this one.
     """
     trained = {key: value for key, value in asdict(config).items() if key not in SURROUNDINGS}
+    for (group, key), before in LATER.items():
+        if trained[group][key] == before:
+            del trained[group][key]
     return _sha256(json.dumps([trained, digest, package or _version("depth-laboratory")], sort_keys=True).encode())
 
 

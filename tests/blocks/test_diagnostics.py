@@ -7,15 +7,8 @@ import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 
 from blocks import ACTIVATIONS, LOSSES, Activation, Network, losses
-from blocks.diagnostics import (
-    SECOND_DERIVATIVES,
-    example_gradient_norms,
-    hessian_vector_product,
-    saturated,
-    sharpness,
-    top_eigenpairs,
-    update_ratios,
-)
+from blocks.diagnostics import example_gradient_norms, saturated, update_ratios
+from blocks.hessian import SECOND_DERIVATIVES, hessian_vector_product, sharpness, top_eigenpairs
 from blocks.parameters import Layout
 from blocks.theory import largest_curvature, softmax_sharpness
 from tests.blocks import oracle
