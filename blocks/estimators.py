@@ -162,8 +162,7 @@ class _NetworkEstimator(BaseEstimator):
         """A new network, optimizer and order of batches."""
         weights, self._order = np.random.default_rng(generator.randint(np.iinfo(np.int32).max)).spawn(2)
         sizes = [self.n_features_in_, *[int(self.width)] * (int(self.depth) - 1), outputs]
-        shape = {"dtype": self.dtype, "kind": self.kind}
-        self.network_ = Network.create(sizes, self.activation, self.initializer, rng=weights, **shape)
+        self.network_ = Network.create(sizes, self.activation, self.initializer, rng=weights, dtype=self.dtype, kind=self.kind)
         rule = OPTIMIZERS[self.optimizer]
         options = {"momentum": self.momentum} if issubclass(rule, Momentum) else {}
         self._optimizer = _Continued(rule(self.learning_rate, weight_decay=self.weight_decay, **options), self.network_)
@@ -262,7 +261,7 @@ class NetworkClassifier(ClassifierMixin, _NetworkEstimator):
 
     depth: L, the number of blocks, the output block among them; 1 is softmax regression.
     width: units of every hidden block.
-    activation, initializer, optimizer: names in the engine's tables `ACTIVATIONS`, `INITIALIZERS`, `OPTIMIZERS`.
+    activation, initializer, kind, optimizer: names in the engine's tables `ACTIVATIONS`, `INITIALIZERS`, `KINDS`, `OPTIMIZERS`.
     learning_rate: alpha > 0.
     momentum: mu in [0, 1) of the optimizers momentum and nesterov; the others do not read it.
     weight_decay: lambda >= 0, L2 on W and not on b.
