@@ -59,5 +59,6 @@ class Residual(Block):
 
     def pull_back(self, da: Array, dz: Array, cache: Cache) -> Array:
         """da_prev = W^T dz + da"""
-        # The sum comes last: in a workspace da_prev lies where da lay.
-        return np.add(np.matmul(self.W_T, dz, cache.room), da, cache.da_prev)
+        product = np.matmul(self.W_T, dz, cache.room)
+        # In a workspace da_prev lies where da does: only now may it be written over.
+        return np.add(product, da, product if cache.da_prev is None else cache.da_prev)
