@@ -20,8 +20,7 @@ class Cache:
 
     a_prev_1: (..., n_{l-1} + 1, m) a_prev above a row of ones, which stands for the bias.
     z: (..., n_l, m) = W a_prev + b.
-    g: (..., n_l, m) = g(z).
-    a: (..., n_l, m) the block's output, the same array as g in this block.
+    a: (..., n_l, m) = g(z).
     dz, da_prev, dz_T: where backward may put its intermediate results, dz_T (..., m, n_l); None makes new arrays.
     room: (..., n_{l-1}, m) where a kind of block that takes more steps may put one's result; None makes new arrays.
     a_prev: (..., n_{l-1}, m) the upper rows of a_prev_1, a view.
@@ -29,7 +28,6 @@ class Cache:
 
     a_prev_1: Array
     z: Array
-    g: Array
     a: Array
     dz: Array | None = None
     da_prev: Array | None = None
@@ -43,8 +41,6 @@ class Cache:
 
     def follow(self, before: "Cache") -> None:
         """Let the block before write its a right where this one keeps its a_prev."""
-        if before.g is before.a:
-            before.g = self.a_prev
         before.a = self.a_prev
 
 
@@ -88,8 +84,7 @@ class Block:
         a_prev_1 = np.ones((*lanes, n_prev + 1, m), self.W.dtype)
         lanes = list(np.broadcast_shapes(tuple(lanes), self.W.shape[:-2]))
         z = np.empty((*lanes, self.W.shape[-2], m), self.W.dtype)
-        a = np.empty_like(z)
-        return Cache(a_prev_1, z, a, a)
+        return Cache(a_prev_1, z, np.empty_like(z))
 
     def forward(self, a_prev: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
         """a, cache:  z = W a_prev + b,  a = g(z).
@@ -105,7 +100,7 @@ class Block:
         if a_prev is not cache.a_prev:
             np.copyto(cache.a_prev, a_prev)
         z = np.matmul(self.joined, cache.a_prev_1, cache.z)
-        return self.activation.function(z, cache.g), cache
+        return self.activation.function(z, cache.a), cache
 
     def backward(self, da: Array, cache: Cache) -> tuple[Array, Array, Array]:
         """da_prev, dW, db:  dz = da * g'(z),  dW = dz a_prev^T,  db = sum over m of dz,  da_prev = W^T dz.
@@ -120,16 +115,20 @@ class Block:
 
     def gradient(self, da: Array, cache: Cache, out: Array | None = None) -> tuple[Array, Array]:
         """dz, and [dW db] = dz [a_prev; 1]^T: the row of ones under a_prev sums dz over the examples."""
-        dz = self.through_activation(da, cache)
+        dz = self.z_gradient(da, cache)
         if not TURNS:
             return dz, np.matmul(dz, cache.a_prev_1_T, out)
         dz_T = np.empty_like(transpose(dz), order="C") if cache.dz_T is None else cache.dz_T
         np.copyto(dz_T, transpose(dz))
         return dz, transpose(np.matmul(cache.a_prev_1, dz_T, None if out is None else transpose(out)))
 
-    def through_activation(self, da: Array, cache: Cache) -> Array:
+    def slope(self, cache: Cache, out: Array | None = None) -> Array:
+        """g'(z)"""
+        return self.activation.derivative(cache.z, cache.a, out)
+
+    def z_gradient(self, da: Array, cache: Cache) -> Array:
         """dz = da * g'(z)"""
-        slope = self.activation.derivative(cache.z, cache.g, cache.dz)
+        slope = self.slope(cache, cache.dz)
         return np.multiply(da, slope, slope)
 
     def pull_back(self, da: Array, dz: Array, cache: Cache) -> Array:

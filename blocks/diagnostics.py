@@ -50,7 +50,7 @@ def backward_by_block(network: Network, caches: list[Cache], dlogits: Array) -> 
     da = dlogits
     for index in range(network.depth - 1, -1, -1):
         block, cache = network.blocks[index], caches[index]
-        dz = block.through_activation(da, cache)
+        dz = block.z_gradient(da, cache)
         steps.insert(0, (da, dz))
         if index > 0:
             da = block.pull_back(da, dz, cache)
@@ -78,16 +78,16 @@ def saturated(network: Network, x: Array, threshold: float = 1e-3) -> Array:
         |g'(z)| < threshold for all m examples
 
     With relu these are the dead units, 0 for every example, whatever the threshold; with tanh and sigmoid the saturated
-    ones; leaky_relu has none below its slope of 0.01. What goes past the units of a residual block is not looked at.
+    ones; leaky_relu has none below its slope of 0.01. A residual block's units are those of x = g(a_prev); what
+    comes past them is not looked at.
 
     x: (n_0, m) data, shared by all lanes, or (..., n_0, m). threshold: above 0.
     """
     check_number("threshold", threshold, above=0)
     _, caches = network.forward(_checked(network, x))
     shares = np.empty((*network.lanes, network.depth - 1))
-    for index, cache in enumerate(caches[:-1]):
-        slope = network.activation.derivative(cache.z, cache.g)
-        shares[..., index] = (np.abs(slope) < threshold).all(axis=-1).mean(axis=-1)
+    for index, (block, cache) in enumerate(zip(network.blocks[:-1], caches[:-1], strict=True)):
+        shares[..., index] = (np.abs(block.slope(cache)) < threshold).all(axis=-1).mean(axis=-1)
     return shares
 
 
@@ -104,7 +104,8 @@ def example_gradient_norms(network: Network, x: Array, y: Array, loss: Loss) -> 
 
         dJ_i/dW_l = dz_i a_prev_i^T          ||dJ_i/dW_l|| = ||dz_i|| ||a_prev_i||
 
-    dz_i is m times a column of backward's dz, J being the mean of the J_i; in a normalized block x_hat stands for a_prev.
+    dz_i is m times a column of backward's dz, J being the mean of the J_i. A residual or normalized block has x or x_hat for
+    a_prev.
 
     x: (n_0, m) data, shared by all lanes, or (..., n_0, m). y: targets as `loss` takes them.
     """

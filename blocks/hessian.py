@@ -22,7 +22,7 @@ from blocks.losses import Loss
 from blocks.network import Network
 from blocks.normalized import Normalized, NormalizedCache, mean_over_units
 from blocks.parameters import split
-from blocks.residual import Residual
+from blocks.residual import Residual, ResidualCache
 
 
 def _sigmoid_second(z: Array, a: Array) -> Array:
@@ -105,7 +105,7 @@ CURVATURES: dict[str, Callable[[Array], Linear]] = {
 class _Moved:
     """How one block moves along v.
 
-    Ra_prev, Rx: its input, and what W multiplies, a_prev or x_hat; None in block 1, whose data do not move. Rz: its z.
+    Ra_prev, Rx: its input, and what W multiplies: a_prev itself, x or x_hat; None in block 1, whose data do not move. Rz: its z.
     """
 
     Ra_prev: Array | None
@@ -113,24 +113,33 @@ class _Moved:
     Rz: Array
 
 
+def _bend(block: Block, z: Array, a: Array, upstream: Array) -> Array | None:
+    """upstream g''(z), None where it is 0."""
+    second = SECOND_DERIVATIVES[block.activation.name]
+    return None if second is None else upstream * second(z, a)
+
+
 class _Plain:
     """A block's forward and backward steps differentiated along v = [V c]; what does not depend on v is computed once."""
 
-    def __init__(self, block: Block, cache: Cache, da: Array) -> None:
-        self.W, self.W_T, self.cache = block.W, block.W_T, cache
-        self.slope = block.activation.derivative(cache.z, cache.g)
-        self.dz = da * self.slope
-        second = SECOND_DERIVATIVES[block.activation.name]
-        self.bend = None if second is None else da * second(cache.z, cache.g)
+    slope: Array | float
+    bend: Array | None
+
+    def __init__(self, block: Block, cache: Cache, da: Array, dz: Array) -> None:
+        self.W, self.W_T, self.cache, self.dz = block.W, block.W_T, cache, dz
+        self.slope, self.bend = block.slope(cache), _bend(block, cache.z, cache.a, da)
 
     def forward(self, v: Array, Ra_prev: Array | None) -> tuple[Array, _Moved]:
         """Ra = g'(z) Rz,  Rz = V a_prev + c + W Ra_prev"""
-        return self._forward(v, _Moved(Ra_prev, Ra_prev, v @ self.cache.a_prev_1))
+        Rx = None if Ra_prev is None else self.input(Ra_prev)
+        Rz = v @ self.cache.a_prev_1
+        if Rx is not None:
+            Rz += self.W @ Rx
+        return self.slope * Rz, _Moved(Ra_prev, Rx, Rz)
 
-    def _forward(self, v: Array, moved: _Moved) -> tuple[Array, _Moved]:
-        if moved.Rx is not None:
-            moved.Rz += self.W @ moved.Rx
-        return self.slope * moved.Rz, moved
+    def input(self, Ra_prev: Array) -> Array:
+        """Rx, the move of what W multiplies."""
+        return Ra_prev
 
     def gradient(self, Rda: Array, moved: _Moved, out: Array) -> Array:
         """Rdz = g'(z) Rda + da g''(z) Rz; into `out` [RdW Rdb], RdW = Rdz a_prev^T + dz Ra_prev^T."""
@@ -152,47 +161,50 @@ class _Plain:
 
 
 class _Residual(_Plain):
-    """a = a_prev + s g(z): what comes through g is s times as large, and beside it stands what comes past it."""
+    """x = g(a_prev), z = W x + b, a = a_prev + s z."""
 
-    def __init__(self, block: Residual, cache: Cache, da: Array) -> None:
-        super().__init__(block, cache, block.scale * da)
-        self.scale = block.scale
+    def __init__(self, block: Residual, cache: ResidualCache, da: Array, dz: Array) -> None:
+        self.W, self.W_T, self.cache, self.dz = block.W, block.W_T, cache, dz
+        self.slope, self.bend = block.scale, None
+        self.slope_of_x, self.bend_of_x = block.slope(cache), _bend(block, cache.skip, cache.a_prev, block.W_T @ dz)
+
+    def input(self, Ra_prev: Array) -> Array:
+        """Rx = g'(a_prev) Ra_prev"""
+        return self.slope_of_x * Ra_prev
 
     def forward(self, v: Array, Ra_prev: Array | None) -> tuple[Array, _Moved]:
-        """Ra = Ra_prev + s g'(z) Rz"""
-        Rg, moved = super().forward(v, Ra_prev)
-        Ra = self.scale * Rg
+        """Ra = Ra_prev + s Rz"""
+        Ra, moved = super().forward(v, Ra_prev)
         return Ra if Ra_prev is None else Ra + Ra_prev, moved
 
-    def gradient(self, Rda: Array, moved: _Moved, out: Array) -> Array:
-        """Rdz = s g'(z) Rda + s da g''(z) Rz"""
-        return super().gradient(self.scale * Rda, moved, out)
-
     def pull_back(self, v: Array, Rda: Array, Rdz: Array, moved: _Moved) -> Array:
-        """Rda_prev = W^T Rdz + V^T dz + Rda"""
-        return super().pull_back(v, Rda, Rdz, moved) + Rda
+        """Rda_prev = g'(a_prev) Rdx + dx g''(a_prev) Ra_prev + Rda,  Rdx = W^T Rdz + V^T dz"""
+        Rda_prev = self.slope_of_x * super().pull_back(v, Rda, Rdz, moved)
+        if self.bend_of_x is not None:
+            Rda_prev += self.bend_of_x * moved.Ra_prev
+        Rda_prev += Rda
+        return Rda_prev
 
 
 class _Normalized(_Plain):
     """z = W x_hat + b. With N u = r (u - mean u - x_hat mean(x_hat u)): Rx_hat = N Ra_prev, da_prev = N dx_hat."""
 
-    def __init__(self, block: Normalized, cache: NormalizedCache, da: Array) -> None:
-        super().__init__(block, cache, da)
-        self.N, self.x_hat, self.r = lambda u: block.through_normalization(u, cache), cache.a_prev, cache.r
-        self.dx_hat = block.W_T @ self.dz
-        self.da_prev = self.N(self.dx_hat)
+    def __init__(self, block: Normalized, cache: NormalizedCache, da: Array, dz: Array) -> None:
+        super().__init__(block, cache, da, dz)
+        self.block, self.x_hat, self.r = block, cache.a_prev, cache.r
+        self.dx_hat = block.W_T @ dz
+        self.da_prev = self.input(self.dx_hat)
 
-    def forward(self, v: Array, Ra_prev: Array | None) -> tuple[Array, _Moved]:
-        """Ra = g'(z) Rz,  Rz = V x_hat + c + W Rx_hat"""
-        Rx_hat = None if Ra_prev is None else self.N(Ra_prev)
-        return self._forward(v, _Moved(Ra_prev, Rx_hat, v @ self.cache.a_prev_1))
+    def input(self, Ra_prev: Array) -> Array:
+        """Rx_hat = N Ra_prev"""
+        return self.block.through_normalization(Ra_prev, self.cache)
 
     def pull_back(self, v: Array, Rda: Array, Rdz: Array, moved: _Moved) -> Array:
         """Rda_prev = N Rdx_hat - r (mean(x_hat Ra_prev) da_prev + Rx_hat mean(x_hat dx_hat) + x_hat mean(Rx_hat dx_hat))
 
         where Rdx_hat = W^T Rdz + V^T dz, since Rr = -r^2 mean(x_hat Ra_prev).
         """
-        Rda_prev = self.N(super().pull_back(v, Rda, Rdz, moved))
+        Rda_prev = self.input(super().pull_back(v, Rda, Rdz, moved))
         assert moved.Ra_prev is not None
         assert moved.Rx is not None
         turned = mean_over_units(self.x_hat * moved.Ra_prev) * self.da_prev

@@ -41,7 +41,7 @@ class Normalized(Block):
         """See `Block.new_cache`."""
         plain = super().new_cache(a_prev_shape)
         r = np.empty((*a_prev_shape[:-2], 1, a_prev_shape[-1]), self.W.dtype)
-        return NormalizedCache(plain.a_prev_1, plain.z, plain.g, plain.a, r=r)
+        return NormalizedCache(plain.a_prev_1, plain.z, plain.a, r=r)
 
     def forward(self, a_prev: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
         """a, cache:  x_hat = r (a_prev - mean),  z = W x_hat + b,  a = g(z). See `Block.forward`."""

@@ -45,7 +45,7 @@ def standardised(a):
 
 
 def residual(W, b, a_prev, activation, scale):
-    return a_prev + scale * ACTIVATIONS[activation](W @ a_prev + b)
+    return a_prev + scale * (W @ ACTIVATIONS[activation](a_prev) + b)
 
 
 def normalized(W, b, a_prev, activation):

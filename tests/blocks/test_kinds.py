@@ -51,14 +51,15 @@ def vjp(kind, block, a_prev, da, lane=()):
 
 def test_a_residual_block_by_hand():
     block = Residual(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1.0], [-10.0]]), "relu", 0.5)
-    a, cache = block.forward(np.array([[1.0, 0.0], [1.0, 2.0]]))
+    a, cache = block.forward(np.array([[1.0, -3.0], [1.0, 2.0]]))
+    # x = [[1, 0], [1, 2]]
     assert cache.z.tolist() == [[4, 5], [-3, -2]]
-    assert a.tolist() == [[3, 2.5], [1, 2]]
-    da_prev, dW, db = block.backward(np.array([[2.0, 20.0], [5.0, 5.0]]), cache)
-    # dz = [[1, 10], [0, 0]]
-    assert dW.tolist() == [[1, 21], [0, 0]]
-    assert db.tolist() == [[11], [0]]
-    assert da_prev.tolist() == [[3, 30], [7, 25]]
+    assert a.tolist() == [[3, -0.5], [-0.5, 1]]
+    da_prev, dW, db = block.backward(np.array([[2.0, 20.0], [4.0, 6.0]]), cache)
+    # dz = [[1, 10], [2, 3]], dx = [[7, 19], [10, 32]]
+    assert dW.tolist() == [[1, 21], [2, 8]]
+    assert db.tolist() == [[11], [5]]
+    assert da_prev.tolist() == [[9, 20], [14, 38]]
 
 
 def test_a_normalized_block_standardises_every_example():
@@ -138,7 +139,7 @@ def test_backward_leaves_da_the_cache_and_the_block_unchanged(activation, lanes,
     block = some_block(kind, rng, 4, 4, activation, lanes)
     a_prev, da = rng.standard_normal((*lanes, 4, 5)), rng.standard_normal((*lanes, 4, 5))
     a, cache = block.forward(a_prev)
-    kept = [da, a_prev, a, cache.a_prev_1, cache.z, cache.g, cache.a, block.W, block.b]
+    kept = [da, a_prev, a, cache.a_prev_1, cache.z, cache.a, block.W, block.b]
     before = [array.copy() for array in kept]
     once, again = block.backward(da, cache), block.backward(da, cache)
     for array, was in zip(kept, before, strict=True):
@@ -204,11 +205,22 @@ def test_which_blocks_are_of_a_kind(depth):
 
 
 @every_kind
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_gradients_are_right_twenty_blocks_down(activation, kind):
+    assert_gradients_are_jax_s(activation, "softmax_cross_entropy", (), kind, (3, *[8] * 19, 2))
+
+
+@every_kind
 @lanes_or_none
 @pytest.mark.parametrize("loss", LOSS_NAMES)
 @every_activation
 def test_gradients_are_those_of_automatic_differentiation(activation, loss, lanes, kind):
-    network, x, y = problem(activation, loss, (3, 5, 5, 5, 2), lanes, kind=kind)
+    assert_gradients_are_jax_s(activation, loss, lanes, kind, (3, 5, 5, 5, 2))
+
+
+def assert_gradients_are_jax_s(activation, loss, lanes, kind, sizes):
+    """Value, dW and db of every block, and da_0, in every lane."""
+    network, x, y = problem(activation, loss, sizes, lanes, kind=kind)
     logits, caches = network.forward(x)
     value, dlogits = LOSSES[loss](logits, y)
     gradients, da_0 = network.backward_to_data(dlogits, caches)
@@ -224,7 +236,7 @@ def test_gradients_are_those_of_automatic_differentiation(activation, loss, lane
 
 
 @every_kind
-@pytest.mark.parametrize("sizes", [(3, 2), (3, 4, 2), (2, 6, 6, 3), (5, *[6] * 19, 2)])
+@pytest.mark.parametrize("sizes", [(3, 2), (3, 4, 2), (2, 6, 6, 3), (2, 4, 4, 4, 4, 4, 3)])
 @pytest.mark.parametrize("loss", LOSS_NAMES)
 @every_activation
 def test_every_network_agrees_with_central_differences(activation, loss, sizes, kind):
@@ -245,7 +257,7 @@ def test_backward_leaves_dlogits_the_caches_and_the_parameters_unchanged(lanes, 
     x = rng.standard_normal((4, 5))
     logits, caches = network.forward(x)
     dlogits = rng.standard_normal(logits.shape)
-    kept = [x, logits, dlogits, network.parameters] + [array for c in caches for array in (c.a_prev_1, c.z, c.g, c.a)]
+    kept = [x, logits, dlogits, network.parameters] + [array for c in caches for array in (c.a_prev_1, c.z, c.a)]
     before = [array.copy() for array in kept]
     network.backward_to_data(dlogits, caches)
     for array, was in zip(kept, before, strict=True):
@@ -311,16 +323,26 @@ def test_a_normalized_lane_whose_squares_overflow_has_diverged(dtype):
     assert history.diverged_block.tolist() == [-1, 2]
 
 
-def test_depth_keeps_a_signal_in_residual_and_normalized_networks():
-    """Two relu blocks in three of a gain of 1/2 lose the signal; what the other kinds add to it is of order 1."""
+def test_a_residual_network_s_signal_grows_e_times_at_most():
+    """E ||a + W a / sqrt(L)||^2 = ||a||^2 (1 + 1 / L) where W has variance 1 / n."""
+    x = np.random.default_rng(1).standard_normal((30, 20))
+    for depth in (3, 10, 60):
+        network = Network.create(
+            [*[30] * depth, 5], "identity", "lecun", rng=np.random.default_rng(0), lanes=100, kind="residual"
+        )
+        caches = network.forward(x)[1]
+        growth = float(((caches[-2].a ** 2).sum(axis=(-2, -1)) / (caches[0].a ** 2).sum(axis=(-2, -1))).mean())
+        assert growth == pytest.approx((1 + 1 / depth) ** (depth - 2), rel=0.05)
+
+
+def test_depth_keeps_relu_s_signal_in_residual_and_normalized_networks_alone():
     x = np.random.default_rng(1).standard_normal((20, 50))
-    sizes, rng = [20, *[40] * 39, 5], np.random.default_rng(0)
     power = {}
     for kind in KINDS:
-        network = Network.create(sizes, "relu", rng=rng, gain=0.5, kind=kind)
+        network = Network.create([20, *[40] * 64, 5], "relu", rng=np.random.default_rng(0), gain=0.5, kind=kind)
         caches = network.forward(x)[1]
         power[kind] = float((caches[-2].a ** 2).mean() / (caches[0].a ** 2).mean())
-    assert power["plain"] < 1e-8
-    # (1 + g / 2L)^(L-2), g = 0.5, where the mean of relu's halves is left out.
-    assert 1 < power["residual"] < 3
-    assert 0.1 < power["normalized"] < 3
+    # A plain block halves it.
+    assert power["plain"] < 1e-12
+    assert 1 < power["residual"] < np.e
+    assert 0.1 < power["normalized"] < 10
