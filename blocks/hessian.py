@@ -228,7 +228,8 @@ class _Hessian:
         self.layout, self.curvature = network.layout, curvature(logits)
         backward = backward_by_block(network, caches, dlogits)
         self.steps = [
-            STEPS[type(block)](block, cache, da) for block, cache, (da, _) in zip(network.blocks, caches, backward, strict=True)
+            STEPS[type(block)](block, cache, da, dz)
+            for block, cache, (da, dz) in zip(network.blocks, caches, backward, strict=True)
         ]
 
     def times(self, v: Array) -> Array:
