@@ -22,6 +22,8 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#0
 STEPS = "step (updates made)"
 # Columns of a heat map: more than a screen shows would only cost time.
 DRAWN = 500
+# Maps side by side that can still be read.
+ABREAST = 3
 
 
 def save(folder: Path, **figures: Figure) -> None:
@@ -35,15 +37,17 @@ def save(folder: Path, **figures: Figure) -> None:
 
 
 def sweep_map(report: Report) -> Figure:
-    """The sweep's tables as maps of the final training loss.
+    """The sweep's tables as maps of the final training loss, up to three of them side by side.
 
     [ ] the best run; a frame around the largest stable learning rate of each row; seeds averaged, +- their standard deviation.
     """
     tables = report.tables()
-    figure = Figure(figsize=(7, 4.2 * len(tables)), layout="constrained")
+    side_by_side = 2 <= len(tables) <= ABREAST
+    down, across = (1, len(tables)) if side_by_side else (len(tables), 1)
+    figure = Figure(figsize=(5.6 * across if side_by_side else 7, 4.2 * down), layout="constrained")
     losses = [row.loss for row in report.rows if math.isfinite(row.loss) and row.loss > 0]
     scale = LogNorm(max(min(losses, default=1e-3), 1e-8), max([*losses, 1e-2]))
-    for axes, (name, cells) in zip(figure.subplots(len(tables), squeeze=False).flat, tables.items(), strict=True):
+    for axes, (name, cells) in zip(figure.subplots(down, across, squeeze=False).flat, tables.items(), strict=True):
         _draw(axes, report, cells, scale)
         first = name or f"final training loss, {len(report.rows)} runs: {report.outcomes}"
         axes.set_title(f"{first}\n[ ]: the best; frame: the largest rate at which no seed diverged", fontsize=9)
