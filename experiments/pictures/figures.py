@@ -52,7 +52,7 @@ def sweep_map(report: Report) -> Figure:
         image = _draw(axes, report, cells, scale)
         first = name or f"final training loss, {len(report.rows)} runs: {report.outcomes}"
         axes.set_title(f"{first}\n[ ]: the best; frame: the largest rate at which no seed diverged", fontsize=9)
-    figure.colorbar(image, ax=places, label="final training loss")
+    figure.colorbar(image, ax=places, label="final training loss", fraction=0.15 / across, pad=0.05 / across)
     return figure
 
 
