@@ -8,8 +8,10 @@ from blocks.history import History
 from blocks.initializers import INITIALIZERS
 from blocks.instruments import INSTRUMENTS, Instrument
 from blocks.losses import LOSSES, Loss
-from blocks.network import Network
+from blocks.network import KINDS, Network
+from blocks.normalized import Normalized
 from blocks.optimizers import OPTIMIZERS, Adam, GradientDescent, Momentum, Nesterov, Optimizer
+from blocks.residual import Residual
 from blocks.schedules import SCHEDULES
 from blocks.training import reshuffled, train
 
@@ -17,6 +19,7 @@ __all__ = [
     "ACTIVATIONS",
     "INITIALIZERS",
     "INSTRUMENTS",
+    "KINDS",
     "LOSSES",
     "OPTIMIZERS",
     "SCHEDULES",
@@ -31,7 +34,9 @@ __all__ = [
     "Momentum",
     "Nesterov",
     "Network",
+    "Normalized",
     "Optimizer",
+    "Residual",
     "check_block",
     "check_network",
     "losses",

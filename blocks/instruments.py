@@ -11,7 +11,8 @@ from typing import ClassVar
 import numpy as np
 
 from blocks.arrays import Array, choice, whole_number
-from blocks.diagnostics import example_gradient_norms, saturated, top_eigenpairs, update_ratios
+from blocks.diagnostics import example_gradient_norms, saturated, update_ratios
+from blocks.hessian import top_eigenpairs
 from blocks.history import Quantity, log_spaced
 from blocks.losses import Loss
 from blocks.network import Network

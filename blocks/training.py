@@ -73,7 +73,7 @@ class _Training:
         self.lanes = network.lanes
         self.live = np.arange(int(np.prod(self.lanes)))
         if len(self.lanes) > 1:
-            network = Network(network.layout.sizes, network.activation.name, network.parameters.reshape(self.live.size, -1))
+            network = network.with_parameters(network.parameters.reshape(self.live.size, -1))
             optimizer = optimizer.take(self.live)
         self.whole, self.loss = network, loss
         self.x, self.target = self._encoded("", x, y)
@@ -226,7 +226,7 @@ class _Training:
             whole = self.network
             kept = np.flatnonzero(stays)
             parameters = whole.parameters.reshape(-1, whole.layout.size)[kept]
-            self._occupy(Network(whole.layout.sizes, whole.activation.name, parameters), self.optimizer.take(kept))
+            self._occupy(whole.with_parameters(parameters), self.optimizer.take(kept))
             self.state = self.state.take(kept)
 
     def _write_back(self) -> None:

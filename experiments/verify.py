@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from blocks import Adam, GradientDescent, Momentum, Nesterov, Network, Optimizer, losses, train
 from blocks.arrays import Array
-from blocks.diagnostics import sharpness
+from blocks.hessian import sharpness
 from blocks.theory import MeanField, critical_gain, largest_curvature, softmax_sharpness
 from experiments.run.config import TrackingConfig, UserError
 
@@ -124,7 +124,7 @@ def initialisation() -> Iterator[Row]:
         logits, caches = network.forward(rng.standard_normal((256, 1)))
         dlogits = rng.standard_normal(logits.shape)
         gradient = network.layout.blocks(np.empty_like(network.parameters))
-        dz = network.backward_into(gradient, dlogits, caches)
+        _, dz = network.backward_into(gradient, dlogits, caches)
         ratio = float(((dz**2).sum(axis=(-2, -1)) / (dlogits**2).sum(axis=(-2, -1))).mean())
         theory = MeanField("relu", 2 * gain).gradient_ratio(22).item()
         yield Row(f"relu, g = {2 * gain:g}, 22 blocks: squared gradient, theory", HE, gain**22, theory, 1e-12 * gain**22)

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
@@ -22,6 +23,8 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#0
 STEPS = "step (updates made)"
 # Columns of a heat map: more than a screen shows would only cost time.
 DRAWN = 500
+# Maps side by side that can still be read.
+ABREAST = 3
 
 
 def save(folder: Path, **figures: Figure) -> None:
@@ -35,22 +38,25 @@ def save(folder: Path, **figures: Figure) -> None:
 
 
 def sweep_map(report: Report) -> Figure:
-    """The sweep's tables as maps of the final training loss.
+    """The sweep's tables as maps of the final training loss, up to three of them side by side.
 
     [ ] the best run; a frame around the largest stable learning rate of each row; seeds averaged, +- their standard deviation.
     """
     tables = report.tables()
-    figure = Figure(figsize=(7, 4.2 * len(tables)), layout="constrained")
+    down, across = (1, len(tables)) if len(tables) <= ABREAST else (len(tables), 1)
+    figure = Figure(figsize=(1 + 6 * across, 4.2 * down), layout="constrained")
     losses = [row.loss for row in report.rows if math.isfinite(row.loss) and row.loss > 0]
     scale = LogNorm(max(min(losses, default=1e-3), 1e-8), max([*losses, 1e-2]))
-    for axes, (name, cells) in zip(figure.subplots(len(tables), squeeze=False).flat, tables.items(), strict=True):
-        _draw(axes, report, cells, scale)
+    places = list(figure.subplots(down, across, squeeze=False).flat)
+    for axes, (name, cells) in zip(places, tables.items(), strict=True):
+        image = _draw(axes, report, cells, scale)
         first = name or f"final training loss, {len(report.rows)} runs: {report.outcomes}"
         axes.set_title(f"{first}\n[ ]: the best; frame: the largest rate at which no seed diverged", fontsize=9)
+    figure.colorbar(image, ax=places, label="final training loss", fraction=0.15 / across, pad=0.05 / across)
     return figure
 
 
-def _draw(axes: Axes, report: Report, cells: dict[tuple[Any, Any], list[Row]], scale: LogNorm) -> None:
+def _draw(axes: Axes, report: Report, cells: dict[tuple[Any, Any], list[Row]], scale: LogNorm) -> AxesImage:
     downs, acrosses = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
     losses = np.full((len(downs), len(acrosses)), np.nan)
     readable = max(len(downs), len(acrosses)) <= MOST
@@ -74,7 +80,7 @@ def _draw(axes: Axes, report: Report, cells: dict[tuple[Any, Any], list[Row]], s
         axis.set_ticks(labelled, [shown(values[place]) for place in labelled])
     axes.set_xlabel(_words(report.across))
     axes.set_ylabel(_words(report.down))
-    axes.figure.colorbar(image, ax=axes, label="final training loss")
+    return image
 
 
 def _write(axes: Axes, place: tuple[int, int], finite: list[float], best: bool, colour: str) -> None:

@@ -13,6 +13,7 @@ from blocks.arrays import check_number, choice, whole_number
 from blocks.initializers import INITIALIZERS
 from blocks.instruments import INSTRUMENTS, Instrument, scheduled
 from blocks.losses import LOSSES
+from blocks.network import KINDS
 from blocks.optimizers import OPTIMIZERS, Momentum
 from blocks.schedules import SCHEDULES
 
@@ -47,12 +48,14 @@ class NetworkConfig:
 
     depth: L, the number of blocks, the output one among them.
     width: n_l of every hidden block.
+    kind: plain, residual (blocks 2..L-1 add to their input) or normalized (blocks 2..L standardise it, example by example).
     activation, initializer: names from the engine's tables.
     gain: factor on the initial weights' variance. bias_variance: variance of the initial biases.
     """
 
     depth: int = 3
     width: int = 64
+    kind: str = "plain"
     activation: str = "relu"
     initializer: str = "he"
     gain: float = 1.0
@@ -200,6 +203,7 @@ def check(config: Config) -> None:
                 whole_number(key, count, at_least=least)
         for key, value, allowed in _ranges(config):
             check_number(key, value, **allowed)
+        choice("network.kind", config.network.kind, KINDS)
         choice("network.activation", config.network.activation, ACTIVATIONS)
         choice("network.initializer", config.network.initializer, INITIALIZERS)
         rule = choice("optimizer.name", optimizer.name, OPTIMIZERS)

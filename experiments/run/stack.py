@@ -49,7 +49,7 @@ def shared(config: Config) -> tuple[object, ...]:
     network, optimizer, training = config.network, config.optimizer, config.training
     return (
         repr(asdict(config.dataset)),
-        (network.depth, network.width, network.activation),
+        (network.depth, network.width, network.activation, network.kind),
         (optimizer.name, optimizer.schedule),
         repr(asdict(training)),
         repr(asdict(config.instruments)),
@@ -177,11 +177,11 @@ def _network(configs: Sequence[Config], of: Task) -> Network:
             gain=shape.gain,
             bias_variance=shape.bias_variance,
             dtype=config.dtype,
+            kind=shape.kind,
         )
 
     networks = [alone(config) for config in configs]
-    parameters = np.stack([network.parameters for network in networks])
-    return Network(networks[0].layout.sizes, configs[0].network.activation, parameters)
+    return networks[0].with_parameters(np.stack([network.parameters for network in networks]))
 
 
 def _optimizer(configs: Sequence[Config]) -> Optimizer:
