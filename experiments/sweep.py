@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from blocks.arrays import choice
 from experiments.record import AnyRun, AnyStore, Untracked, open_store
 from experiments.record.address import StoreError, absolute, check_reachable, may_know
 from experiments.record.identity import fingerprint, fingerprint_of_sweep
@@ -68,6 +69,22 @@ def check_all(configs: Sequence[Config], folder_key: str, folder: str) -> None:
         check_reachable(absolute(uri))
 
 
+def _check_study(configs: Sequence[Config]) -> None:
+    """Raise UserError where the sweep's study needs what a run has not."""
+    name = configs[0].sweep.study
+    if name is not None:
+        from experiments.pictures.studies import STUDIES
+
+        try:
+            study = choice("sweep.study", name, STUDIES)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if not configs[0].tracking.enabled:
+            raise UserError(f"tracking.enabled is false, but sweep.study {name} reads what is recorded: it must be true")
+        for config in configs:
+            study.needs(config)
+
+
 def tags_of_run(fingerprint: str, job: int) -> dict[str, str]:
     """What a run is found by: the experiment that it is, and its number in its sweep."""
     return {"kind": "run", "fingerprint": fingerprint, "job": str(job)}
@@ -110,10 +127,12 @@ class Sweep:
         self.configs = [typed(cfg) for cfg in configs]
         self.axes = axes
         check_all(self.configs, "hydra.sweep.dir", folder)
+        _check_study(self.configs)
         self.results: list[Result | None] = [None] * len(self.configs)
         self.lost: dict[int, Exception] = {}
         self.store: AnyStore | None = None
         self.parent: AnyRun = Untracked()
+        self.verdict = ""
         self.outbox = Outbox(self.configs[0].tracking, Path(folder).absolute())
         self.around = contextlib.ExitStack()
 
@@ -208,7 +227,7 @@ class Sweep:
 
         self.parent.describe(self.axes)
         if report and not isinstance(self.store, Untracked | None) and not isinstance(self.parent, Untracked):
-            keep_sweep(self.store, self.parent, report, folder)
+            self.verdict = keep_sweep(self.store, self.parent, report, folder)
         self.parent.keep(folder)
 
     def _progress(self) -> str:
@@ -242,6 +261,8 @@ class Sweep:
             print(f"lost: job {job} ({run_name(self.configs[job])}): {reason}")
         with tempfile.TemporaryDirectory() as folder:
             self._end(report, Path(folder), status_of(error))
+        if self.verdict:
+            print(f"{self.configs[0].sweep.study}: {self.verdict}")
         if self.store and self.store.command:
             print(f"dashboard: {self.store.command}")
         if len(self.outbox):

@@ -140,14 +140,16 @@ class TrackingConfig:
 
 @dataclass
 class SweepConfig:
-    """A sweep that was begun before.
+    """A sweep that was begun before, and what is made of it at its end.
 
     resume: true trains only what an earlier sweep of the same runs has not finished, false starts anew.
     stale: seconds without a sign of life after which a sweep on another machine counts as dead.
+    study: a name of experiments/pictures/studies.py: theory drawn over what the sweep has measured, and a verdict.
     """
 
     resume: bool = True
     stale: float = 60.0
+    study: str | None = None
 
 
 @dataclass
