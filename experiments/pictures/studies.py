@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from blocks.arrays import Array
@@ -119,11 +120,13 @@ def signal_propagation(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
     figure, axes = figures.new_axes("gradient norm by block before training: measured (dots), mean-field theory (lines)")
     errors = []
     groups = _grouped(runs, "network.bias_variance", "network.gain")
-    for number, ((bias_variance, gain), alike) in enumerate(groups.items()):
+    colours = colormaps["viridis"](np.linspace(0, 0.9, len(groups)))
+    ordered = sorted(groups.items(), key=lambda group: group[1][0].theory.chi_1)
+    for colour, ((bias_variance, gain), alike) in zip(colours, ordered, strict=True):
         norms, chi_1 = _hidden_norms(alike), alike[0].theory.chi_1
         errors.append(abs(_factor(norms) / chi_1 - 1))
         blocks = np.arange(2, len(norms) + 2)
-        colour, label = COLOURS[number % len(COLOURS)], f"gain {gain:g}, bias variance {bias_variance:g}: $\\chi_1$ {chi_1:.3f}"
+        label = f"gain {gain:g}, bias variance {bias_variance:g}: $\\chi_1$ {chi_1:.3f}"
         axes.plot(blocks, np.exp(norms - norms[-1]), "o", markersize=3, color=colour, label=label)
         axes.plot(blocks, chi_1 ** ((blocks[-1] - blocks) / 2), color=colour, linewidth=1)
     axes.set(xlabel="block l", ylabel=r"$\|dJ_i/dW_l\| \,/\, \|dJ_i/dW_{L-1}\|$", yscale="log")
@@ -235,8 +238,11 @@ def catapult(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
         sharpness = history.quantities["sharpness"].values[:, 0]
         place, diverged = rate * sharpness[0], run.outcome == "diverged"
         peak = float(np.nanmax(history.loss) / history.loss[0])
-        above.plot(place, peak, "x" if diverged else "o", color=DIVERGED if diverged else COLOURS[0])
-        if not diverged:
+        if diverged:
+            # How far it got before it was stopped says nothing.
+            above.plot(place, 0.95, "x", color=DIVERGED, transform=above.get_xaxis_transform())
+        else:
+            above.plot(place, peak, "o", color=COLOURS[0])
             below.plot(place, rate * sharpness[-1], "o", color=COLOURS[0])
         if place < 2:
             phases["lazy"].append(not diverged and peak <= 1 + 1e-6)
@@ -250,7 +256,7 @@ def catapult(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
         for limit in (2, 4):
             axes.axvline(limit, color="0.5", linestyle="--", linewidth=1)
     below.axhline(2, color="0.5", linewidth=1)
-    above.set(ylabel="largest loss / first loss", yscale="log", title="x: diverged; dashed: 2 and 4")
+    above.set(ylabel="largest loss / first loss", yscale="log", title="the catapult: x diverges; dashed, 2 and 4")
     below.set(xlabel=r"learning rate $\times\ \lambda_0$", ylabel=r"learning rate $\times$ last sharpness")
     says = {
         "lazy": "below 2 / lambda_0 the loss never rises",

@@ -83,7 +83,7 @@ class TrainingConfig:
     """The training.
 
     epochs: passes over the training data. batch_size: examples a step, null is all of them.
-    loss: a name from the engine's table, null is what fits the data.
+    loss: a name from the engine's table, null is what fits the data; half_mean_squared_error takes labels one-hot.
     loss_bound: a loss above it has diverged, as one that is not finite has.
     evaluations: how often at most the whole data sets are measured, first, last and log-spaced between.
     threads: BLAS threads; bits can depend on them.
@@ -311,9 +311,10 @@ def flat_values(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def varied(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """The keys whose values differ between the flat configs of runs."""
+    """The keys whose values differ between the flat configs of runs; of data sets the name alone, which stands for the rest."""
     keys = dict.fromkeys(key for values in runs for key in values)
-    return [key for key in keys if len({str(values.get(key)) for values in runs}) > 1]
+    differ = [key for key in keys if len({str(values.get(key)) for values in runs}) > 1]
+    return [key for key in differ if not ("dataset.name" in differ and key.startswith("dataset.loader."))]
 
 
 def from_record(values: dict[str, Any], allow: Sequence[str] = ()) -> Config:
