@@ -5,6 +5,7 @@ A sweep names its study in `sweep.study`; the presets of that name in conf/exper
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,7 +47,8 @@ class Observed:
     @property
     def theory(self) -> MeanField:
         """The mean field of its network."""
-        return _mean_field(self.config)
+        network = self.config.network
+        return mean_field(network.activation, weight_variance(network.initializer, network.gain), network.bias_variance)
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,10 @@ class Study:
     needs: Callable[[Config], None]
 
 
-def _mean_field(config: Config) -> MeanField:
-    network = config.network
-    return MeanField(network.activation, weight_variance(network.initializer, network.gain), network.bias_variance)
+@cache
+def mean_field(activation: str, weight_variance: float, bias_variance: float) -> MeanField:
+    """One for all runs that share it: its fixed points take a second."""
+    return MeanField(activation, weight_variance, bias_variance)
 
 
 def _require(study: str, config: Config, *wanted: tuple[str, bool, str]) -> None:
@@ -152,10 +155,10 @@ def trainable_depth(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
     figure, axes = figures.new_axes("best training accuracy, and the depth $6\\,\\xi_c$ up to which theory expects training")
     at = [_edges(gains), _edges(depths)]
     image = axes.pcolormesh(*at, best, cmap="viridis", vmin=0, vmax=1)
-    fine = np.linspace(gains[0], gains[-1], 120)
+    fine = np.linspace(gains[0], gains[-1], 25)
     first = runs[0].config.network
     lines = [
-        MeanField(first.activation, weight_variance(first.initializer, gain), first.bias_variance).trainable_depth
+        mean_field(first.activation, weight_variance(first.initializer, gain), first.bias_variance).trainable_depth
         for gain in fine
     ]
     for factor, style in ((1.0, "-"), (0.5, ":"), (2.0, ":")):
