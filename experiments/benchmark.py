@@ -15,7 +15,7 @@ from experiments.benchmarks.command import end_to_end, scale
 from experiments.benchmarks.drills import kills, outages, reproductions
 from experiments.benchmarks.step import step
 from experiments.benchmarks.sweep import sweep
-from experiments.record.identity import environment
+from experiments.run.environment import environment
 
 BENCHMARKS = {run.__name__: run for run in (step, sweep, end_to_end, scale, reproductions, kills, outages)}
 
