@@ -81,7 +81,7 @@ def connect(address: str | None) -> Iterator[Dask]:
     address = address or dask.config.get("scheduler-address", None)
     with contextlib.ExitStack() as opened:
         if not address:
-            local = LocalCluster(n_workers=cores(), threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL)
+            local = LocalCluster(n_workers=cores(), threads_per_worker=1, dashboard_address="127.0.0.1:0")
             address = opened.enter_context(local).scheduler_address
         try:
             client = Client(address, timeout=SECONDS)
