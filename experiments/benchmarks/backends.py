@@ -24,9 +24,7 @@ def backends() -> None:
         Config(dataset=digits, network=network, optimizer=OptimizerConfig(learning_rate=float(rate)), training=cycles)
         for rate in np.geomspace(1e-3, 0.1, STACKS * LANES)
     ]
-    print(
-        f"\n{STACKS} stacks of {LANES} networks of depth 5, {cores()} workers       start      a stack, its training, beyond it"
-    )
+    print(f"\n{STACKS} stacks of {LANES} networks of depth 5, {cores()} workers")
     for backend in BACKENDS:
         start, training, beyond = _measured(backend, configs)
         print(
