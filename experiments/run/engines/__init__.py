@@ -5,6 +5,8 @@ dead worker's items up, and Dask's waits for ever for a result whose worker is l
 """
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import Any, Protocol
@@ -13,6 +15,8 @@ from experiments.run.config import UserError
 from experiments.run.pool import Pool, cores
 
 BACKENDS = ("loky", "ray", "dask")
+# A cluster that has not answered by then does not.
+ANSWER_SECONDS = 20.0
 
 
 class Working(Protocol):
@@ -82,6 +86,16 @@ def connect(backend: str, address: str | None = None) -> Iterator[Engine]:
         yield connected
 
 
-def no_answer(address: str, cluster: str, reason: object) -> UserError:
-    """The error for an address where no cluster answers."""
-    return UserError(f"hydra.launcher.address is {address!r}, where no {cluster} answers: {' '.join(str(reason).split())}")
+def check_answers(address: str, cluster: str, command: list[str]) -> None:
+    """Raise UserError unless the command, which asks the cluster, ends well in a bounded time.
+
+    Asked by another process: towards something else than a scheduler Ray waits for minutes and then ends its own process,
+    Dask waits for ever.
+    """
+    try:
+        asked = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+        reason = asked.stderr.strip().splitlines()[-1] if asked.returncode else ""
+    except subprocess.TimeoutExpired:
+        reason = f"waited {ANSWER_SECONDS:g} s"
+    if reason:
+        raise UserError(f"hydra.launcher.address is {address!r}, where no {cluster} answers: {reason}")

@@ -10,12 +10,11 @@ from typing import Any
 import dask
 from distributed import Client, KilledWorker, LocalCluster, wait
 
-from experiments.run.engines import no_answer
+from experiments.run.engines import check_answers
 from experiments.run.engines.cluster import Tasks
 from experiments.run.pool import Lost, cores
 
-# A scheduler that has not answered by then does not.
-SECONDS = 20.0
+ASK = "import sys, distributed; distributed.Client(sys.argv[1]).scheduler_info()"
 
 
 class Dask:
@@ -80,11 +79,9 @@ def connect(address: str | None) -> Iterator[Dask]:
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     address = address or dask.config.get("scheduler-address", None)
     with contextlib.ExitStack() as opened:
-        if not address:
+        if address:
+            check_answers(address, "Dask scheduler", ["-c", ASK, address])
+        else:
             local = LocalCluster(n_workers=cores(), threads_per_worker=1, dashboard_address="127.0.0.1:0")
             address = opened.enter_context(local).scheduler_address
-        try:
-            client = Client(address, timeout=SECONDS)
-        except (OSError, ValueError) as error:
-            raise no_answer(address, "Dask scheduler", error) from None
-        yield Dask(opened.enter_context(client))
+        yield Dask(opened.enter_context(Client(address)))

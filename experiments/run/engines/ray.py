@@ -5,20 +5,15 @@ import logging
 import os
 import secrets
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from experiments.run.engines import no_answer
+from experiments.run.engines import check_answers
 from experiments.run.engines.cluster import Tasks
 from experiments.run.pool import Lost, cores
-
-# A cluster that has not answered by then does not.
-SECONDS = 20.0
 
 
 class Ray:
@@ -80,7 +75,7 @@ def connect(address: str | None) -> Iterator[Ray]:
         os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_TOKEN=secrets.token_hex(32))
     try:
         if address:
-            _check(address)
+            check_answers(address, "Ray cluster", ["-m", "ray.scripts.scripts", "status", "--address", address])
             ray.init(address, **quiet)
         else:
             ray.init("local", num_cpus=cores(), include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
@@ -92,14 +87,3 @@ def connect(address: str | None) -> Iterator[Ray]:
         for key in [key for key in os.environ if key.startswith("RAY_")]:
             del os.environ[key]
         os.environ.update(before)
-
-
-def _check(address: str) -> None:
-    """Raise UserError unless a cluster answers. Asked by another process: Ray waits for minutes, and then ends its own."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
-    try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        raise no_answer(address, "Ray cluster", f"waited {SECONDS:g} s") from None
-    if asked.returncode:
-        raise no_answer(address, "Ray cluster", asked.stderr.strip().splitlines()[-1])
