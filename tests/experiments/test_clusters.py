@@ -39,8 +39,10 @@ def running(*command, log):
     try:
         yield process
     finally:
-        all_of_it = [process, *process.children(recursive=True)]
-        process.terminate()
+        all_of_it = [process]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            all_of_it += process.children(recursive=True)
+            process.terminate()
         _, alive = psutil.wait_procs(all_of_it, timeout=20)
         for left in alive:
             left.kill()
@@ -71,18 +73,24 @@ def ray_cluster(tmp_path_factory):
         yield address, started
 
 
-@pytest.fixture(scope="module")
-def dask_cluster(tmp_path_factory):
-    """The address of a Dask scheduler with two workers, and the processes that started those."""
-    logs = tmp_path_factory.mktemp("dask")
+@contextlib.contextmanager
+def _dask(logs):
+    """The address of a Dask scheduler with two workers, its process, and those that started the workers."""
     address = f"tcp://127.0.0.1:{free_port()}"
     with contextlib.ExitStack() as started:
         command = [SCRIPTS / "dask", "scheduler", "--host", address, "--no-dashboard"]
-        started.enter_context(running(*command, log=logs / "scheduler"))
+        scheduler = started.enter_context(running(*command, log=logs / "scheduler"))
         command = [SCRIPTS / "dask", "worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory", logs]
         workers = [started.enter_context(running(*command, log=logs / f"worker{k}")) for k in range(2)]
         for k in range(2):
             wait_until(lambda k=k: "Starting established connection" in (logs / f"worker{k}").read_text(), "a Dask worker")
+        yield address, scheduler, workers
+
+
+@pytest.fixture(scope="module")
+def dask_cluster(tmp_path_factory):
+    """The address of a Dask scheduler with two workers, and the processes that started those."""
+    with _dask(tmp_path_factory.mktemp("dask")) as (address, _, workers):
         yield address, workers
 
 
@@ -187,6 +195,24 @@ def test_an_interrupted_sweep_s_stacks_end_on_a_ray_cluster_too(lab, ray_cluster
     process.communicate(timeout=60)
     assert process.returncode == 1
     wait_until(lambda: not at_work(), "the end of all work", 20)
+
+
+@pytest.mark.slow
+def test_a_dask_scheduler_that_is_killed_is_one_line_and_costs_nothing_that_is_finished(lab, tmp_path_factory, on_this_machine):
+    logs = tmp_path_factory.mktemp("lost")
+    with _dask(logs) as (address, scheduler, _):
+        process = lab.start("-m", *LONG, *on("dask", address))
+        lab.wait_for("FINISHED")
+        scheduler.kill()
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert output.splitlines()[-1].startswith("error: the Dask scheduler does not answer any more")
+    assert "Traceback" not in output
+    assert {run.info.status for run in lab.runs()} <= {"FINISHED", "FAILED"}
+    lab.run("-m", *LONG)
+    finished = [run for run in lab.runs() if run.info.status == "FINISHED"]
+    assert {run.data.tags["trajectory"] for run in finished} == {*on_this_machine(LONG).values()}
+    assert len(finished) == 9
 
 
 NOBODY = "127.0.0.1:9"

@@ -9,6 +9,7 @@ from typing import Any
 
 import dask
 from distributed import Client, KilledWorker, LocalCluster, wait
+from distributed.client import ClosedClientError
 
 from experiments.run.engines import check_answers
 from experiments.run.engines.cluster import Tasks
@@ -27,7 +28,8 @@ class Dask:
 
     def cores(self) -> int:
         """One a worker, however many threads it has, see `cluster.ALONE`."""
-        return len(self.client.ncores())
+        with _answering():
+            return len(self.client.ncores())
 
     def share(self, value: Any) -> Any:
         """A task that returns it: a worker fetches its result once. `scatter` would lose it together with a worker."""
@@ -37,7 +39,8 @@ class Dask:
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Not pure: Dask must not take an item for an earlier one."""
-        return self.client.submit(function, *arguments, pure=False)
+        with _answering():
+            return self.client.submit(function, *arguments, pure=False)
 
     @staticmethod
     def finished(tasks: Sequence[Any], seconds: float) -> Sequence[Any]:
@@ -59,11 +62,20 @@ class Dask:
 
     def cancel(self, tasks: Sequence[Any]) -> None:
         """Those that wait are dropped; a worker of another machine goes on with the one that it has begun."""
-        self.client.cancel(list(tasks), force=True)
+        with contextlib.suppress(Lost), _answering():
+            self.client.cancel(list(tasks), force=True)
 
     def pool(self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]], n_jobs: int) -> Tasks:
         """See `Engine`."""
         return Tasks(self, function, items, n_jobs)
+
+
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ClosedClientError) as error:
+        raise Lost(f"the Dask scheduler does not answer any more: {error}") from None
 
 
 def _itself(value: Any) -> Any:
