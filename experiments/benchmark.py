@@ -11,13 +11,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 
+from experiments.benchmarks.backends import backends
 from experiments.benchmarks.command import end_to_end, scale
 from experiments.benchmarks.drills import kills, outages, reproductions
 from experiments.benchmarks.step import step
 from experiments.benchmarks.sweep import sweep
-from experiments.record.identity import environment
+from experiments.run.environment import environment
 
-BENCHMARKS = {run.__name__: run for run in (step, sweep, end_to_end, scale, reproductions, kills, outages)}
+BENCHMARKS = {run.__name__: run for run in (step, sweep, end_to_end, scale, reproductions, kills, outages, backends)}
 
 
 def main() -> None:

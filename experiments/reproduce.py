@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from experiments.record.comparison import distance, first_difference_of, surroundings
 from experiments.record.files import Files
-from experiments.record.identity import environment, fingerprint, trajectory_hash, uncommitted
+from experiments.record.identity import fingerprint, trajectory_hash
 from experiments.run.config import Config, UserError, from_record
 from experiments.run.data import Task, task
+from experiments.run.environment import uncommitted
 from experiments.run.pool import Pool, cores
 from experiments.run.stack import Trained, plan, train_stack, work
 from experiments.sweep import BAR
@@ -39,7 +40,7 @@ class Verdict:
 
 def judge(run: "Recorded", kept: Files, trained: Trained, of: Task, tolerance: float | None) -> Verdict:
     """Compare a record with its training again."""
-    here = {**environment(), "threads": str(trained.config.training.threads), "data": of.dataset.digest}
+    here = {**trained.environment, "threads": str(trained.config.training.threads), "data": of.dataset.digest}
     explained = surroundings(kept.environment, here)
     if kept.diff != uncommitted():
         explained.append("uncommitted changes of the code differ")

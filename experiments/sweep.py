@@ -5,11 +5,11 @@ import math
 import os
 import signal
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from tqdm import tqdm
@@ -20,6 +20,7 @@ from experiments.record.address import StoreError, absolute, check_reachable, ma
 from experiments.record.identity import fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
 from experiments.run.config import Config, UserError, flat, run_name, schedules, typed, varied
+from experiments.run.engines import Engine, Loky, connect
 from experiments.run.pool import Lost
 
 if TYPE_CHECKING:
@@ -135,6 +136,12 @@ class Sweep:
         self.verdict = ""
         self.outbox = Outbox(self.configs[0].tracking, Path(folder).absolute())
         self.around = contextlib.ExitStack()
+        self.engine: Engine = Loky()
+        self.cluster: tuple[str, str | None] = ("loky", None)
+
+    def train_on(self, backend: str, address: str | None) -> None:
+        """The engine that `run` hands stacks to, see `run.engines.connect`: it is connected to as the context is entered."""
+        self.cluster = (backend, address)
 
     @cached_property
     def fingerprints(self) -> list[str]:
@@ -185,11 +192,10 @@ class Sweep:
     def run(self, jobs: range, n_jobs: int, stack_size: int | None) -> Iterator[tuple[int, Result | Exception]]:
         """(job, its Result, or the exception that ended it) as they finish.
 
-        They are trained as stacks in `n_jobs` processes, -1 is one a core.
+        They are trained as stacks, `n_jobs` at once, -1 is one a core.
         """
         from experiments.run.data import task
-        from experiments.run.pool import Pool, cores
-        from experiments.run.stack import plan, train_reporting, work
+        from experiments.run.stack import Trained, plan, train_reporting, train_stack, work
 
         for job in jobs:
             if (result := self.results[job]) is not None:
@@ -205,11 +211,13 @@ class Sweep:
         weights = [work(self.configs[stack[0]], tasks[stack[0]]) * len(stack) for stack in stacks]
         with tempfile.TemporaryDirectory() as folder, tqdm(total=sum(weights), bar_format=BAR, disable=None) as bar:
             reports = [Path(folder) / f"{number}.npz" for number in range(len(stacks))]
-            items = [
-                ([self.configs[job] for job in stack], tasks[stack[0]], report)
-                for stack, report in zip(stacks, reports, strict=True)
-            ]
-            with Pool(train_reporting, items, cores() if n_jobs == -1 else n_jobs) as pool:
+            shared = {of: self.engine.share(of) for of in dict.fromkeys(tasks.values())}
+            items: list[tuple[Any, ...]] = [([self.configs[job] for job in stack], shared[tasks[stack[0]]]) for stack in stacks]
+            function: Callable[..., list[Trained]] = train_stack
+            # Elsewhere, nothing is seen of a stack until it is trained.
+            if self.engine.here:
+                function, items = train_reporting, [(*item, report) for item, report in zip(items, reports, strict=True)]
+            with self.engine.pool(function, items, n_jobs) as pool:
                 # MLflow is imported and a new store made while the first stacks train.
                 self.announce()
                 with _UnderWay(self) as under_way:
@@ -238,8 +246,11 @@ class Sweep:
 
     def __enter__(self) -> "Sweep":
         tracking = self.configs[0].tracking
-        if tracking.enabled and may_know(absolute(tracking.uri), fingerprint_of_sweep(self.fingerprints)):
-            self.announce()
+        with contextlib.ExitStack() as entered:
+            self.engine = entered.enter_context(connect(*self.cluster))
+            if tracking.enabled and may_know(absolute(tracking.uri), fingerprint_of_sweep(self.fingerprints)):
+                self.announce()
+            self.around.push(entered.pop_all())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

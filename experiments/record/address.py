@@ -10,8 +10,8 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from experiments.record.identity import project_folder
 from experiments.run.config import UserError
+from experiments.run.environment import project_folder
 
 
 class StoreError(UserError):

@@ -11,9 +11,9 @@ import yaml
 
 from blocks.arrays import Array
 from blocks.history import History
-from experiments.record.identity import environment, uncommitted
 from experiments.run.config import UserError
 from experiments.run.data import load
+from experiments.run.environment import uncommitted
 from experiments.run.stack import Trained
 
 HISTORY, PARAMETERS, CONFIG, ENVIRONMENT, DIFF = "history.npz", "parameters.npy", "config.yaml", "environment.json", "git.diff"
@@ -27,7 +27,7 @@ def write(trained: Trained, folder: Path) -> None:
     np.save(folder / PARAMETERS, trained.parameters, allow_pickle=False)
     (folder / CONFIG).write_text(yaml.dump(asdict(trained.config), Dumper=DUMPER, sort_keys=False))
     own = {"threads": str(trained.config.training.threads), "data": load(trained.config.dataset).digest}
-    (folder / ENVIRONMENT).write_text(json.dumps({**environment(), **own}, indent=2))
+    (folder / ENVIRONMENT).write_text(json.dumps({**trained.environment, **own}, indent=2))
     if uncommitted():
         (folder / DIFF).write_text(uncommitted())
 

@@ -149,5 +149,7 @@ def _deliver_run(folder: Path, record: dict, store: "Store") -> None:
                 return
             if run.info.status == "RUNNING":
                 store.run(run.info.run_id).end("KILLED")
-    trained = Trained(config, kept.history, kept.parameters, record["outcome"], record["started"], record["ended"])
+    trained = Trained(
+        config, kept.history, kept.parameters, record["outcome"], record["started"], record["ended"], kept.environment
+    )
     store.begin(record["name"], record["tags"], record["parent"]).finish(trained)

@@ -29,11 +29,12 @@ from blocks.arrays import Array
 from blocks.history import History, evenly_spaced, log_spaced
 from experiments.record import files, liveness
 from experiments.record.address import StoreError, Unreachable, absolute, check_reachable, is_new, lock_file
-from experiments.record.identity import SURROUNDINGS, environment, trajectory_hash, uncommitted
+from experiments.record.identity import SURROUNDINGS, trajectory_hash
 from experiments.record.reading import search
 from experiments.record.view import LOG_RATE, TAG, link, norm_key, quantity_key, saved_view
 from experiments.run.config import Config, DatasetConfig, SweepConfig, TrackingConfig, UserError, flat
 from experiments.run.data import load
+from experiments.run.environment import environment, uncommitted
 from experiments.run.stack import Trained
 
 ARTIFACT_FOLDER = "mlartifacts"

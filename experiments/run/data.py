@@ -140,8 +140,14 @@ def task(config: Config) -> Task:
             f"instruments.examples is {config.instruments.examples}, it must be null or 1 to {m}, "
             f"the training examples of {dataset.name}"
         )
+    return _task(dataset, config.training.loss)
+
+
+@lru_cache(maxsize=4)
+def _task(dataset: Dataset, name: str | None) -> Task:
+    """One object for all configs that share it: an engine sends it to a worker once."""
     fitting = _fitting(dataset)
-    name = config.training.loss or next(iter(fitting))
+    name = name or next(iter(fitting))
     if name not in fitting:
         raise UserError(f"training.loss is {name!r}, which does not fit {dataset.name}, allowed: {', '.join(fitting)}")
     loss, units, constant_loss = fitting[name]

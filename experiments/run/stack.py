@@ -16,6 +16,7 @@ from blocks.parameters import Layout
 from blocks.training import Watch, reshuffled, train
 from experiments.run.config import DEFAULT_MOMENTUM, Config, UserError, instruments
 from experiments.run.data import Task, task
+from experiments.run.environment import environment
 
 # A network whose final loss is above this share of the best constant prediction's has learned next to nothing from x.
 STUCK_ABOVE = 0.9
@@ -30,6 +31,7 @@ class Trained:
     parameters: (P,) final parameters; a diverged network's are those before the step that diverged.
     outcome: trained, stuck or diverged.
     started, ended: of its stack, Unix time in seconds.
+    environment: of the process that trained it.
     """
 
     config: Config
@@ -38,6 +40,7 @@ class Trained:
     outcome: str
     started: float
     ended: float
+    environment: dict[str, str]
 
     def final(self, measure: str) -> float:
         """The last value of one of the history's measures; nan where the run diverged."""
@@ -88,7 +91,7 @@ def train_stack(configs: Sequence[Config], of: Task | None = None, watch: Watch 
         )
     ended = time.time()
     lanes = [(config, history.lane(k), network.parameters[k].copy()) for k, config in enumerate(configs)]
-    return [Trained(config, lane, theta, _outcome(lane, of), started, ended) for config, lane, theta in lanes]
+    return [Trained(config, lane, theta, _outcome(lane, of), started, ended, environment()) for config, lane, theta in lanes]
 
 
 def every_few_seconds(report: Callable[[History], None]) -> Watch:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.record.identity import trajectory_hash
 from experiments.run.config import typed
 from experiments.run.data import task
 from experiments.run.stack import train_stack
@@ -28,7 +29,7 @@ def test_one_command_trains_one_network_and_records_it(lab):
 @pytest.mark.parametrize(
     "launcher", ["basic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("joblib", "submitit_local"))]
 )
-def test_a_sweep_records_every_job_under_one_parent_and_ends_with_the_table(lab, launcher):
+def test_a_sweep_records_every_job_under_one_parent_and_ends_with_the_table(lab, composed, launcher):
     axes = ["network.depth=2,3", "optimizer.learning_rate=0.1,1e9"]
     output = lab.run("-m", *FEW, *axes, f"hydra/launcher={launcher}")
     runs = lab.runs()
@@ -44,6 +45,11 @@ def test_a_sweep_records_every_job_under_one_parent_and_ends_with_the_table(lab,
         ("2", "1000000000.0"): "diverged",
         ("3", "1000000000.0"): "diverged",
     }
+
+    for run in runs:
+        place = (f"{key}={run.data.params[key]}" for key in ("network.depth", "optimizer.learning_rate"))
+        (alone,) = train_stack([typed(composed(*FEW, *place))])
+        assert run.data.tags["trajectory"] == trajectory_hash(alone.history, alone.parameters)
 
     best = min(run.data.metrics["final/loss_train"] for run in runs if run.data.tags["outcome"] == "trained")
     assert f"{best:.3g}*" in output

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import pickle
 
@@ -22,6 +23,13 @@ def test_what_is_written_is_read(folder, composed):
     assert kept.parameters.tobytes() == run.parameters.tobytes()
     assert kept.history.grad_norm.tobytes() == run.history.grad_norm.tobytes()
     assert kept.config["network"]["width"] == 8
+
+
+def test_the_environment_is_the_worker_s_that_trained_the_run(composed, tmp_path):
+    (run,) = train_stack([typed(composed("training.epochs=1", "network.depth=2", "network.width=8"))])
+    files.write(dataclasses.replace(run, environment={**run.environment, "cpu": "another"}), tmp_path)
+    kept = files.read(tmp_path).environment
+    assert (kept["cpu"], kept["numpy"], kept["threads"]) == ("another", np.__version__, "1")
 
 
 @pytest.mark.parametrize("name", [files.HISTORY, files.PARAMETERS, files.CONFIG, files.ENVIRONMENT])

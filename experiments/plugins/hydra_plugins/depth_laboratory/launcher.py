@@ -1,4 +1,4 @@
-"""A launcher that trains the jobs of a sweep as stacks, side by side in processes."""
+"""A launcher that trains the jobs of a sweep as stacks, side by side in processes, of this machine or of a cluster."""
 
 import logging
 from collections.abc import Sequence
@@ -17,25 +17,30 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class StackedLauncherConf:
-    """n_jobs: processes, -1 is all cores. stack_size: networks a stack, null is what suits the processor's cache."""
+    """n_jobs: stacks at once, -1 is one a core. stack_size: networks a stack, null is what suits the processor's cache.
+    backend: loky, ray or dask. address: of a cluster of ray or dask, null starts one on this machine.
+    """
 
     _target_: str = "hydra_plugins.depth_laboratory.launcher.StackedLauncher"
     n_jobs: int = -1
     stack_size: int | None = None
+    backend: str = "loky"
+    address: str | None = None
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="stacked", node=StackedLauncherConf, provider="depth_laboratory")
 
 
 class StackedLauncher(BasicLauncher):
-    """Hands the jobs to the sweep that the checked sweeper has opened, `around.run(jobs, n_jobs, stack_size)`, which yields
+    """Hands the jobs to the sweep that the checked sweeper has opened, which knows by `around.train_on(backend, address)`
+    where its stacks are trained, and whose `around.run(jobs, n_jobs, stack_size)` yields
     (job, what its task function would return) as they finish; each then becomes a Hydra job with its folder, files, log,
     callbacks and JobReturn. Without such a sweep the jobs run one by one, as with Hydra's basic launcher.
     """
 
-    def __init__(self, n_jobs: int, stack_size: int | None) -> None:
+    def __init__(self, n_jobs: int, stack_size: int | None, backend: str, address: str | None) -> None:
         super().__init__()
-        self.n_jobs, self.stack_size = n_jobs, stack_size
+        self.n_jobs, self.stack_size, self.backend, self.address = n_jobs, stack_size, backend, address
         self.around: Any = None
         self.composer: Any = None
 

@@ -23,11 +23,13 @@ ConfigStore.instance().store(group="hydra/sweeper", name="checked", node=Checked
 class CheckedSweeper(BasicSweeper):
     """Sweeps a task function that has a `sweep` attribute, a context manager around the launch of all jobs:
 
-        with task_function.sweep(configs, axes, folder) as around:  # checks all configs, creates nothing if one is bad
+        around = task_function.sweep(configs, axes, folder)       # checks all configs, creates nothing if one is bad
+        with around:
             around.announce()                                     # jobs are about to run, one by one, in any process
             around.results = [...]                                # what they returned, in the order of the jobs
 
-    The stacked launcher asks `around.run` instead. Other task functions are swept as by Hydra's basic sweeper.
+    The stacked launcher asks `around.train_on` and `around.run` instead. Other task functions are swept as by Hydra's basic
+    sweeper.
     """
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -49,7 +51,10 @@ class CheckedSweeper(BasicSweeper):
         jobs = [job for batch in self.split_arguments(overrides, None) for job in batch]
         stacked = isinstance(self.launcher, StackedLauncher)
         axes = {override.get_key_element(): str(override.input_line).partition("=")[2] for override in overrides}
-        with self.sweep_of_task((composer.task(job) for job in jobs), axes, str(self.config.hydra.sweep.dir)) as around:
+        sweep = self.sweep_of_task((composer.task(job) for job in jobs), axes, str(self.config.hydra.sweep.dir))
+        if isinstance(self.launcher, StackedLauncher):
+            sweep.train_on(self.launcher.backend, self.launcher.address)
+        with sweep as around:
             if isinstance(self.launcher, StackedLauncher):
                 self.launcher.around, self.launcher.composer = around, composer
             else:

@@ -1,0 +1,108 @@
+"""Items as tasks, on a cluster of threads: what is handed over, and what comes back. Real clusters: test_clusters.py."""
+
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+
+import numpy as np
+import pytest
+
+from experiments.run.config import UserError
+from experiments.run.engines.cluster import HELD, Tasks, work
+from experiments.run.environment import environment
+
+
+class Threads:
+    """A cluster whose workers are threads, as many as `count` says at the moment."""
+
+    def __init__(self, count):
+        self.count, self.pool, self.cancelled, self.most = count, ThreadPoolExecutor(count), [], 0
+
+    def cores(self):
+        return self.count
+
+    def submit(self, function, *arguments):
+        return self.pool.submit(function, *arguments)
+
+    def finished(self, tasks, seconds):
+        self.most = max(self.most, len(tasks))
+        return list(wait(tasks, seconds, FIRST_COMPLETED).done)
+
+    def result(self, task):
+        return task.result()
+
+    def cancel(self, tasks):
+        self.cancelled = tasks
+        for task in tasks:
+            task.cancel()
+
+
+def square(number):
+    if number == "raise":
+        raise ValueError("no number")
+    time.sleep(0.02)
+    return number**2
+
+
+@pytest.mark.parametrize(("n_jobs", "at_once", "held"), [(-1, 3, HELD * 3), (1, 1, 1), (2, 2, 2), (50, 12, 12)])
+def test_every_item_is_worked_on_once_and_so_many_are_handed_over(n_jobs, at_once, held):
+    cluster, ticks = Threads(3), []
+    with Tasks(cluster, square, [(k,) for k in range(12)], n_jobs) as pool:
+        assert pool.under_way == set(range(at_once))
+        results = list(pool.results(lambda: ticks.append(pool.under_way), 0.01))
+    assert sorted(results) == [(k, k * k) for k in range(12)]
+    assert cluster.most == held
+    assert all(len(under_way) <= at_once for under_way in ticks)
+    assert not ticks[-1]
+    assert not cluster.cancelled
+
+
+def test_what_the_function_raises_is_its_items_result():
+    with Tasks(Threads(2), square, [(1,), ("raise",), (3,)], -1) as pool:
+        results = dict(pool.results(lambda: None, 1))
+    assert (results[0], results[2]) == (1, 9)
+    assert isinstance(results[1], ValueError)
+
+
+def test_a_worker_that_joins_is_given_work():
+    cluster = Threads(1)
+    with Tasks(cluster, square, [(k,) for k in range(12)], -1) as pool:
+        results = pool.results(lambda: None, 1)
+        next(results)
+        cluster.count = 4
+        next(results)
+        next(results)
+        assert len(pool.under_way) == 4
+        list(results)
+    assert cluster.most == HELD * 4
+
+
+def test_what_nobody_waits_for_is_cancelled():
+    cluster = Threads(1)
+    with Tasks(cluster, square, [(k,) for k in range(12)], -1) as pool:
+        next(pool.results(lambda: None, 1))
+    assert len(cluster.cancelled) == HELD
+
+
+def test_a_worker_works_on_one_item_at_a_time_however_many_threads_it_has():
+    at_work, most = [], []
+
+    def count():
+        at_work.append(1)
+        most.append(len(at_work))
+        time.sleep(0.01)
+        at_work.pop()
+
+    with Tasks(Threads(4), count, [()] * 8, -1) as pool:
+        list(pool.results(lambda: None, 1))
+    assert max(most) == 1
+    assert threading.active_count() < 20
+
+
+@pytest.mark.parametrize("key", ["package", "numpy", "git.commit"])
+def test_a_worker_with_another_code_or_numpy_is_refused_by_name(key):
+    here = {name: environment()[name] for name in ("package", "numpy", "git.commit")}
+    assert work(here, square, 3) == 9
+    with pytest.raises(UserError, match=rf"^its worker on \S+ has {key} '.*' instead of 'another'$"):
+        work({**here, key: "another"}, square, 3)
+    assert here["numpy"] == np.__version__
