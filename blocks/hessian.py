@@ -279,20 +279,73 @@ def hessian_vector_product(network: Network, x: Array, y: Array, loss: Loss, v: 
     return _Hessian(network, x, y, loss).times(v.astype(network.parameters.dtype, order="C"))
 
 
-def _orthonormal(new: Array, basis: Array) -> Array:
-    """Orthonormal rows spanning what is new in `new` (..., s, P) beside the orthonormal rows of `basis` (..., k, P).
+class _Basis:
+    """Orthonormal rows that grow by lane alike: `rows` (..., k, P), in one piece of memory that is moved when it is full."""
 
-    A row that holds nothing new is replaced by some direction, which the next passes make orthogonal too.
+    def __init__(self, lanes: tuple[int, ...], size: int, dtype: np.dtype) -> None:
+        self.room = np.empty((*lanes, min(8, size), size), dtype)
+        self.rows = self.room[..., :0, :]
+
+    def append(self, vectors: Array) -> Array:
+        """Orthonormal rows spanning what is new in `vectors` (..., s, P), in their shape.
+
+        A vector that holds nothing new is replaced by some direction that does.
+        """
+        k, s = self.rows.shape[-2], vectors.shape[-2]
+        if k + s > self.room.shape[-2]:
+            larger = np.empty((*self.room.shape[:-2], max(k + s, 2 * k), self.room.shape[-1]), self.room.dtype)
+            larger[..., :k, :] = self.rows
+            self.room = larger
+        for place in range(k, k + s):
+            self.rows = self.room[..., :place, :]
+            self.room[..., place : place + 1, :] = self._new_in(vectors[..., place - k : place - k + 1, :])
+        self.rows = self.room[..., : k + s, :]
+        return self.room[..., k : k + s, :]
+
+    def _new_in(self, v: Array) -> Array:
+        """A unit vector (..., 1, P). A vector at a time: LAPACK's factors of a tall matrix take longer than two such passes."""
+        length = _length(v)
+        for _ in range(2):
+            v = v - (v @ transpose(self.rows)) @ self.rows
+            before, length = length, _length(v)
+            lost = ~(length > 10 * np.finfo(v.dtype).eps * before)
+            if lost.any():
+                other = np.random.default_rng(self.rows.shape[-2]).standard_normal(v.shape[-1]).astype(v.dtype)
+                v = np.where(lost, other, v)
+                length = np.where(lost, _length(other[None]), length)
+            v /= length
+            length = np.ones_like(length)
+        return v
+
+
+def _length(v: Array) -> Array:
+    """(..., 1, P) -> (..., 1, 1)"""
+    return np.sqrt(np.vecdot(v, v))[..., None]
+
+
+def _errors(residuals: Array, eigenvalues: Array) -> Array:
+    """Estimates min(r, r^2 / gap) of the errors of the largest Ritz values, (..., count), from their residuals r (Kato, Temple).
+
+    gap: to the nearest other one of the Ritz values (..., k), in ascending order; an estimate, since it stands for the
+    distance to the nearest other eigenvalue.
     """
-    for _ in range(3):
-        new = new - (new @ transpose(basis)) @ basis
-        new = transpose(np.linalg.qr(transpose(new)).Q)
-    return new
+    gaps = np.pad(np.diff(eigenvalues), [(0, 0)] * (eigenvalues.ndim - 1) + [(1, 1)], constant_values=np.inf)
+    nearest = np.minimum(gaps[..., 1:], gaps[..., :-1])[..., : -residuals.shape[-1] - 1 : -1]
+    # Of one value alone no gap is known.
+    return residuals * np.minimum(1, residuals / np.where(nearest < np.inf, np.maximum(nearest, residuals), residuals))
 
 
 @np.errstate(over="ignore", invalid="ignore")
 def top_eigenpairs(
-    network: Network, x: Array, y: Array, loss: Loss, start: Array, *, tolerance: float = 1e-8, iterations: int = 200
+    network: Network,
+    x: Array,
+    y: Array,
+    loss: Loss,
+    start: Array,
+    *,
+    tolerance: float = 1e-8,
+    iterations: int = 200,
+    of_values: bool = False,
 ) -> tuple[Array, Array]:
     """The largest eigenvalues of the Hessian of J in the parameters, and their eigenvectors, by block Lanczos.
 
@@ -302,50 +355,62 @@ def top_eigenpairs(
 
     x: (n_0, m) data, shared by all lanes, or (..., n_0, m). y: targets as `loss` takes them.
     start: (count, P) or (..., count, P), random vectors, or the eigenvectors of a network near by: fewer products then.
-    tolerance: bound on ||H u - lambda u|| / max |lambda|, which bounds lambda's error too; with float32 at least 1e-6.
+    tolerance: bound on r / max |lambda|, r = ||H u - lambda u||, which bounds lambda's error too; with float32 at least 1e-6.
+        From the square root of the dtype's epsilon on (float32: 3.5e-4), the subspace is kept in the network's dtype.
     iterations: products of H and a block, at most.
+    of_values: the tolerance is one of the estimate min(r, r^2 / gap) / max |lambda|, gap the distance of lambda from the
+        others; lambda's error is of second order in that of u, so that this takes fewer products.
     Returns eigenvalues (..., count), the largest first, and unit vectors (..., count, P), both float64; nan in a lane that has
     not converged, or where an entry of H u is not finite or above 1e150.
     """
     hessian = _Hessian(network, x, y, loss)
     dtype, lanes, size = network.parameters.dtype, network.lanes, network.layout.size
-    new = np.asarray(start, dtype=np.float64)
-    check_shape("start", new, ("count", size))
-    check_lanes("start", new, lanes)
-    check_finite("start", new)
-    count = whole_number("count", new.shape[-2], at_least=1, at_most=size)
+    start = np.asarray(start, dtype=np.float64)
+    check_shape("start", start, ("count", size))
+    check_lanes("start", start, lanes)
+    check_finite("start", start)
+    count = whole_number("count", start.shape[-2], at_least=1, at_most=size)
     check_number("tolerance", tolerance, above=0)
-    tolerance = max(tolerance, 8 * float(np.finfo(dtype).eps))
+    epsilon = float(np.finfo(dtype).eps)
+    precision = dtype if tolerance >= epsilon**0.5 else np.dtype(np.float64)
+    tolerance = max(tolerance, 8 * epsilon)
     iterations = whole_number("iterations", iterations, at_least=1)
 
-    new = np.broadcast_to(new, (*lanes, count, size))
-    basis, projected = np.empty((*lanes, 0, size)), np.empty((*lanes, 0, 0))
+    new = np.broadcast_to(start, (*lanes, count, size)).astype(precision, order="C")
+    basis, projected = _Basis(lanes, size, precision), np.empty((*lanes, 0, 0))
     values, vectors = np.full((*lanes, count), np.nan), np.full((*lanes, count, size), np.nan)
-    pending = np.ones(lanes, dtype=bool)
+    pending, scale = np.ones(lanes, dtype=bool), None
     for _ in range(iterations):
-        new = _orthonormal(new[..., : size - basis.shape[-2], :], basis)
-        basis = np.concatenate([basis, new], axis=-2)
-        image = np.moveaxis(hessian.times(np.moveaxis(new, -2, 0).astype(dtype, order="C")), 0, -2).astype(np.float64)
-        in_range = (np.abs(image) < LARGEST).all(axis=(-2, -1))
-        image[~in_range] = 0
-        pending &= in_range
+        new = basis.append(new[..., : size - basis.rows.shape[-2], :])
+        image = np.moveaxis(hessian.times(np.moveaxis(new, -2, 0).astype(dtype, order="C", copy=False)), 0, -2)
+        image = image.astype(precision, copy=False)
+        largest = np.abs(image).max(axis=(-2, -1), keepdims=True)
+        in_range = largest < LARGEST
+        if not in_range.all():
+            image, largest = np.where(in_range, image, 0), np.where(in_range, largest, 0)
+            pending &= in_range[..., 0, 0]
+        if scale is None:
+            # A power of two, so that it changes no digit, and the squares of what is large or small stay in range.
+            scale = np.ldexp(precision.type(1), np.clip(np.frexp(largest)[1], -100, 100))
+        image = image / scale
 
         # The last columns of basis H basis^T; H is symmetric, and they are its last rows too.
-        columns = basis @ transpose(image)
+        columns = basis.rows @ transpose(image)
         s = new.shape[-2]
         rows = transpose(columns)
         projected = np.concatenate([np.concatenate([projected, columns[..., :-s, :]], axis=-1), rows], axis=-2)
-        new = image - rows @ basis
+        new = image - rows @ basis.rows
 
         eigenvalues, Y = np.linalg.eigh(projected)
         top, Y_T = eigenvalues[..., : -count - 1 : -1], transpose(Y[..., : -count - 1 : -1])
         # H u - lambda u, where u = Y^T basis: all but the last block's images lie in the basis.
-        residuals = np.linalg.norm(Y_T[..., -s:] @ new, axis=-1)
-        converged = (residuals <= tolerance * np.abs(eigenvalues).max(axis=-1, keepdims=True)).all(axis=-1)
-        complete = basis.shape[-2] == size
+        residuals = np.linalg.norm(Y_T[..., -s:].astype(precision) @ new, axis=-1).astype(np.float64)
+        errors = _errors(residuals, eigenvalues) if of_values else residuals
+        converged = (errors <= tolerance * np.abs(eigenvalues).max(axis=-1, keepdims=True)).all(axis=-1)
+        complete = basis.rows.shape[-2] == size
         done = pending & (converged | complete)
         if done.any():
-            values[done], vectors[done] = top[done], (Y_T @ basis)[done]
+            values[done], vectors[done] = (top * scale[..., 0])[done], (Y_T.astype(precision) @ basis.rows)[done]
             pending &= ~done
         if complete or not pending.any():
             break

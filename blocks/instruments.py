@@ -120,7 +120,7 @@ class Sharpness(Mounted):
     def measure(self, network: Network, live: slice | Array) -> Array:
         """The eigenvalues, the largest first."""
         start = self.vectors[live].reshape(*network.lanes, *self.start.shape)
-        values, vectors = top_eigenpairs(network, self.x, self.y, self.loss, start, tolerance=SHARPNESS_TOLERANCE)
+        values, vectors = top_eigenpairs(network, self.x, self.y, self.loss, start, tolerance=SHARPNESS_TOLERANCE, of_values=True)
         lost = ~np.isfinite(vectors).all(axis=(-2, -1), keepdims=True)
         self.vectors[live] = np.where(lost, self.start, vectors)
         return values
