@@ -12,7 +12,7 @@ import numpy as np
 
 from blocks.arrays import Array, choice, whole_number
 from blocks.diagnostics import example_gradient_norms, saturated, update_ratios
-from blocks.hessian import top_eigenpairs
+from blocks.hessian import Room, top_eigenpairs
 from blocks.history import Quantity, log_spaced
 from blocks.losses import Loss
 from blocks.network import Network
@@ -110,7 +110,9 @@ class Sharpness(Mounted):
         super().__init__(instrument, network, x, y, loss, at)
         # Any start will do that has a share of the eigenvectors; a fixed one, so that a run alone has a stack's bits.
         self.start = np.random.default_rng(0).standard_normal((instrument.count, network.layout.size))
+        self.start = self.start.astype(network.parameters.dtype)
         self.vectors = np.broadcast_to(self.start, (self.values.shape[1], *self.start.shape)).copy()
+        self.room = Room()
 
     @staticmethod
     def width(network: Network, instrument: Instrument) -> int:
@@ -120,9 +122,10 @@ class Sharpness(Mounted):
     def measure(self, network: Network, live: slice | Array) -> Array:
         """The eigenvalues, the largest first."""
         start = self.vectors[live].reshape(*network.lanes, *self.start.shape)
-        values, vectors = top_eigenpairs(network, self.x, self.y, self.loss, start, tolerance=SHARPNESS_TOLERANCE, of_values=True)
-        lost = ~np.isfinite(vectors).all(axis=(-2, -1), keepdims=True)
-        self.vectors[live] = np.where(lost, self.start, vectors)
+        values, vectors = top_eigenpairs(network, self.x, self.y, self.loss, start, tolerance=SHARPNESS_TOLERANCE, of_values=True, room=self.room)
+        lost = np.isnan(values).any(axis=-1)
+        vectors[lost] = self.start
+        self.vectors[live] = vectors
         return values
 
 
