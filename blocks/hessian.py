@@ -333,18 +333,23 @@ class _Basis:
         return self.all[..., k : k + s, :]
 
     def _new_in(self, v: Array) -> Array:
-        """v (..., 1, P), made a unit vector. Two passes a vector: LAPACK's factors of a tall matrix take longer."""
+        """A unit vector (..., 1, P), written into v: LAPACK's factors of a tall matrix take longer."""
+        lost = np.ones((*v.shape[:-1], 1), dtype=bool)
         length = _length(v)
-        for _ in range(2):
-            v -= np.matmul(v @ transpose(self.rows), self.rows, self.passing)
+        # A second pass where the first has left little, and its rounding errors weigh (Kahan); one more for a direction put in.
+        for _ in range(3):
+            np.matmul(v @ transpose(self.rows), self.rows, self.passing)
+            np.subtract(v, self.passing, v, where=lost)
             before, length = length, _length(v)
-            lost = ~(length > 10 * np.finfo(v.dtype).eps * before)
-            if lost.any():
+            lost = ~(length > 0.5 * before)
+            if not lost.any():
+                break
+            nothing = ~(length > 10 * np.finfo(v.dtype).eps * before)
+            if nothing.any():
                 other = np.random.default_rng(self.rows.shape[-2]).standard_normal(v.shape[-1]).astype(v.dtype)
-                np.copyto(v, other, where=lost)
+                np.copyto(v, other, where=nothing)
                 length = _length(v)
-            v /= length
-            length = np.ones_like(length)
+        v /= length
         return v
 
 
