@@ -58,7 +58,7 @@ def test_any_loader_of_scikit_learn_is_taken_by_its_target(composed):
 
 BAD_DATA = {
     "training.batch_size=1438": "training.batch_size is 1438, it must be null or 1 to 1437",
-    "training.loss=half_mean_squared_error": "does not fit digits, allowed: softmax_cross_entropy",
+    "training.loss=half_mean_squared_error": "does not fit digits, allowed: softmax_cross_entropy, one_hot_squared_error",
     "training.loss=sigmoid_cross_entropy": "does not fit digits",
     "dataset.loader._target_=sklearn.datasets.load_nothing": "must name a function such as sklearn.datasets.load_digits",
     "dataset.loader._target_=nothing": "must name a function",
