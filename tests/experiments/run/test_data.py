@@ -85,6 +85,19 @@ def test_a_class_with_one_example_cannot_be_split(composed):
         task(config)
 
 
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "one_hot_squared_error"])
+def test_no_constant_prediction_is_better_than_the_constant_loss(composed, loss):
+    wine = task(typed(composed("dataset=wine", f"training.loss={loss}")))
+    y = wine.dataset.y
+    # Every prediction on a grid of 1/200, as shares of the three classes.
+    shares = [(i, j, 200 - i - j) for i in range(1, 199) for j in range(1, 200 - i)]
+    predictions = np.array(shares).T / 200
+    logits = np.log(predictions) if loss == "softmax_cross_entropy" else predictions
+    counts = [np.count_nonzero(y == label) / len(y) for label in range(3)]
+    losses = sum(share * wine.loss(logits[:, :, None].swapaxes(0, 1), np.array([k]))[0] for k, share in enumerate(counts))
+    assert wine.constant_loss <= losses.min() <= wine.constant_loss * (1 + 1e-4)
+
+
 @pytest.mark.parametrize("name", ["california_housing", "mnist_784"])
 def test_a_download_that_fails_is_one_line(composed, name, monkeypatch, tmp_path):
     def no_network(*arguments, **named):
