@@ -128,7 +128,9 @@ class Sharpness(Mounted):
     def measure(self, network: Network, live: slice | Array) -> Array:
         """The eigenvalues, the largest first."""
         start = self.vectors[live].reshape(*network.lanes, *self.start.shape)
-        values, vectors = top_eigenpairs(network, self.x, self.y, self.loss, start, tolerance=SHARPNESS_TOLERANCE, of_values=True, room=self.room)
+        values, vectors = top_eigenpairs(
+            network, self.x, self.y, self.loss, start, tolerance=SHARPNESS_TOLERANCE, of_values=True, room=self.room
+        )
         lost = np.isnan(values).any(axis=-1)
         vectors[lost] = self.start
         self.vectors[live] = vectors

@@ -58,4 +58,6 @@ def _norms(network: Network, step: Array) -> None:
             network.layout.norms(network.parameters)
 
     seconds = alternate({"norms": run}, repeats)["norms"]
-    print(f"  every block's norms: {np.median(seconds) * 1e6:.1f} us, {100 * np.median(seconds) / np.median(step):.1f} % of an update")
+    print(
+        f"  every block's norms: {np.median(seconds) * 1e6:.1f} us, {100 * np.median(seconds) / np.median(step):.1f} % of an update"
+    )

@@ -35,9 +35,7 @@ def one_hot_squared_error(logits, y):
     return half_mean_squared_error(logits, jax.nn.one_hot(y, logits.shape[0], axis=0))
 
 
-LOSSES = {
-    f.__name__: f for f in (softmax_cross_entropy, sigmoid_cross_entropy, half_mean_squared_error, one_hot_squared_error)
-}
+LOSSES = {f.__name__: f for f in (softmax_cross_entropy, sigmoid_cross_entropy, half_mean_squared_error, one_hot_squared_error)}
 
 
 def parameters_of(network, lane=()):

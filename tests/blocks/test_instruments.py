@@ -169,7 +169,10 @@ def test_bad_instruments_are_refused():
         Instrument("sharpness", "1", examples=0)
     size = network_at(0, "tanh").layout.size
     for asked, message in (
-        (Instrument("saturated", "1", examples=M + 1), f"saturated's examples is {M + 1}, it must be a whole number from 1 to {M}"),
+        (
+            Instrument("saturated", "1", examples=M + 1),
+            f"saturated's examples is {M + 1}, it must be a whole number from 1 to {M}",
+        ),
         (Instrument("sharpness", "1", count=size + 1), f"sharpness's count is {size + 1}, .* from 1 to {size}"),
     ):
         with pytest.raises(ValueError, match=message):
