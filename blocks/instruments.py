@@ -107,7 +107,8 @@ class Sharpness(Mounted):
     A measured eigenvalue is never above the true one but for rounding. At every 10th update of a 9-block network of width 64
     on digits at a learning rate of 0.1, it was below it by 0.3 and 0.4 % (median), 2.2 and 1.1 % (9 of 10 measurements) and
     19 and 2.3 % (at worst) with relu and tanh in batches of 64, by 0.9 and 0.04 %, 1.5 and 0.8 %, 3.7 and 1.7 % with the full
-    batch. It is furthest off where another eigenvalue has just overtaken the one that was followed: `hessian.sharpness` measures one network to any tolerance.
+    batch. It is furthest off where another eigenvalue has just overtaken the one that was followed.
+    `hessian.sharpness` measures one network to any tolerance.
     """
 
     symbol = "lambda"

@@ -57,7 +57,5 @@ def _norms(network: Network, step: Array) -> None:
         for _ in range(repeats):
             network.layout.norms(network.parameters)
 
-    seconds = alternate({"norms": run}, repeats)["norms"]
-    print(
-        f"  every block's norms: {np.median(seconds) * 1e6:.1f} us, {100 * np.median(seconds) / np.median(step):.1f} % of an update"
-    )
+    norms = np.median(alternate({"norms": run}, repeats)["norms"])
+    print(f"  every block's norms: {norms * 1e6:.1f} us, {100 * norms / np.median(step):.1f} % of an update")

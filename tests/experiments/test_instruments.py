@@ -8,7 +8,7 @@ from experiments.record.identity import fingerprint
 from experiments.run.config import from_record, typed
 
 ASKED = ["instruments.sharpness=2", "instruments.update_ratio=log", "instruments.saturated=1", "instruments.example_norm=log"]
-SMALL = ["dataset=iris", "training.epochs=4", "training.batch_size=30", "network.width=8"]
+SMALL = ["dataset=iris", "network.depth=3", "training.epochs=4", "training.batch_size=30", "network.width=8"]
 
 
 @pytest.mark.slow
