@@ -24,7 +24,10 @@ def instruments(depth: int = 9, width: int = 64, batch: int = 64) -> None:
         runs |= {name: _training(sizes, activation, initializer, x, y, batch, name) for name in INSTRUMENTS}
         times = alternate(runs, steps, rounds=ROUNDS)
         table(f"an update of {depth} blocks x {width}, {activation}, an instrument at every {EVERY}th", times, "us", 1e6)
-        _norms(Network.create(sizes, activation, initializer, rng=np.random.default_rng(0), dtype=np.float32), times["none"])
+        # Biases that are not 0, as gradients are not: a sum of 0 is summed again.
+        rng = np.random.default_rng(0)
+        network = Network.create(sizes, activation, initializer, rng=rng, bias_variance=0.1, dtype=np.float32)
+        _norms(network, times["none"])
 
 
 def _training(
