@@ -31,15 +31,17 @@ def _checked(network: Network, x: Array) -> Array:
     return x
 
 
-def forward_and_loss(network: Network, x: Array, y: Array, loss: Loss) -> tuple[Array, list[Cache], Array]:
-    """logits, caches, dlogits"""
+def forward_and_loss(
+    network: Network, x: Array, y: Array, loss: Loss, caches: list[Cache] | None = None
+) -> tuple[Array, list[Cache], Array]:
+    """logits, caches, dlogits. caches: see `Network.forward`."""
     x, y = _checked(network, x), np.asarray(y)
     units, m = network.layout.sizes[-1], x.shape[-1]
     if y.shape[-1:] != (m,):
         raise ValueError(f"y has shape {y.shape}, it must be (..., {m}), an entry for each column of x")
     target = loss.encode(y, units)
     check_lanes("y", target, network.lanes)
-    logits, caches = network.forward(x)
+    logits, caches = network.forward(x, caches)
     _, dlogits = loss.value_and_gradient(logits, target.astype(logits.dtype))
     return logits, caches, dlogits
 

@@ -17,7 +17,7 @@ import numpy as np
 from blocks.activations import GELU_CUBIC, GELU_SATURATED, GELU_SCALE, sigmoid, sigmoid_derivative
 from blocks.arrays import Array, check_finite, check_number, check_shape, choice, sum_over_units, transpose, whole_number
 from blocks.block import Block, Cache
-from blocks.diagnostics import backward_by_block, check_lanes, forward_and_loss
+from blocks.diagnostics import check_lanes, forward_and_loss
 from blocks.losses import Loss
 from blocks.network import Network
 from blocks.normalized import Normalized, NormalizedCache, mean_over_units
@@ -126,9 +126,13 @@ class _Plain:
     slope: Array | float
     bend: Array | None
 
-    def __init__(self, block: Block, cache: Cache, da: Array, dz: Array) -> None:
-        self.W, self.W_T, self.cache, self.dz = block.W, block.W_T, cache, dz
+    def __init__(self, block: Block, cache: Cache, da: Array) -> None:
         self.slope, self.bend = block.slope(cache), _bend(block, cache.z, cache.a, da)
+        self._keep(block, cache, self.slope * da)
+
+    def _keep(self, block: Block, cache: Cache, dz: Array) -> None:
+        self.W, self.W_T, self.cache = block.W, block.W_T, cache
+        self.dz, self.dz_T = dz, transpose(dz)
 
     def forward(self, v: Array, Ra_prev: Array | None) -> tuple[Array, _Moved]:
         """Ra = g'(z) Rz,  Rz = V a_prev + c + W Ra_prev"""
@@ -149,8 +153,9 @@ class _Plain:
             Rdz += np.multiply(self.bend, moved.Rz, moved.Rz)
         np.matmul(Rdz, self.cache.a_prev_1_T, out)
         if moved.Rx is not None:
-            RdW, _ = split(out)
-            RdW += self.dz @ transpose(moved.Rx)
+            # A block's W lies column by column in the flat vector: the sum runs along it.
+            RdW_T = transpose(split(out)[0])
+            RdW_T += moved.Rx @ self.dz_T
         return Rdz
 
     def pull_back(self, v: Array, Rda: Array, Rdz: Array, moved: _Moved) -> Array:
@@ -164,10 +169,10 @@ class _Plain:
 class _Residual(_Plain):
     """x = g(a_prev), z = W x + b, a = a_prev + s z."""
 
-    def __init__(self, block: Residual, cache: ResidualCache, da: Array, dz: Array) -> None:
-        self.W, self.W_T, self.cache, self.dz = block.W, block.W_T, cache, dz
+    def __init__(self, block: Residual, cache: ResidualCache, da: Array) -> None:
         self.slope, self.bend = block.scale, None
-        self.slope_of_x, self.bend_of_x = block.slope(cache), _bend(block, cache.skip, cache.a_prev, block.W_T @ dz)
+        self._keep(block, cache, block.scale * da)
+        self.slope_of_x, self.bend_of_x = block.slope(cache), _bend(block, cache.skip, cache.a_prev, block.W_T @ self.dz)
 
     def input(self, Ra_prev: Array) -> Array:
         """Rx = g'(a_prev) Ra_prev"""
@@ -190,10 +195,10 @@ class _Residual(_Plain):
 class _Normalized(_Plain):
     """z = W x_hat + b. With N u = r (u - mean u - x_hat mean(x_hat u)): Rx_hat = N Ra_prev, da_prev = N dx_hat."""
 
-    def __init__(self, block: Normalized, cache: NormalizedCache, da: Array, dz: Array) -> None:
-        super().__init__(block, cache, da, dz)
+    def __init__(self, block: Normalized, cache: NormalizedCache, da: Array) -> None:
+        super().__init__(block, cache, da)
         self.block, self.x_hat, self.r = block, cache.a_prev, cache.r
-        self.dx_hat = block.W_T @ dz
+        self.dx_hat = block.W_T @ self.dz
         self.da_prev = self.input(self.dx_hat)
 
     def input(self, Ra_prev: Array) -> Array:
@@ -222,20 +227,24 @@ STEPS: dict[type[Block], Callable[..., _Plain]] = {Block: _Plain, Residual: _Res
 class _Hessian:
     """The Hessian H of J in the parameters, at a network's."""
 
-    def __init__(self, network: Network, x: Array, y: Array, loss: Loss) -> None:
+    def __init__(self, network: Network, x: Array, y: Array, loss: Loss, caches: list[Cache] | None = None) -> None:
         curvature = choice("loss", loss.name, CURVATURES)
         choice("activation with a second derivative", network.activation.name, SECOND_DERIVATIVES)
-        logits, caches, dlogits = forward_and_loss(network, x, y, loss)
-        self.layout, self.curvature = network.layout, curvature(logits)
-        backward = backward_by_block(network, caches, dlogits)
-        self.steps = [
-            STEPS[type(block)](block, cache, da, dz)
-            for block, cache, (da, dz) in zip(network.blocks, caches, backward, strict=True)
-        ]
+        logits, caches, dlogits = forward_and_loss(network, x, y, loss, caches)
+        self.layout, self.curvature, self.caches = network.layout, curvature(logits), caches
+        self.steps: list[_Plain] = []
+        da = dlogits
+        for block, cache in zip(reversed(network.blocks), reversed(caches), strict=True):
+            self.steps.insert(0, STEPS[type(block)](block, cache, da))
+            if block is not network.blocks[0]:
+                da = block.pull_back(da, self.steps[0].dz, cache)
 
-    def times(self, v: Array) -> Array:
-        """H v: what backward computes, differentiated along v. v: (..., P), C-contiguous, in the network's dtype."""
-        V, product = self.layout.blocks(v), np.empty_like(v)
+    def times(self, v: Array, product: Array) -> Array:
+        """H v, written into `product`: what backward computes, differentiated along v.
+
+        v, product: (..., P), C-contiguous, in the network's dtype.
+        """
+        V = self.layout.blocks(v)
         moves: list[_Moved] = []
         Ra = None
         for step, own in zip(self.steps, V, strict=True):
@@ -276,23 +285,105 @@ def hessian_vector_product(network: Network, x: Array, y: Array, loss: Loss, v: 
     v = np.asarray(v)
     check_shape("v", v, network.parameters.shape)
     check_finite("v", v)
-    return _Hessian(network, x, y, loss).times(v.astype(network.parameters.dtype, order="C"))
+    v = v.astype(network.parameters.dtype, order="C")
+    return _Hessian(network, x, y, loss).times(v, np.empty_like(v))
 
 
-def _orthonormal(new: Array, basis: Array) -> Array:
-    """Orthonormal rows spanning what is new in `new` (..., s, P) beside the orthonormal rows of `basis` (..., k, P).
+class Room:
+    """Memory for `top_eigenpairs`, which a caller may hand in again: a new page costs more than the sums that are put in it."""
 
-    A row that holds nothing new is replaced by some direction, which the next passes make orthogonal too.
+    def __init__(self) -> None:
+        self.arrays: dict[str, Array] = {}
+        self.caches: list[Cache] = []
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+        """The array of that name, its values unknown; another one where shape or dtype have changed."""
+        kept = self.arrays.get(name)
+        if kept is None or kept.shape != shape or kept.dtype != dtype:
+            self.arrays[name] = kept = np.empty(shape, dtype)
+        return kept
+
+    def caches_of(self, network: Network, x: Array) -> list[Cache] | None:
+        """The caches of the last call where they fit."""
+        fit = self.caches and self.caches[0].a_prev.shape == x.shape and self.caches[0].z.shape[:-2] == network.lanes
+        return self.caches if fit else None
+
+
+class _Basis:
+    """Orthonormal rows (..., k, P), in memory that is moved when it is full."""
+
+    def __init__(self, lanes: tuple[int, ...], size: int, dtype: np.dtype, room: Room) -> None:
+        self.room, self.passing = room, room.array("passing", (*lanes, 1, size), dtype)
+        self.all = room.array("basis", (*lanes, min(8, size), size), dtype)
+        self.rows = self.all[..., :0, :]
+
+    def append(self, vectors: Array) -> Array:
+        """Orthonormal rows spanning what is new in `vectors` (..., s, P), which are overwritten.
+
+        A vector that holds nothing new is replaced by some direction that does.
+        """
+        k, s = self.rows.shape[-2], vectors.shape[-2]
+        if k + s > self.all.shape[-2]:
+            full, self.all = self.all, np.empty((*self.all.shape[:-2], max(k + s, 2 * k), self.all.shape[-1]), self.all.dtype)
+            self.all[..., :k, :] = full[..., :k, :]
+        for place in range(k, k + s):
+            self.rows = self.all[..., :place, :]
+            self.all[..., place : place + 1, :] = self._new_in(vectors[..., place - k : place - k + 1, :])
+        self.rows = self.all[..., : k + s, :]
+        return self.all[..., k : k + s, :]
+
+    def _new_in(self, v: Array) -> Array:
+        """A unit vector (..., 1, P), written into v: LAPACK's factors of a tall matrix take longer."""
+        lost = np.ones((*v.shape[:-1], 1), dtype=bool)
+        length = _length(v)
+        # A second pass where the first has left little, and its rounding errors weigh (Kahan); one more for a direction put in.
+        for _ in range(3):
+            np.matmul(v @ transpose(self.rows), self.rows, self.passing)
+            np.subtract(v, self.passing, v, where=lost)
+            before, length = length, _length(v)
+            lost = ~(length > 0.5 * before)
+            if not lost.any():
+                break
+            nothing = ~(length > 10 * np.finfo(v.dtype).eps * before)
+            if nothing.any():
+                other = np.random.default_rng(self.rows.shape[-2]).standard_normal(v.shape[-1]).astype(v.dtype)
+                np.copyto(v, other, where=nothing)
+                length = _length(v)
+        v /= length
+        return v
+
+
+def _length(v: Array) -> Array:
+    """(..., 1, P) -> (..., 1, 1)"""
+    return np.sqrt(np.vecdot(v, v))[..., None]
+
+
+def _errors(residuals: Array, eigenvalues: Array) -> Array:
+    """Estimates min(r, r^2 / gap) of the errors of the largest Ritz values, (..., count), from their residuals r (Kato, Temple).
+
+    gap: to the nearest other one of the Ritz values (..., k), in ascending order; an estimate, since it stands for the
+    distance to the nearest other eigenvalue.
     """
-    for _ in range(3):
-        new = new - (new @ transpose(basis)) @ basis
-        new = transpose(np.linalg.qr(transpose(new)).Q)
-    return new
+    if eigenvalues.shape[-1] == 1:
+        return residuals
+    gaps = np.full((*eigenvalues.shape[:-1], eigenvalues.shape[-1] + 1), np.inf)
+    gaps[..., 1:-1] = np.diff(eigenvalues)
+    nearest = np.minimum(gaps[..., 1:], gaps[..., :-1])[..., : -residuals.shape[-1] - 1 : -1]
+    return np.where(nearest > residuals, residuals * (residuals / np.maximum(nearest, residuals)), residuals)
 
 
 @np.errstate(over="ignore", invalid="ignore")
 def top_eigenpairs(
-    network: Network, x: Array, y: Array, loss: Loss, start: Array, *, tolerance: float = 1e-8, iterations: int = 200
+    network: Network,
+    x: Array,
+    y: Array,
+    loss: Loss,
+    start: Array,
+    *,
+    tolerance: float = 1e-8,
+    iterations: int = 200,
+    of_values: bool = False,
+    room: Room | None = None,
 ) -> tuple[Array, Array]:
     """The largest eigenvalues of the Hessian of J in the parameters, and their eigenvectors, by block Lanczos.
 
@@ -302,50 +393,73 @@ def top_eigenpairs(
 
     x: (n_0, m) data, shared by all lanes, or (..., n_0, m). y: targets as `loss` takes them.
     start: (count, P) or (..., count, P), random vectors, or the eigenvectors of a network near by: fewer products then.
-    tolerance: bound on ||H u - lambda u|| / max |lambda|, which bounds lambda's error too; with float32 at least 1e-6.
+    tolerance: bound on r / max |lambda|, r = ||H u - lambda u||, which bounds lambda's error too; with float32 at least 1e-6.
+        From the square root of the dtype's epsilon on (float32: 3.5e-4), the subspace is kept in the network's dtype.
     iterations: products of H and a block, at most.
-    Returns eigenvalues (..., count), the largest first, and unit vectors (..., count, P), both float64; nan in a lane that has
-    not converged, or where an entry of H u is not finite or above 1e150.
+    of_values: the tolerance is one of the estimate min(r, r^2 / gap) / max |lambda|, gap the distance of lambda from the
+        others; lambda's error is of second order in that of u, so that this takes fewer products.
+    room: an earlier call's, to be written over; the results do not depend on it.
+    Returns eigenvalues (..., count), the largest first, float64, and unit vectors (..., count, P) in the subspace's dtype; nan
+    in a lane that has not converged, or where an entry of H u is not finite or above 1e150.
     """
-    hessian = _Hessian(network, x, y, loss)
+    room = room or Room()
+    hessian = _Hessian(network, x, y, loss, room.caches_of(network, x))
+    room.caches = hessian.caches
     dtype, lanes, size = network.parameters.dtype, network.lanes, network.layout.size
-    new = np.asarray(start, dtype=np.float64)
-    check_shape("start", new, ("count", size))
-    check_lanes("start", new, lanes)
-    check_finite("start", new)
-    count = whole_number("count", new.shape[-2], at_least=1, at_most=size)
+    start = np.asarray(start)
+    check_shape("start", start, ("count", size))
+    check_lanes("start", start, lanes)
+    check_finite("start", start)
+    count = whole_number("count", start.shape[-2], at_least=1, at_most=size)
     check_number("tolerance", tolerance, above=0)
-    tolerance = max(tolerance, 8 * float(np.finfo(dtype).eps))
+    epsilon = float(np.finfo(dtype).eps)
+    precision = dtype if tolerance >= epsilon**0.5 else np.dtype(np.float64)
+    tolerance = max(tolerance, 8 * epsilon)
     iterations = whole_number("iterations", iterations, at_least=1)
 
-    new = np.broadcast_to(new, (*lanes, count, size))
-    basis, projected = np.empty((*lanes, 0, size)), np.empty((*lanes, 0, 0))
-    values, vectors = np.full((*lanes, count), np.nan), np.full((*lanes, count, size), np.nan)
-    pending = np.ones(lanes, dtype=bool)
+    images = room.array("images", (count, *lanes, size), precision)
+    products = images if precision == dtype else room.array("products", images.shape, dtype)
+    passing = room.array("blocks", (*lanes, count, size), precision)
+    new = np.moveaxis(images, 0, -2)
+    np.copyto(new, start)
+    basis, projected = _Basis(lanes, size, precision, room), np.empty((*lanes, 0, 0))
+    values, vectors = np.full((*lanes, count), np.nan), np.full((*lanes, count, size), np.nan, precision)
+    pending, scale = np.ones(lanes, dtype=bool), None
     for _ in range(iterations):
-        new = _orthonormal(new[..., : size - basis.shape[-2], :], basis)
-        basis = np.concatenate([basis, new], axis=-2)
-        image = np.moveaxis(hessian.times(np.moveaxis(new, -2, 0).astype(dtype, order="C")), 0, -2).astype(np.float64)
-        in_range = (np.abs(image) < LARGEST).all(axis=(-2, -1))
-        image[~in_range] = 0
-        pending &= in_range
+        new = basis.append(new[..., : size - basis.rows.shape[-2], :])
+        s = new.shape[-2]
+        hessian.times(np.moveaxis(new, -2, 0).astype(dtype, order="C", copy=False), products[:s])
+        if products is not images:
+            images[:s] = products[:s]
+        image = np.moveaxis(images[:s], 0, -2)
+        largest = np.maximum(image.max(axis=(-2, -1), keepdims=True), -image.min(axis=(-2, -1), keepdims=True))
+        in_range = largest < LARGEST
+        if not in_range.all():
+            np.copyto(image, 0, where=~in_range)
+            largest[~in_range] = 0
+            pending &= in_range[..., 0, 0]
+        if scale is None:
+            # A power of two, so that it changes no digit, and the squares of what is large or small stay in range.
+            scale = np.ldexp(precision.type(1), np.clip(np.frexp(largest)[1], -100, 100))
+        image /= scale
 
         # The last columns of basis H basis^T; H is symmetric, and they are its last rows too.
-        columns = basis @ transpose(image)
-        s = new.shape[-2]
+        columns = basis.rows @ transpose(image)
         rows = transpose(columns)
         projected = np.concatenate([np.concatenate([projected, columns[..., :-s, :]], axis=-1), rows], axis=-2)
-        new = image - rows @ basis
+        new = np.subtract(image, np.matmul(rows, basis.rows, passing[..., :s, :]), image)
 
         eigenvalues, Y = np.linalg.eigh(projected)
         top, Y_T = eigenvalues[..., : -count - 1 : -1], transpose(Y[..., : -count - 1 : -1])
         # H u - lambda u, where u = Y^T basis: all but the last block's images lie in the basis.
-        residuals = np.linalg.norm(Y_T[..., -s:] @ new, axis=-1)
-        converged = (residuals <= tolerance * np.abs(eigenvalues).max(axis=-1, keepdims=True)).all(axis=-1)
-        complete = basis.shape[-2] == size
+        left = Y_T[..., -s:].astype(precision) @ new
+        residuals = np.sqrt(np.vecdot(left, left)).astype(np.float64)
+        errors = _errors(residuals, eigenvalues) if of_values else residuals
+        converged = (errors <= tolerance * np.abs(eigenvalues).max(axis=-1, keepdims=True)).all(axis=-1)
+        complete = basis.rows.shape[-2] == size
         done = pending & (converged | complete)
         if done.any():
-            values[done], vectors[done] = top[done], (Y_T @ basis)[done]
+            values[done], vectors[done] = (top * scale[..., 0])[done], (Y_T.astype(precision) @ basis.rows)[done]
             pending &= ~done
         if complete or not pending.any():
             break

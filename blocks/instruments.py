@@ -12,14 +12,14 @@ import numpy as np
 
 from blocks.arrays import Array, choice, whole_number
 from blocks.diagnostics import example_gradient_norms, saturated, update_ratios
-from blocks.hessian import top_eigenpairs
+from blocks.hessian import Room, top_eigenpairs
 from blocks.history import Quantity, log_spaced
 from blocks.losses import Loss
 from blocks.network import Network
 
 LOG, LOG_POINTS = "log", 20
-# Of the largest eigenvalue, the norm of what is left of an eigenvector: its eigenvalue's own error is of second order in it.
-SHARPNESS_TOLERANCE = 0.03
+# Of the estimate of the largest eigenvalue's error, see `top_eigenpairs`; `Sharpness` says what the error itself was.
+SHARPNESS_TOLERANCE = 0.01
 
 
 def scheduled(argument: str, schedule: str, steps: int) -> Array:
@@ -102,7 +102,14 @@ class Mounted:
 
 
 class Sharpness(Mounted):
-    """The Hessian's largest eigenvalues, each measurement starting from the last one's eigenvectors."""
+    """The Hessian's largest eigenvalues, each measurement starting from the last one's eigenvectors.
+
+    A measured eigenvalue is never above the true one but for rounding. At every 10th update of a 9-block network of width 64
+    on digits at a learning rate of 0.1, it was below it by 0.3 and 0.4 % (median), 2.2 and 1.1 % (9 of 10 measurements) and
+    19 and 2.3 % (at worst) with relu and tanh in batches of 64, by 0.9 and 0.04 %, 1.5 and 0.8 %, 3.7 and 1.7 % with the full
+    batch. It is furthest off where another eigenvalue has just overtaken the one that was followed.
+    `hessian.sharpness` measures one network to any tolerance.
+    """
 
     symbol = "lambda"
 
@@ -110,7 +117,9 @@ class Sharpness(Mounted):
         super().__init__(instrument, network, x, y, loss, at)
         # Any start will do that has a share of the eigenvectors; a fixed one, so that a run alone has a stack's bits.
         self.start = np.random.default_rng(0).standard_normal((instrument.count, network.layout.size))
+        self.start = self.start.astype(network.parameters.dtype)
         self.vectors = np.broadcast_to(self.start, (self.values.shape[1], *self.start.shape)).copy()
+        self.room = Room()
 
     @staticmethod
     def width(network: Network, instrument: Instrument) -> int:
@@ -120,9 +129,12 @@ class Sharpness(Mounted):
     def measure(self, network: Network, live: slice | Array) -> Array:
         """The eigenvalues, the largest first."""
         start = self.vectors[live].reshape(*network.lanes, *self.start.shape)
-        values, vectors = top_eigenpairs(network, self.x, self.y, self.loss, start, tolerance=SHARPNESS_TOLERANCE)
-        lost = ~np.isfinite(vectors).all(axis=(-2, -1), keepdims=True)
-        self.vectors[live] = np.where(lost, self.start, vectors)
+        values, vectors = top_eigenpairs(
+            network, self.x, self.y, self.loss, start, tolerance=SHARPNESS_TOLERANCE, of_values=True, room=self.room
+        )
+        lost = np.isnan(values).any(axis=-1)
+        vectors[lost] = self.start
+        self.vectors[live] = vectors
         return values
 
 

@@ -14,11 +14,12 @@ import argparse
 from experiments.benchmarks.backends import backends
 from experiments.benchmarks.command import end_to_end, scale
 from experiments.benchmarks.drills import kills, outages, reproductions
+from experiments.benchmarks.instruments import instruments
 from experiments.benchmarks.step import step
 from experiments.benchmarks.sweep import sweep
 from experiments.run.environment import environment
 
-BENCHMARKS = {run.__name__: run for run in (step, sweep, end_to_end, scale, reproductions, kills, outages, backends)}
+BENCHMARKS = {run.__name__: run for run in (step, instruments, sweep, end_to_end, scale, reproductions, kills, outages, backends)}
 
 
 def main() -> None:

@@ -31,7 +31,11 @@ def half_mean_squared_error(logits, y):
     return jnp.mean(jnp.sum((logits - y) ** 2, axis=0)) / 2
 
 
-LOSSES = {f.__name__: f for f in (softmax_cross_entropy, sigmoid_cross_entropy, half_mean_squared_error)}
+def one_hot_squared_error(logits, y):
+    return half_mean_squared_error(logits, jax.nn.one_hot(y, logits.shape[0], axis=0))
+
+
+LOSSES = {f.__name__: f for f in (softmax_cross_entropy, sigmoid_cross_entropy, half_mean_squared_error, one_hot_squared_error)}
 
 
 def parameters_of(network, lane=()):
@@ -79,7 +83,7 @@ def value_and_gradients(parameters, x, y, activation, loss):
 
 def targets_for(loss, rng, units, m):
     """Random targets as the loss takes them."""
-    if loss == "softmax_cross_entropy":
+    if loss in ("softmax_cross_entropy", "one_hot_squared_error"):
         return rng.integers(0, units, m)
     if loss == "sigmoid_cross_entropy":
         return rng.integers(0, 2, m)

@@ -1,9 +1,12 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
 from blocks import Network, losses
 from blocks.losses import LOSSES, Loss
+from tests.blocks import oracle
 
 
 def test_softmax_cross_entropy_is_scikit_learns_log_loss():
@@ -87,3 +90,21 @@ def test_targets_that_do_not_fit_are_named(loss, logits, y, message):
 def test_an_unknown_loss_lists_the_known_ones():
     with pytest.raises(ValueError, match="loss 'hinge' is unknown, allowed: softmax_cross_entropy"):
         Loss.named("hinge")
+
+
+def test_one_hot_squared_error_by_hand():
+    value, dlogits = losses.one_hot_squared_error(np.array([[1.0, 2.0], [0.0, 4.0]]), np.array([0, 1]))
+    # (1, 0) is example 0's label, (2, 4) - (0, 1) is left of example 1.
+    assert value == (4 + 9) / 4
+    np.testing.assert_array_equal(dlogits, np.array([[0, 2], [0, 3]]) / 2)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_values_and_gradients_are_jaxs(loss):
+    rng = np.random.default_rng(4)
+    units = 1 if loss == "sigmoid_cross_entropy" else 4
+    logits, y = rng.standard_normal((units, 9)), oracle.targets_for(loss, rng, units, 9)
+    expected, gradient = jax.value_and_grad(oracle.LOSSES[loss])(jnp.asarray(logits), jnp.asarray(y))
+    value, dlogits = LOSSES[loss](logits, y)
+    np.testing.assert_allclose(value, expected, rtol=1e-13)
+    np.testing.assert_allclose(dlogits, gradient, rtol=0, atol=1e-15)

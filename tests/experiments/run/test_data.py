@@ -58,7 +58,7 @@ def test_any_loader_of_scikit_learn_is_taken_by_its_target(composed):
 
 BAD_DATA = {
     "training.batch_size=1438": "training.batch_size is 1438, it must be null or 1 to 1437",
-    "training.loss=half_mean_squared_error": "does not fit digits, allowed: softmax_cross_entropy",
+    "training.loss=half_mean_squared_error": "does not fit digits, allowed: softmax_cross_entropy, one_hot_squared_error",
     "training.loss=sigmoid_cross_entropy": "does not fit digits",
     "dataset.loader._target_=sklearn.datasets.load_nothing": "must name a function such as sklearn.datasets.load_digits",
     "dataset.loader._target_=nothing": "must name a function",
@@ -83,6 +83,19 @@ def test_a_class_with_one_example_cannot_be_split(composed):
     config = typed(composed("dataset.loader={_target_:" + f"{__name__}.one_example_of_a_class" + "}"))
     with pytest.raises(UserError, match="class 2 has 1 of 5 examples"):
         task(config)
+
+
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "one_hot_squared_error"])
+def test_no_constant_prediction_is_better_than_the_constant_loss(composed, loss):
+    wine = task(typed(composed("dataset=wine", f"training.loss={loss}")))
+    y = wine.dataset.y
+    # Every prediction on a grid of 1/200, as shares of the three classes.
+    shares = [(i, j, 200 - i - j) for i in range(1, 199) for j in range(1, 200 - i)]
+    predictions = np.array(shares).T / 200
+    logits = np.log(predictions) if loss == "softmax_cross_entropy" else predictions
+    counts = [np.count_nonzero(y == label) / len(y) for label in range(3)]
+    losses = sum(share * wine.loss(logits[:, :, None].swapaxes(0, 1), np.array([k]))[0] for k, share in enumerate(counts))
+    assert wine.constant_loss <= losses.min() <= wine.constant_loss * (1 + 1e-4)
 
 
 @pytest.mark.parametrize("name", ["california_housing", "mnist_784"])

@@ -1,0 +1,64 @@
+"""What watching costs: a training with an instrument at every 10th update beside one without, and the norms' share of a step."""
+
+from collections.abc import Callable
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from blocks import INSTRUMENTS, GradientDescent, Instrument, Network, losses, reshuffled, train
+from blocks.arrays import Array
+from experiments.benchmarks.tables import ROUNDS, alternate, table
+
+EPOCHS, EVERY = 20, 10
+
+
+def instruments(depth: int = 9, width: int = 64, batch: int = 64) -> None:
+    """A training on digits with each instrument on as many examples as a batch has, over one with none."""
+    x, y = load_digits(return_X_y=True)
+    deviation = x.std(axis=0)
+    x = ((x - x.mean(axis=0)) / np.where(deviation > 0, deviation, 1)).T.astype(np.float32)
+    sizes = [len(x), *[width] * (depth - 1), 10]
+    steps = EPOCHS * -(-x.shape[1] // batch)
+    for activation, initializer in (("relu", "he"), ("tanh", "lecun")):
+        runs = {"none": _training(sizes, activation, initializer, x, y, batch, None)}
+        runs |= {name: _training(sizes, activation, initializer, x, y, batch, name) for name in INSTRUMENTS}
+        times = alternate(runs, steps, rounds=ROUNDS)
+        table(f"an update of {depth} blocks x {width}, {activation}, an instrument at every {EVERY}th", times, "us", 1e6)
+        # Biases that are not 0, as gradients are not: a sum of 0 is summed again.
+        rng = np.random.default_rng(0)
+        network = Network.create(sizes, activation, initializer, rng=rng, bias_variance=0.1, dtype=np.float32)
+        _norms(network, times["none"])
+
+
+def _training(
+    sizes: list[int], activation: str, initializer: str, x: Array, y: Array, batch: int, name: str | None
+) -> Callable[[], None]:
+    watching = [Instrument(name, str(EVERY))] if name else []
+
+    def run() -> None:
+        train(
+            Network.create(sizes, activation, initializer, rng=np.random.default_rng(1), dtype=np.float32),
+            x,
+            y,
+            loss=losses.softmax_cross_entropy,
+            optimizer=GradientDescent(0.05),
+            epochs=EPOCHS,
+            batch_size=batch,
+            orders=reshuffled(np.random.default_rng(2), x.shape[1]),
+            evaluations=0,
+            instruments=watching,
+        )
+
+    return run
+
+
+def _norms(network: Network, step: Array) -> None:
+    """The share of every block's norms, which every step has."""
+    repeats = 500
+
+    def run() -> None:
+        for _ in range(repeats):
+            network.layout.norms(network.parameters)
+
+    norms = np.median(alternate({"norms": run}, repeats)["norms"])
+    print(f"  every block's norms: {norms * 1e6:.1f} us, {100 * norms / np.median(step):.1f} % of an update")
