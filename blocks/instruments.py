@@ -12,8 +12,8 @@ import numpy as np
 
 from blocks.arrays import Array, choice, whole_number
 from blocks.diagnostics import example_gradient_norms, saturated, update_ratios
-from blocks.hessian import Room, top_eigenpairs
 from blocks.history import Quantity, log_spaced
+from blocks.lanczos import Room, top_eigenpairs
 from blocks.losses import Loss
 from blocks.network import Network
 

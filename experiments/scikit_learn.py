@@ -1,4 +1,4 @@
-"""scikit-learn's MLP as a reference: what it begins with, and in which order it takes the examples."""
+"""scikit-learn's MLP as a reference: what it begins with, in which order it takes the examples, and its Adam."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,9 @@ import numpy as np
 from sklearn.neural_network import MLPClassifier
 from sklearn.utils import check_random_state, shuffle
 
+from blocks import Adam
 from blocks.arrays import Array
+from blocks.optimizers import State
 
 
 class Recording(MLPClassifier):
@@ -29,3 +31,14 @@ class Recording(MLPClassifier):
         while True:
             order = shuffle(order, random_state=random_state)
             yield order
+
+
+class ReorderedAdam(Adam):
+    """Adam as scikit-learn computes it, theta := theta - alpha_t m / (sqrt(v) + epsilon): the order that Kingma and Ba 2015
+    give at the end of section 2, in which epsilon is divided by sqrt(1 - beta_2^t). Units that are dead but for the penalty
+    move otherwise.
+    """
+
+    def _step(self, parameters: Array, gradient: Array, state: State, alpha: Array) -> None:
+        own = Adam(self.learning_rate, epsilon=self.epsilon / np.sqrt(1 - self.beta_2**state.updates))
+        own._step(parameters, gradient, state, alpha)

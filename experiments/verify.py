@@ -17,12 +17,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from blocks import Adam, GradientDescent, Momentum, Nesterov, Network, Optimizer, losses, train
+from blocks import GradientDescent, Momentum, Nesterov, Network, Optimizer, losses, train
 from blocks.arrays import Array
-from blocks.hessian import sharpness
-from blocks.optimizers import State
+from blocks.lanczos import sharpness
 from blocks.theory import MeanField, critical_gain, largest_curvature, softmax_sharpness
 from experiments.run.config import TrackingConfig, UserError
+from experiments.scikit_learn import Recording, ReorderedAdam
 
 SCHOENHOLZ = "Schoenholz et al. 2017"
 HE = "He et al. 2015"
@@ -228,17 +228,6 @@ def deep_linear() -> Iterator[Row]:
         yield Row(f"lr {rate:g}: largest error of ab(t)", SAXE, published, worst, 0.005 * published)
 
 
-class ReorderedAdam(Adam):
-    """Adam as scikit-learn computes it, theta := theta - alpha_t m / (sqrt(v) + epsilon): the order that Kingma and Ba 2015
-    give at the end of section 2, in which epsilon is divided by sqrt(1 - beta_2^t). Units that are dead but for the penalty
-    move otherwise.
-    """
-
-    def _step(self, parameters: Array, gradient: Array, state: State, alpha: Array) -> None:
-        own = Adam(self.learning_rate, epsilon=self.epsilon / np.sqrt(1 - self.beta_2**state.updates))
-        own._step(parameters, gradient, state, alpha)
-
-
 def training_curves() -> Iterator[Row]:
     """From scikit-learn's initial weights and in its order of examples: final training score and loss."""
     rules: dict[str, tuple[Callable[[float], Optimizer], dict]] = {
@@ -276,8 +265,6 @@ def training_curves() -> Iterator[Row]:
 def _as_scikit_learn(name: str, rule: Callable[[float], Optimizer], options: dict) -> tuple[float, float]:
     import sklearn.datasets
     from sklearn.preprocessing import MinMaxScaler
-
-    from experiments.scikit_learn import Recording
 
     X, y = getattr(sklearn.datasets, f"load_{name}")(return_X_y=True)
     X = MinMaxScaler().fit_transform(X)

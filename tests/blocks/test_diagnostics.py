@@ -3,7 +3,8 @@ import pytest
 
 from blocks import ACTIVATIONS, KINDS, LOSSES, Activation, Network, losses
 from blocks.diagnostics import example_gradient_norms, saturated, update_ratios
-from blocks.hessian import hessian_vector_product, sharpness, top_eigenpairs
+from blocks.hessian import hessian_vector_product
+from blocks.lanczos import sharpness, top_eigenpairs
 from blocks.parameters import Layout
 from tests.blocks.reference import ACTIVATION_NAMES, LOSS_NAMES, SHAPES, assert_near, problem
 

@@ -8,7 +8,8 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, loa
 
 from blocks import ACTIVATIONS, KINDS, LOSSES, Network, losses
 from blocks.diagnostics import example_gradient_norms, saturated
-from blocks.hessian import SECOND_DERIVATIVES, hessian_vector_product, sharpness, top_eigenpairs
+from blocks.hessian import SECOND_DERIVATIVES, hessian_vector_product
+from blocks.lanczos import sharpness, top_eigenpairs
 from blocks.parameters import Layout
 from blocks.theory import largest_curvature, softmax_sharpness
 from tests.blocks import oracle
