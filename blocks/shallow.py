@@ -66,7 +66,7 @@ def _lost(W: Array, w: Array) -> Array:
     A weight that is nan or inf never gets finite again. A w that is not finite makes every output so, even where it
     meets a zero; so does a nan in W. An infinite W does not: tanh of it is 1.
     """
-    return ~np.isfinite(w).all(axis=(-2, -1)) | np.isnan(W).any(axis=(-2, -1))
+    return np.asarray(~np.isfinite(w).all(axis=(-2, -1)) | np.isnan(W).any(axis=(-2, -1)))
 
 
 class _Hidden:

@@ -146,19 +146,20 @@ class Store:
     def begin_sweep(
         self, name: str, tags: dict[str, str], fingerprint: str, config: SweepConfig
     ) -> tuple["Run", dict[int, tuple[float, str]]]:
-        """The parent run of a sweep, RUNNING, and what an earlier start has finished: job -> (final training loss, outcome).
+        """The parent run of a sweep, or of what else its tag `kind` says, RUNNING, and what an earlier start has finished: job -> (final training loss, outcome).
 
         Runs whose process is gone are KILLED first. Raises UserError where another process is training the same sweep.
         """
         with FileLock(lock_file(self.uri)):
             self._bury(config.stale)
-            found = self._search(f"tags.kind = 'sweep' and tags.fingerprint = '{fingerprint}'") if config.resume else []
+            which = f"tags.kind = '{tags['kind']}' and tags.fingerprint = '{fingerprint}'"
+            found = self._search(which) if config.resume else []
             if not found:
                 return self.begin(name, {**tags, "fingerprint": fingerprint}), {}
             sweep, run_id = found[0], found[0].info.run_id
             if sweep.info.status == "RUNNING":
                 raise UserError(
-                    f"this sweep is being trained by another process, {sweep.data.tags[liveness.PROCESS]} (run {run_id}): "
+                    f"this {tags['kind']} is being trained by another process, {sweep.data.tags[liveness.PROCESS]} (run {run_id}): "
                     "wait for it, or train it anew with sweep.resume=false"
                 )
             parent = self.run(run_id)
@@ -285,9 +286,16 @@ class Run:
         self.client.set_tag(self.run_id, "mlflow.note.content", markdown)
 
     @_in_one_line
-    def keep(self, folder: Path) -> None:
-        """The folder's files as artifacts."""
-        self.client.log_artifacts(self.run_id, str(folder))
+    def measure(self, values: dict[str, float], step: int = 0) -> None:
+        """Metrics of a run that trains nothing itself; those that are not finite are left out."""
+        now = int(time.time() * 1000)
+        metrics = [Metric(key, value, now, step) for key, value in values.items() if math.isfinite(value)]
+        self.client.log_batch(self.run_id, metrics=metrics)
+
+    @_in_one_line
+    def keep(self, folder: Path, below: str = "") -> None:
+        """The folder's files as artifacts, in the artifacts' folder `below`."""
+        self.client.log_artifacts(self.run_id, str(folder), below or None)
 
     @_in_one_line
     def end(self, status: str = "FINISHED") -> None:

@@ -37,7 +37,13 @@ class Untracked:
     def describe(self, params: dict[str, str]) -> None:
         """Nothing."""
 
-    def keep(self, folder: Path) -> None:
+    def measure(self, values: dict[str, float], step: int = 0) -> None:
+        """Nothing."""
+
+    def note(self, markdown: str) -> None:
+        """Nothing."""
+
+    def keep(self, folder: Path, below: str = "") -> None:
         """Nothing."""
 
     def end(self, status: str = "FINISHED") -> None:

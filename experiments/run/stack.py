@@ -74,7 +74,7 @@ def train_stack(configs: Sequence[Config], of: Task | None = None, watch: Watch 
             of.dataset.x,
             of.dataset.y,
             loss=of.loss,
-            optimizer=_optimizer(configs),
+            optimizer=_optimizer(configs, network.layout),
             epochs=training.epochs,
             batch_size=training.batch_size,
             orders=None if training.batch_size is None else reshuffled(order, of.dataset.x.shape[-1]),
@@ -175,14 +175,16 @@ def _network(configs: Sequence[Config], of: Task) -> Network:
     return Network(networks[0].layout.sizes, configs[0].network.activation, parameters)
 
 
-def _optimizer(configs: Sequence[Config]) -> Optimizer:
-    """The rule, with one learning rate, weight decay and momentum a lane."""
+def _optimizer(configs: Sequence[Config], layout: Layout) -> Optimizer:
+    """The rule, with one learning rate (or one a block), weight decay and momentum a lane."""
     rules = [config.optimizer for config in configs]
     rule = OPTIMIZERS[rules[0].name]
     values = {
         "learning_rate": np.array([r.learning_rate for r in rules]),
         "weight_decay": np.array([r.weight_decay for r in rules]),
     }
+    if any(r.block_rates for r in rules):
+        values["learning_rate"] = layout.of_blocks(np.array([r.block_rates or [r.learning_rate] * layout.depth for r in rules]))
     if issubclass(rule, Momentum):
         values["momentum"] = np.array([DEFAULT_MOMENTUM if r.momentum is None else r.momentum for r in rules])
     return rule(**values)
