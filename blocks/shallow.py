@@ -81,7 +81,8 @@ class _Hidden:
         """(steps, lanes) losses; W (lanes, n, n_0) and w (lanes, 1, n) are trained in place."""
         (lanes, n, _), m = W.shape, self.x.shape[-1]
         a, dz = np.empty((2, lanes, n, m), W.dtype)
-        z = np.empty_like(a) if self.activation.needs_z else a
+        # z and dz share their room where g' is found from a alone.
+        z = np.empty_like(a) if self.activation.needs_z else dz
         error, dW, dw = np.empty((lanes, 1, m), W.dtype), np.empty_like(W), np.empty_like(w)
         a_T, w_T = a.swapaxes(-1, -2), w.swapaxes(-1, -2)
         scaled = rates / W.dtype.type(m)

@@ -37,7 +37,7 @@ from experiments.run.data import load
 from experiments.run.grid import Grid, MappedConfig, axes, grid, typed_map, windows
 from experiments.run.paper import PIXEL, TRAINED
 from experiments.run.pool import Lost, Pool, cores
-from experiments.run.tile import OUTCOMES, check_trainable, train_tile
+from experiments.run.tile import OTHER, OUTCOMES, check_trainable, train_tile
 from experiments.run.tile import floor_tile as train_floor
 from experiments.sweep import check_folder, status_of
 from experiments.train import EXPECTED, one_line, terminated
@@ -219,7 +219,7 @@ def _keep(frame: Frame, run: AnyRun, number: int) -> None:
     config = frame.config
     networks_a_second = frame.train()
     shares, found = frame.shares(), frame.dimension()
-    window = ", ".join(f"{axis.key} {axis.lower:.17g} to {axis.upper:.17g}" for axis in axes(config).values())
+    window = ", ".join(f"{axis.key} {axis.lower!r} to {axis.upper!r}" for axis in axes(config).values())
     told = [", ".join(f"{share:.2%} {name}" for name, share in shares.items()), str(found)]
     title = _title(config)
     pictures.save(pictures.map_picture(frame.map, config, f"{title}\n{told[0]}"), frame.result / "map.png")
@@ -230,10 +230,10 @@ def _keep(frame: Frame, run: AnyRun, number: int) -> None:
         flipped = frame.train_floor()
         metrics |= {f"floor/{name}": share for name, share in flipped.items()}
         told.append(
-            f"labels of boundary pixels that one rounding flips: {flipped['rounding']:.2%}, "
-            f"that the other precision flips: {flipped['precision']:.2%}"
+            f"labels of boundary pixels flipped by one rounding: {flipped['rounding']:.2%}, "
+            f"by {OTHER[config.dtype]}: {flipped['precision']:.2%}"
         )
-        picture = pictures.floor_picture(frame.floor, config, f"precision floor: {title}\n{told[-1]}")
+        picture = pictures.floor_picture(frame.floor, config, f"{title}\n{told[-1]}")
         pictures.save(picture, frame.result / "floor.png")
     text = "\n".join([title, f"window: {window}", *told])
     (frame.result / "map.txt").write_text(text + "\n")

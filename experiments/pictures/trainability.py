@@ -17,12 +17,13 @@ from experiments.record.tiles import bands
 from experiments.run.boundary import Dimension
 from experiments.run.grid import AxisConfig, MappedConfig, axes
 from experiments.run.paper import DIVERGED, TRAINED
+from experiments.run.tile import OTHER
 
 # Pixels a side that a picture has at most: a larger map is drawn every second, third, ... pixel.
 DRAWN = 1024
 FRAME_SECONDS = 0.5
 # What the floor's pixels are: not of the boundary; of it and as they were; flipped by precision, by rounding, by both.
-FLOOR = ("", "unchanged", "flipped by the other precision alone", "flipped by one rounding alone", "flipped by both")
+FLOOR = ("", "label unchanged", "flipped in {other} alone", "flipped by one rounding alone", "flipped by both")
 FLOOR_COLOURS = ("#ffffff", "#b8b8b8", COLOURS[4], COLOURS[5], COLOURS[6])
 
 
@@ -31,7 +32,8 @@ def map_picture(file: Path, config: MappedConfig, title: str) -> Figure:
     figure, axis = _figure(title)
     every = -(-max(np.load(file, mmap_mode="r").shape) // DRAWN)
     drawn = np.concatenate([band[::every, ::every] for _, band in bands(file, rows=every * 16)])
-    _imshow(axis, _coloured(drawn), config)
+    by_step = config.map.setup == "config"
+    _imshow(axis, _coloured(drawn, by_step), config)
     handles = [
         Patch(color=colormaps["Blues"](0.75), label="trained (dark: fast)"),
         Patch(color=colormaps["Oranges"](0.65), label="not trained (dark: lost early)"),
@@ -40,24 +42,26 @@ def map_picture(file: Path, config: MappedConfig, title: str) -> Figure:
     return figure
 
 
-def _coloured(pixels: Array) -> Array:
-    """(rows, columns, 3) colours by rank, so that every shade is equally frequent."""
+def _coloured(pixels: Array, by_step: bool) -> Array:
+    """(rows, columns, 3) colours by rank, so that every shade is equally frequent.
+
+    by_step: what has not trained is ranked by the step at which it diverged, not by its measure.
+    """
     trained = pixels["outcome"] == TRAINED
-    # Of the diverged by step, then by measure, which tells apart those of the same step.
-    lateness = np.where(pixels["outcome"] == DIVERGED, pixels["step"].astype(float), np.inf)
+    diverged_at = np.where(pixels["outcome"] == DIVERGED, pixels["step"].astype(float), np.inf)
+    lateness = diverged_at if by_step else pixels["measure"]
     image = np.empty((*pixels.shape, 3))
-    measure = np.nan_to_num(pixels["measure"], posinf=np.finfo(float).max)
     # minus the sum of losses, or the final loss: fast is a measure near 0.
-    image[trained] = colormaps["Blues"](0.95 - 0.8 * _rank(np.abs(measure[trained])))[:, :3]
-    image[~trained] = colormaps["Oranges"](0.85 - 0.7 * _rank(lateness[~trained], measure[~trained]))[:, :3]
+    image[trained] = colormaps["Blues"](0.95 - 0.8 * _rank(np.abs(pixels["measure"][trained])))[:, :3]
+    image[~trained] = colormaps["Oranges"](0.85 - 0.7 * _rank(lateness[~trained]))[:, :3]
     return image
 
 
-def _rank(first: Array, *then: Array) -> Array:
-    """0 to 1 by order of the values."""
-    order = np.lexsort((*reversed(then), first))
-    ranks = np.empty(len(first))
-    ranks[order] = np.linspace(0, 1, len(first))
+def _rank(values: Array) -> Array:
+    """0 to 1 by order, equal for equal values."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ranks: Array = ((ends - counts / 2) / max(len(values), 1))[place]
     return ranks
 
 
@@ -67,9 +71,9 @@ def floor_picture(file: Path, config: MappedConfig, title: str) -> Figure:
     rows, columns = np.load(file, mmap_mode="r").shape
     every = -(-max(rows, columns) // DRAWN)
     drawn = np.concatenate([_pooled(band, every) for _, band in bands(file, rows=every * 16)])
-    axis.imshow(np.zeros((1, 1)), alpha=0, extent=_extent(config))
     _imshow(axis, ListedColormap(FLOOR_COLOURS)(drawn), config)
-    _legend_below(axis, [Patch(color=colour, label=name) for colour, name in list(zip(FLOOR_COLOURS, FLOOR, strict=True))[1:]])
+    named = zip(FLOOR_COLOURS[1:], FLOOR[1:], strict=True)
+    _legend_below(axis, [Patch(color=colour, label=name.format(other=OTHER[config.dtype])) for colour, name in named])
     return figure
 
 

@@ -159,11 +159,19 @@ def with_value(config: Any, key: str, value: float) -> Any:
     return replace(config, **{head: changed})
 
 
-def at(config: MappedConfig, x: float, y: float) -> Config:
-    """The run of one pixel."""
-    for axis, value in ((config.map.x, x), (config.map.y, y)):
-        config = with_value(config, axis.key, int(value) if key_type(config, axis.key) is int else float(value))
-    return config
+def runs_at(config: MappedConfig, x: Array, y: Array) -> list[MappedConfig]:
+    """The runs of pixels, x and y (pixels,) their values."""
+    kinds = [key_type(config, axis.key) for axis in axes(config).values()]
+    pairs = zip(x.tolist(), y.tolist(), strict=True)
+    x_key, y_key = config.map.x.key, config.map.y.key
+    return [with_value(with_value(config, x_key, kinds[0](at_x)), y_key, kinds[1](at_y)) for at_x, at_y in pairs]
+
+
+def corners(config: MappedConfig) -> list[MappedConfig]:
+    """The runs at the window's corners."""
+    across, up = config.map.x, config.map.y
+    x, y = np.meshgrid([across.lower, across.upper], [up.lower, up.upper])
+    return runs_at(config, x.ravel(), y.ravel())
 
 
 def windows(config: MappedConfig, center: tuple[float, float]) -> Iterator[MappedConfig]:
@@ -225,9 +233,8 @@ def _check(config: MappedConfig) -> None:
         raise UserError(f"map.x.key and map.y.key are both {mapped.x.key}, they must be two keys")
     if zoom.center is not None and len(zoom.center) != 2:
         raise UserError(f"map.zoom.center is {zoom.center}, it must be null or [x, y]")
-    for x in (mapped.x.lower, mapped.x.upper):
-        for y in (mapped.y.lower, mapped.y.upper):
-            check(at(config, x, y))
+    for corner in corners(config):
+        check(corner)
 
 
 def check_distinct(config: MappedConfig, where: str = "") -> None:

@@ -6,6 +6,7 @@ with one hidden block, no biases, full batch, a learning rate for W0 and one for
 g(z) is tanh(sqrt(2) z), sqrt(2) max(z, 0), or z. W0, W1, X and Y are N(0, 1), all networks of a map share them.
 """
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class Problem:
             for name, shape in {"W0": (n, n), "W1": (n, 1), "Y": (m, 1)}.items():
                 check_shape(name, getattr(problem, name), shape)
                 check_finite(name, getattr(problem, name))
-        except (OSError, KeyError, ValueError, EOFError) as error:
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             told = " ".join(str(error).split())
             raise UserError(f"map.file is {file!r}, it must be a .npz with W0, W1, X and Y: {told}") from None
         return problem

@@ -113,10 +113,10 @@ def train_reporting(configs: Sequence[Config], of: Task, file: Path) -> list[Tra
     return train_stack(configs, of, every_few_seconds(report))
 
 
-def plan(configs: Sequence[Config], tasks: Sequence[Task], size: int | None = None) -> list[list[int]]:
+def plan(configs: Sequence[Config], tasks: Sequence[Task], size: int | None = None, most: int = LANES[1]) -> list[list[int]]:
     """Indices of the configs as stacks, the one with most work first.
 
-    size: lanes a stack; None takes as many as keep what a step touches in the processor's cache.
+    size: lanes a stack; None takes as many as keep what a step touches in the processor's cache, and `most` at most.
     """
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, config in enumerate(configs):
@@ -124,7 +124,7 @@ def plan(configs: Sequence[Config], tasks: Sequence[Task], size: int | None = No
     stacks: list[list[int]] = []
     for group in groups.values():
         first = group[0]
-        lanes = size or _suitable_lanes(configs[first], tasks[first])
+        lanes = size or _suitable_lanes(configs[first], tasks[first], most)
         parts = -(-len(group) // lanes)
         stacks += [list(part) for part in np.array_split(group, parts)]
     return sorted(stacks, key=lambda stack: -work(configs[stack[0]], tasks[stack[0]]) * len(stack))
@@ -146,13 +146,13 @@ def sizes(config: Config, of: Task) -> list[int]:
     return [of.dataset.x.shape[0], *[config.network.width] * (config.network.depth - 1), of.units]
 
 
-def _suitable_lanes(config: Config, of: Task) -> int:
+def _suitable_lanes(config: Config, of: Task, most: int) -> int:
     # Measured at width 64, depth 3 to 33: a stack is fastest while its parameters, gradients and caches take about
     # this much; below 4 lanes the calls cost more than the cache saves.
     layout = Layout(sizes(config, of))
     m = config.training.batch_size or of.dataset.x.shape[-1]
     touched = (3 * layout.size + 2 * sum(layout.sizes) * m) * np.dtype(config.dtype).itemsize
-    return int(np.clip(STACK_BYTES // touched, *LANES))
+    return int(np.clip(STACK_BYTES // touched, LANES[0], most))
 
 
 def _network(configs: Sequence[Config], of: Task) -> Network:

@@ -8,13 +8,15 @@ from threadpoolctl import threadpool_limits
 
 from blocks.arrays import Array
 from experiments.run import paper
-from experiments.run.config import Config, UserError
+from experiments.run.config import UserError
 from experiments.run.data import task
-from experiments.run.grid import BLOCK_RATES, Grid, MappedConfig, at, key_type
+from experiments.run.grid import BLOCK_RATES, Grid, MappedConfig, corners, key_type, runs_at
 from experiments.run.paper import DIVERGED, PIXEL, STUCK, TRAINED
 from experiments.run.stack import plan, train_stack
 
 OUTCOMES = {"trained": TRAINED, "stuck": STUCK, "diverged": DIVERGED}
+# A map's networks are small and many: a call then costs less a lane than in a sweep's stacks, which are to end one by one.
+LANES = 256
 OTHER = {"float64": "float32", "float32": "float64"}
 
 
@@ -26,9 +28,8 @@ def check_trainable(config: MappedConfig) -> None:
         return
     if config.map.file is not None:
         raise UserError(f"map.file is {config.map.file!r}, which is for map.setup=paper alone")
-    for x in (config.map.x.lower, config.map.x.upper):
-        for y in (config.map.y.lower, config.map.y.upper):
-            task(at(config, x, y))
+    for corner in corners(config):
+        task(corner)
 
 
 def train_tile(config: MappedConfig, grid: Grid, place: tuple[slice, slice]) -> Array:
@@ -55,14 +56,10 @@ def train_pixels(config: MappedConfig, x: Array, y: Array) -> Array:
                     config.map.early_exit,
                 )
             )
-    configs = [at(config, *values) for values in zip(x.tolist(), y.tolist(), strict=True)]
-    return _train_configs(configs)
-
-
-def _train_configs(configs: list[Config]) -> Array:
+    configs = runs_at(config, x, y)
     tasks = [task(config) for config in configs]
     pixels = np.empty(len(configs), PIXEL)
-    for stack in plan(configs, tasks):
+    for stack in plan(configs, tasks, most=LANES):
         for index, trained in zip(stack, train_stack([configs[k] for k in stack], tasks[stack[0]]), strict=True):
             loss = trained.final("loss/train")
             step = int(trained.history.diverged_step)
