@@ -15,7 +15,7 @@ from blocks.arrays import Array
 from experiments.pictures.figures import COLOURS, words
 from experiments.record.tiles import bands
 from experiments.run.boundary import Dimension
-from experiments.run.grid import AxisConfig, MappedConfig, axes
+from experiments.run.grid import AxisConfig, MappedConfig, axes, grid
 from experiments.run.paper import DIVERGED, TRAINED
 from experiments.run.tile import OTHER
 
@@ -43,17 +43,17 @@ def map_picture(file: Path, config: MappedConfig, title: str) -> Figure:
 
 
 def _coloured(pixels: Array, by_step: bool) -> Array:
-    """(rows, columns, 3) colours by rank, so that every shade is equally frequent.
+    """(rows, columns, 4) colours by rank, so that every shade is equally frequent.
 
     by_step: what has not trained is ranked by the step at which it diverged, not by its measure.
     """
     trained = pixels["outcome"] == TRAINED
     diverged_at = np.where(pixels["outcome"] == DIVERGED, pixels["step"].astype(float), np.inf)
     lateness = diverged_at if by_step else pixels["measure"]
-    image = np.empty((*pixels.shape, 3))
+    image = np.empty((*pixels.shape, 4), np.uint8)
     # minus the sum of losses, or the final loss: fast is a measure near 0.
-    image[trained] = colormaps["Blues"](0.95 - 0.8 * _rank(np.abs(pixels["measure"][trained])))[:, :3]
-    image[~trained] = colormaps["Oranges"](0.85 - 0.7 * _rank(lateness[~trained]))[:, :3]
+    image[trained] = colormaps["Blues"](0.95 - 0.8 * _rank(np.abs(pixels["measure"][trained])), bytes=True)
+    image[~trained] = colormaps["Oranges"](0.85 - 0.7 * _rank(lateness[~trained]), bytes=True)
     return image
 
 
@@ -71,7 +71,7 @@ def floor_picture(file: Path, config: MappedConfig, title: str) -> Figure:
     rows, columns = np.load(file, mmap_mode="r").shape
     every = -(-max(rows, columns) // DRAWN)
     drawn = np.concatenate([_pooled(band, every) for _, band in bands(file, rows=every * 16)])
-    _imshow(axis, ListedColormap(FLOOR_COLOURS)(drawn), config)
+    _imshow(axis, ListedColormap(FLOOR_COLOURS)(drawn, bytes=True), config)
     named = zip(FLOOR_COLOURS[1:], FLOOR[1:], strict=True)
     _legend_below(axis, [Patch(color=colour, label=name.format(other=OTHER[config.dtype])) for colour, name in named])
     return figure
@@ -130,9 +130,10 @@ def _figure(title: str) -> tuple[Figure, Axes]:
 def _extent(config: MappedConfig) -> tuple[float, float, float, float]:
     """Outer edges of the first and the last pixels, in decades on a log axis."""
     edges = []
-    for axis in axes(config).values():
+    rows, columns = grid(config).shape
+    for axis, count in zip(axes(config).values(), (columns, rows), strict=True):
         lower, upper = (np.log10(end) if axis.scale == "log" else end for end in (axis.lower, axis.upper))
-        half = (upper - lower) / ((axis.resolution or config.map.resolution) - 1) / 2
+        half = (upper - lower) / (count - 1) / 2
         edges += [float(lower - half), float(upper + half)]
     return edges[0], edges[1], edges[2], edges[3]
 

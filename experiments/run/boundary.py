@@ -33,9 +33,9 @@ def cells(labels: Array) -> Array:
 class Dimension:
     """A box-counting dimension and its protocol.
 
-    sizes: of the boxes, in cells. counts: of boxes with a boundary in them. value: minus the slope of log count over log size, by least
-    squares. lower, upper: its 95 % interval, from the largest boxes drawn again with replacement. All nan where fewer
-    than two of the largest boxes have a boundary in them.
+    sizes: of the boxes, in pixels. counts: of boxes with a boundary in them.
+    value: minus the slope of log count over log size, by least squares. lower, upper: its 95 % interval, from the largest
+    boxes drawn again with replacement. All nan where fewer than two of the largest boxes have a boundary in them.
     resolution: (rows, columns) of the map.
     """
 
@@ -56,7 +56,7 @@ class Dimension:
 
 
 def box_sizes(shape: tuple[int, int]) -> list[int]:
-    """1, 2, 4, ... cells, the largest at least 8 times in the shorter side."""
+    """1, 2, 4, ... pixels, the largest at least 8 times in the shorter side."""
     largest = max(min(shape) // LEAST_BOXES, 1)
     return [2**power for power in range(largest.bit_length())]
 
@@ -83,10 +83,10 @@ def _count(bands: Iterable[Array], sizes: list[int]) -> Iterator[Array]:
     """(largest boxes with a boundary in them, sizes): boxes of each size in each, band by band."""
     largest = sizes[-1]
     for labels in bands:
-        found = cells(labels)
+        # Beyond the last row and column everything goes on as it is: then there are as many cells as pixels.
+        is_last = len(labels) <= largest
+        found = cells(np.pad(labels, ((0, int(is_last)), (0, 1)), mode="edge"))
         rows, columns = (-(-count // largest) * largest for count in found.shape)
-        if not found.size:
-            continue
         padded = np.zeros((rows, columns), bool)
         padded[: found.shape[0], : found.shape[1]] = found
         counted = []

@@ -116,7 +116,7 @@ def axes(config: MappedConfig) -> dict[str, AxisConfig]:
 
 
 def _resolution(config: MappedConfig, axis: AxisConfig) -> int:
-    return axis.resolution or config.map.resolution
+    return config.map.resolution if axis.resolution is None else axis.resolution
 
 
 def axis_values(axis: AxisConfig, count: int, kind: type) -> Array:
@@ -127,11 +127,8 @@ def axis_values(axis: AxisConfig, count: int, kind: type) -> Array:
 
 
 def key_type(config: Config, key: str) -> type:
-    """int or float; raises UserError for a key that is no number of a run's config."""
-    kinds = dict(_numbers(config))
-    if key not in kinds:
-        raise UserError(f"{key!r} is no key that can be mapped, allowed: {', '.join(kinds)}")
-    return kinds[key]
+    """int or float."""
+    return dict(_numbers(config))[key]
 
 
 def _numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, type]]:
@@ -225,10 +222,8 @@ def _check(config: MappedConfig) -> None:
             check_number(f"{name}.{end}", value)
         if not axis.lower < axis.upper:
             raise UserError(f"{name}.lower is {axis.lower:g}, it must be below {name}.upper, which is {axis.upper:g}")
-        try:
-            key_type(config, axis.key)
-        except UserError as error:
-            raise UserError(f"{name}.key is {error}") from None
+        if axis.key not in (keys := dict(_numbers(config))):
+            raise UserError(f"{name}.key is {axis.key!r}, it must be a number of a run's config: {', '.join(keys)}")
     if mapped.x.key == mapped.y.key:
         raise UserError(f"map.x.key and map.y.key are both {mapped.x.key}, they must be two keys")
     if zoom.center is not None and len(zoom.center) != 2:
