@@ -6,14 +6,17 @@ from blocks.arrays import Array
 
 PER_UNIT = 256
 # Beyond it tanh is +-1 to the last bit.
-END = 20
-TABLE = np.tanh(np.arange(-END * PER_UNIT, END * PER_UNIT + 1) / PER_UNIT)
+END = 20.0
+LAST = int(END * PER_UNIT)
+TABLE = np.tanh(np.arange(-LAST, LAST + 1) / PER_UNIT)
+
+
+# tanh d = d - d^3 / 3 + 2 d^5 / 15 in units of the table's step; the next term is below 1e-17 of it, since d is at most half a step.
+FIRST, THIRD, FIFTH = 1 / PER_UNIT, -1 / (3 * PER_UNIT**3), 2 / (15 * PER_UNIT**5)
 
 
 class TableTanh:
-    """tanh z = (T + t) / (1 + T t), T = tanh of the nearest multiple of 1/256, from the table, and t = tanh of what is left, d:
-
-    t = d - d^3 / 3 + 2 d^5 / 15, whose next term is below 1e-17 of t, since |d| is at most 1/512.
+    """tanh z = (T + t) / (1 + T t), T = tanh of the nearest multiple of 1/256, from the table, and t = tanh of what is left.
 
     shape: of the arrays that it will be called with, for which it holds room to compute in.
     """
@@ -25,22 +28,22 @@ class TableTanh:
     def __call__(self, z: Array, out: Array) -> Array:
         """tanh z, elementwise, nan where z is; `out` may be z."""
         place, d, square = self.place, self.d, self.square
-        np.clip(z, -END, END, out=d)
-        np.multiply(d, PER_UNIT, place)
-        np.rint(place, place)
+        np.minimum(z, END, out=d)
+        np.maximum(d, -END, out=d)
+        d *= PER_UNIT
+        np.rint(d, place)
         with np.errstate(invalid="ignore"):
             # A nan becomes any number, and then stays nan through d.
             np.copyto(self.index, place, casting="unsafe")
-        self.index += END * PER_UNIT
-        place *= 1 / PER_UNIT
+        self.index += LAST
         d -= place
         T = TABLE.take(self.index, out=place, mode="clip")
         np.multiply(d, d, square)
-        t = np.multiply(square, 2 / 15, out)
-        t -= 1 / 3
+        t = np.multiply(square, FIFTH, out)
+        t += THIRD
         t *= square
+        t += FIRST
         t *= d
-        t += d
         np.multiply(T, t, square)
         square += 1
         t += T

@@ -15,9 +15,10 @@ from experiments.benchmarks.command import end_to_end, scale
 from experiments.benchmarks.drills import kills, outages, reproductions
 from experiments.benchmarks.step import step
 from experiments.benchmarks.sweep import sweep
+from experiments.benchmarks.trainability import trainability
 from experiments.record.identity import environment
 
-BENCHMARKS = {run.__name__: run for run in (step, sweep, end_to_end, scale, reproductions, kills, outages)}
+BENCHMARKS = {run.__name__: run for run in (step, sweep, trainability, end_to_end, scale, reproductions, kills, outages)}
 
 
 def main() -> None:

@@ -30,6 +30,9 @@ LEWKOWYCZ = "Lewkowycz et al. 2020"
 SAXE = "Saxe et al. 2013"
 SCIKIT_LEARN = "scikit-learn, plot_mlp_training_curves"
 LIU = "Liu 2024"
+SOHL_DICKSTEIN = "Sohl-Dickstein 2024"
+# In a clone of the project; what they are: tests/published/README.md.
+PUBLISHED = Path(__file__).resolve().parents[1] / "tests" / "published"
 
 
 @dataclass(frozen=True)
@@ -318,6 +321,20 @@ def scaling() -> Iterator[Row]:
     yield Row("updates of 1000 whose place is not half the other's", LIU, 0, float((whole / 2 != half).sum()), 0)
 
 
+def trainability() -> Iterator[Row]:
+    """The labels that the author's own functions gave two maps: which pairs of learning rates train."""
+    from experiments.run import paper
+
+    for name, tolerance in (("identity", 0.0), ("tanh", 0.005)):
+        file = PUBLISHED / f"trainability_{name}_n8.npz"
+        of = paper.Problem.read(str(file))
+        with np.load(file) as theirs:
+            rates, steps, labels = theirs["learning_rates"], int(theirs["steps"]), theirs["trainable"].ravel()
+        ours = paper.score(paper.losses(of, name, rates, steps, "float64"))["outcome"] == paper.TRAINED
+        what = f"{name}, n = 8: share of {labels.size} labels that are the author's"
+        yield Row(what, SOHL_DICKSTEIN, 1.0, float((ours == labels).mean()), tolerance)
+
+
 SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
     section.__name__: section
     for section in (
@@ -329,6 +346,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
         deep_linear,
         training_curves,
         scaling,
+        trainability,
     )
 }
 
