@@ -6,6 +6,8 @@ Full batch, one output, every lane with its own two rates. What a step touches i
 no histories but the loss, no norms, no biases, dW scaled by w after its product. A lane's bits do not depend on its neighbours.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from blocks.activations import Activation
@@ -15,8 +17,8 @@ from blocks.tanh import TableTanh
 # Lanes trained side by side, measured: a call then costs little a lane, and what a step touches lies in the processor's cache.
 CACHE_BYTES, FEWEST = 384 * 2**10, 32
 OF_LINEAR = 1024
-# Updates after which lost lanes leave for the first time; from then on each time after as many again as were made.
-FIRST_LOOK = 8
+# Updates after which lanes whose rest is certain leave for the first time; then each time after as many again as were made.
+FIRST_LOOK = 4
 
 
 def shallow_losses(
@@ -28,7 +30,8 @@ def shallow_losses(
     x: (n_0, m), y: (1, m) data, one example a column.
     rates: (lanes, 2) alpha_1 and alpha_2 of each lane, at least 0.
     activation: g, a name from the table.
-    early_exit: stop a lane as soon as no later loss of it can be finite. No loss that is finite depends on it.
+    early_exit: stop a lane once no later loss of it can be finite; train w alone once W has stopped for good. No loss that is
+        finite depends on it.
     Raises ValueError for shapes that do not match, for values that are not finite, and for an unknown activation.
     """
     function = Activation.named(activation)
@@ -41,7 +44,7 @@ def shallow_losses(
         check_finite(name, values)
     check_number("rates", rates, at_least=0)
     dtype = W.dtype
-    cycles = (_Linear if activation == "identity" else _Hidden)(W, w, x.astype(dtype), y.astype(dtype), function)
+    cycles: _Linear | _Hidden = (_Linear if activation == "identity" else _Hidden)(W, w, x.astype(dtype), y.astype(dtype), function)
     losses = np.full((len(rates), steps), np.inf, dtype)
     live, rates = np.arange(len(rates)), rates.astype(dtype)
     W, w = (np.broadcast_to(start, (live.size, *start.shape)).copy() for start in (cycles.W, cycles.w))
@@ -50,14 +53,23 @@ def shallow_losses(
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         while made < steps and live.size:
             until = min(steps, max(FIRST_LOOK, 2 * made)) if early_exit else steps
-            for start in range(0, live.size, cycles.lanes):
-                part = slice(start, start + cycles.lanes)
-                losses[live[part], made:until] = cycles.run(W[part], w[part], rates[live[part]], until - made).T
+            still = np.zeros(live.size, bool)
+            for part in _parts(live.size, cycles.lanes):
+                losses[live[part], made:until], still[part] = cycles.run(W[part], w[part], rates[live[part]], until - made)
             made = until
-            stays = ~_lost(W, w)
-            if early_exit and not stays.all():
+            if early_exit:
+                lost = _lost(W, w)
+                ends = np.flatnonzero(still & ~lost)
+                for part in _parts(len(ends), cycles.lanes):
+                    of = ends[part]
+                    losses[live[of], made:] = cycles.run_second(W[of], w[of], rates[live[of]], steps - made)
+                stays = ~(lost | still)
                 live, W, w = live[stays], W[stays], w[stays]
     return losses
+
+
+def _parts(count: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def _lost(W: Array, w: Array) -> Array:
@@ -77,36 +89,73 @@ class _Hidden:
         self.x_T = np.ascontiguousarray(x.T)
         self.lanes = max(CACHE_BYTES // (2 * W.shape[0] * x.shape[-1] * W.itemsize), FEWEST)
 
-    def run(self, W: Array, w: Array, rates: Array, steps: int) -> Array:
-        """(steps, lanes) losses; W (lanes, n, n_0) and w (lanes, 1, n) are trained in place."""
+    def run(self, W: Array, w: Array, rates: Array, steps: int) -> tuple[Array, Array]:
+        """(lanes, steps) losses, and which lanes' W stands still; W (lanes, n, n_0) and w (lanes, 1, n) are trained in place.
+
+        W has stopped for good where g' is 0 of every unit and example: dW is 0 then, and the same W has the same g' again.
+        """
         (lanes, n, _), m = W.shape, self.x.shape[-1]
         a, dz = np.empty((2, lanes, n, m), W.dtype)
         # z and dz share their room where g' is found from a alone.
         z = np.empty_like(a) if self.activation.needs_z else dz
-        error, dW, dw = np.empty((lanes, 1, m), W.dtype), np.empty_like(W), np.empty_like(w)
-        a_T, w_T = a.swapaxes(-1, -2), w.swapaxes(-1, -2)
-        scaled = rates / W.dtype.type(m)
-        alpha_1, alpha_2 = scaled[:, :1, None], scaled[:, 1:, None]
+        second, dW, w_T = _Second(a, w, self.y, rates), np.empty_like(W), w.swapaxes(-1, -2)
+        alpha_1 = rates[:, :1, None] / W.dtype.type(m)
+        function = self._function(a.shape)
         losses = np.empty((steps, lanes), W.dtype)
-        function = self.activation.function
-        if self.activation.name == "tanh" and W.dtype == np.float64:
-            function = TableTanh(a.shape)
-        for loss in losses:
+        still = np.zeros(lanes, bool)
+        for step, loss in enumerate(losses):
             function(np.matmul(W, self.x, z), a)
-            np.matmul(w, a, error)
-            error -= self.y
-            np.vecdot(error[:, 0], error[:, 0], loss)
-            np.matmul(error, a_T, dw)
+            error = second.forward(loss)
             # dW_ji = w_j sum over k of error_k g'(z_jk) x_ik: w stands before the sum, over n_0 instead of m values.
             self.activation.derivative(z, a, dz)
+            if step == steps - 1:
+                still = ~dz.any(axis=(-2, -1))
             dz *= error
             np.matmul(dz, self.x_T, dW)
             dW *= alpha_1 * w_T
             W -= dW
-            dw *= alpha_2
-            w -= dw
+            second.update()
         losses /= 2 * m
-        return losses
+        return losses.T, still
+
+    def run_second(self, W: Array, w: Array, rates: Array, steps: int) -> Array:
+        """(lanes, steps) losses where W stands still."""
+        a = np.matmul(W, self.x)
+        a = self._function(a.shape)(a, np.empty_like(a))
+        second = _Second(a, w, self.y, rates)
+        losses = np.empty((steps, len(w)), w.dtype)
+        for loss in losses:
+            second.forward(loss)
+            second.update()
+        losses /= 2 * self.x.shape[-1]
+        return losses.T
+
+    def _function(self, shape: tuple[int, ...]) -> Callable[[Array, Array], Array]:
+        is_tanh = self.activation.name == "tanh" and self.W.dtype == np.float64
+        return TableTanh(shape) if is_tanh else self.activation.function
+
+
+class _Second:
+    """The second block's half of a cycle: a (lanes, n, m) is its input, w (lanes, 1, n) is trained in place."""
+
+    def __init__(self, a: Array, w: Array, y: Array, rates: Array) -> None:
+        self.a, self.w, self.y = a, w, y
+        self.a_T = a.swapaxes(-1, -2)
+        self.error, self.dw = np.empty((len(w), 1, a.shape[-1]), w.dtype), np.empty_like(w)
+        self.alpha = rates[:, 1:, None] / w.dtype.type(a.shape[-1])
+
+    def forward(self, loss: Array) -> Array:
+        """error = w a - y; its squared length goes into `loss` (lanes,)."""
+        np.matmul(self.w, self.a, self.error)
+        self.error -= self.y
+        np.vecdot(self.error[:, 0], self.error[:, 0], loss)
+        return self.error
+
+    def update(self) -> None:
+        """w := w - alpha_2 dw, dw = error a^T / m"""
+        np.matmul(self.error, self.a_T, self.dw)
+        self.dw *= self.alpha
+        self.w -= self.dw
 
 
 class _Linear:
@@ -127,8 +176,8 @@ class _Linear:
         self.rest = W.dtype.type(max(float((y**2).sum() - (y_S**2).sum()), 0.0) if self.m > len(S) else 0)
         self.lanes = OF_LINEAR
 
-    def run(self, W: Array, w: Array, rates: Array, steps: int) -> Array:
-        """(steps, lanes) losses; W (lanes, n, n_0) and w (lanes, 1, n) are trained in place."""
+    def run(self, W: Array, w: Array, rates: Array, steps: int) -> tuple[Array, Array]:
+        """(lanes, steps) losses, and that no lane's W stands still; W (lanes, n, n_0) and w (lanes, 1, n) are trained in place."""
         outside, (n, k), lanes = (W, w), self.W.shape, len(W)
         W, w = np.ascontiguousarray(W.transpose(1, 2, 0)), np.ascontiguousarray(w[:, 0].T)
         products = np.empty_like(W)
@@ -158,7 +207,7 @@ class _Linear:
         outside[0][...], outside[1][:, 0] = W.transpose(2, 0, 1), w.T
         losses += self.rest
         losses /= 2 * self.m
-        return losses
+        return losses.T, np.zeros(lanes, bool)
 
 
 def _pairs(values: Array) -> list[tuple[Array, Array]]:

@@ -87,15 +87,16 @@ def score(losses: Array) -> Array:
     the mean of the last 20 is below 1. measure: minus their sum there, elsewhere the sum of their inverses. A network
     that has not trained is diverged from the first step on at which a loss was not finite, or above 1e6 times the first.
     """
-    v = np.where(np.isfinite(losses), losses, WORST).astype(np.float64)
-    v /= v[:, :1].copy()
-    bad = ~np.isfinite(losses) | (v > WORST)
-    v = np.minimum(v, WORST)
+    bad = ~np.isfinite(losses)
+    v = np.where(bad, WORST, losses) / losses[:, :1].astype(np.float64)
+    bad |= v > WORST
+    np.minimum(v, WORST, out=v)
     trained = v[:, -LAST:].mean(axis=-1) < 1
     pixels = np.empty(len(v), PIXEL)
+    pixels["measure"] = -v.sum(axis=-1)
     with np.errstate(divide="ignore", over="ignore"):
         # Of a network that fits exactly some are 0.
-        pixels["measure"] = np.where(trained, -v.sum(axis=-1), (1 / v).sum(axis=-1))
+        pixels["measure"][~trained] = (1 / v[~trained]).sum(axis=-1)
     diverged = bad.any(axis=-1) & ~trained
     pixels["outcome"] = np.where(trained, TRAINED, np.where(diverged, DIVERGED, STUCK))
     pixels["step"] = np.where(diverged, bad.argmax(axis=-1), -1)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks import GradientDescent, Network, losses, train
-from blocks.shallow import shallow_losses
+from blocks.shallow import _Hidden, shallow_losses
 from blocks.tanh import TableTanh
 
 ACTIVATIONS = ["identity", "tanh", "relu", "gelu"]
@@ -87,11 +87,29 @@ def test_early_exit_changes_no_finite_loss(activation):
         assert 0.1 < finite.mean() < 0.5
 
 
-def test_weights_that_are_infinite_are_not_the_end_of_a_tanh_network():
-    of = problem()
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_saturated_and_dead_networks_train_their_second_block_alone(activation, monkeypatch):
+    alone = []
+    second = _Hidden.run_second
+
+    def counted(self, W, w, rates, steps):
+        alone.append(len(w))
+        return second(self, W, w, rates, steps)
+
+    monkeypatch.setattr(_Hidden, "run_second", counted)
+    W, w, x, y = problem()
+    rates = rates_of(200, *((2, 6) if activation == "tanh" else (0, 2)))
+    shallow_losses(W, w, x, y, rates, activation, 60)
+    assert sum(alone) > 30
+
+
+def test_an_infinite_W_is_not_the_end_of_a_tanh_network():
+    # One input: with more of them z would be inf - inf.
+    of = problem(6, 1, 20)
     rates = np.array([[1e308, 1e-3]] * 3)
-    losses_of = shallow_losses(*of, rates, "tanh", 40)
-    assert np.isfinite(losses_of).all()
+    stopped = shallow_losses(of[0], of[1], 1e3 * of[2], of[3], rates, "tanh", 40)
+    assert np.isfinite(stopped).all()
+    assert (stopped[:, 1] != stopped[:, 0]).all()
 
 
 @pytest.mark.parametrize(
