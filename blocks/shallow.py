@@ -44,7 +44,9 @@ def shallow_losses(
         check_finite(name, values)
     check_number("rates", rates, at_least=0)
     dtype = W.dtype
-    cycles: _Linear | _Hidden = (_Linear if activation == "identity" else _Hidden)(W, w, x.astype(dtype), y.astype(dtype), function)
+    cycles: _Linear | _Hidden = (_Linear if activation == "identity" else _Hidden)(
+        W, w, x.astype(dtype), y.astype(dtype), function
+    )
     losses = np.full((len(rates), steps), np.inf, dtype)
     live, rates = np.arange(len(rates)), rates.astype(dtype)
     W, w = (np.broadcast_to(start, (live.size, *start.shape)).copy() for start in (cycles.W, cycles.w))
@@ -59,10 +61,11 @@ def shallow_losses(
             made = until
             if early_exit:
                 lost = _lost(W, w)
-                ends = np.flatnonzero(still & ~lost)
-                for part in _parts(len(ends), cycles.lanes):
-                    of = ends[part]
-                    losses[live[of], made:] = cycles.run_second(W[of], w[of], rates[live[of]], steps - made)
+                if isinstance(cycles, _Hidden):
+                    ends = np.flatnonzero(still & ~lost)
+                    for part in _parts(len(ends), cycles.lanes):
+                        of = ends[part]
+                        losses[live[of], made:] = cycles.run_second(W[of], w[of], rates[live[of]], steps - made)
                 stays = ~(lost | still)
                 live, W, w = live[stays], W[stays], w[stays]
     return losses
@@ -109,10 +112,12 @@ class _Hidden:
             # dW_ji = w_j sum over k of error_k g'(z_jk) x_ik: w stands before the sum, over n_0 instead of m values.
             self.activation.derivative(z, a, dz)
             if step == steps - 1:
-                still = ~dz.any(axis=(-2, -1))
+                still = np.asarray(~dz.any(axis=(-2, -1)))
             dz *= error
             np.matmul(dz, self.x_T, dW)
-            dW *= alpha_1 * w_T
+            # One after the other: 0 times alpha w would be nan where alpha w has overflowed.
+            dW *= w_T
+            dW *= alpha_1
             W -= dW
             second.update()
         losses /= 2 * m
@@ -177,8 +182,8 @@ class _Linear:
         self.lanes = OF_LINEAR
 
     def run(self, W: Array, w: Array, rates: Array, steps: int) -> tuple[Array, Array]:
-        """(lanes, steps) losses, and that no lane's W stands still; W (lanes, n, n_0) and w (lanes, 1, n) are trained in place."""
-        outside, (n, k), lanes = (W, w), self.W.shape, len(W)
+        """(lanes, steps) losses, and that no W stands still; W (lanes, n, n_0) and w (lanes, 1, n) are trained in place."""
+        outside, (_, k), lanes = (W, w), self.W.shape, len(W)
         W, w = np.ascontiguousarray(W.transpose(1, 2, 0)), np.ascontiguousarray(w[:, 0].T)
         products = np.empty_like(W)
         over_n, over_k = _pairs(products), _pairs(products.swapaxes(0, 1))
@@ -211,7 +216,7 @@ class _Linear:
 
 
 def _pairs(values: Array) -> list[tuple[Array, Array]]:
-    """What is to be added to what until values[0] is the sum over the first axis, in an order that the shape of a lane decides."""
+    """What is to be added to what until values[0] is the sum over the first axis, in an order that its length decides."""
     pairs, count = [], len(values)
     while count > 1:
         half = count // 2

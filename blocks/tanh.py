@@ -11,7 +11,7 @@ LAST = int(END * PER_UNIT)
 TABLE = np.tanh(np.arange(-LAST, LAST + 1) / PER_UNIT)
 
 
-# tanh d = d - d^3 / 3 + 2 d^5 / 15 in units of the table's step; the next term is below 1e-17 of it, since d is at most half a step.
+# tanh d = d - d^3 / 3 + 2 d^5 / 15 in units of the table's step, of which d is half at most: the next term is below 1e-17.
 FIRST, THIRD, FIFTH = 1 / PER_UNIT, -1 / (3 * PER_UNIT**3), 2 / (15 * PER_UNIT**5)
 
 

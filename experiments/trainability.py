@@ -79,9 +79,7 @@ class Frame:
         pixels = max(int(counts[1:].sum()), 1)
         return {"rounding": float(counts[3:].sum()) / pixels, "precision": float(counts[2] + counts[4]) / pixels}
 
-    def _fill(
-        self, tiles: Tiles, function: Callable[..., Array], items: Sequence[tuple[Any, ...]], name: str
-    ) -> float:
+    def _fill(self, tiles: Tiles, function: Callable[..., Array], items: Sequence[tuple[Any, ...]], name: str) -> float:
         missing = [number for number, place in enumerate(self.places) if not self._there(tiles, number, place)]
         if missing and len(missing) < len(self.places):
             print(f"{len(self.places) - len(missing)} of {len(self.places)} tiles of the {name} are there already")
@@ -101,8 +99,10 @@ class Frame:
                             tiles.put(missing[index], trained)
                             bar.update(trained.size)
                 if lost == missing:
-                    raise UserError(f"every process that trained a tile was killed, perhaps for want of memory: map.tile is "
-                                    f"{self.config.map.tile}, a smaller one needs less")
+                    raise UserError(
+                        f"every process that trained a tile was killed, perhaps for want of memory: map.tile is "
+                        f"{self.config.map.tile}, a smaller one needs less"
+                    )
                 missing = lost
         return pixels / max(time.perf_counter() - started, 1e-9)
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from blocks.arrays import Array
 from experiments.pictures.figures import COLOURS, words
@@ -146,7 +147,7 @@ def _imshow(axis: Axes, image: Array, config: MappedConfig) -> None:
     axis.set_ylabel(words(config.map.y.key))
 
 
-def _label(side: "object", of: AxisConfig) -> None:
+def _label(side: Axis, of: AxisConfig) -> None:
     """Ticks at whole decades, or where the window has too few of them, at values with digits enough to differ."""
     if of.scale != "log":
         return
@@ -156,13 +157,12 @@ def _label(side: "object", of: AxisConfig) -> None:
         ticks = np.arange(np.ceil(low - 1e-9), np.floor(high + 1e-9) + 1, every)
         texts = [f"$10^{{{int(tick)}}}$" for tick in ticks]
     else:
-        values = MaxNLocator(5).tick_values(of.lower, of.upper)
+        values = np.array(MaxNLocator(5).tick_values(of.lower, of.upper))
         values = values[(values >= of.lower) & (values <= of.upper)]
         ticks = np.log10(values)
         digits = max(int(np.ceil(np.log10(of.upper / (of.upper - of.lower)))) + 2, 3)
         texts = [f"{value:.{digits}g}" for value in values]
-    side.set_major_locator(FixedLocator(ticks))  # type: ignore[attr-defined]
-    side.set_ticklabels(texts)  # type: ignore[attr-defined]
+    side.set_ticks(ticks.tolist(), texts)
 
 
 def _legend_below(axis: Axes, handles: list[Patch]) -> None:

@@ -68,7 +68,9 @@ def _in_one_line(folder: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         told = "no space is left there" if full else error.strerror or str(error)
-        raise UserError(f"map.folder is {str(folder)!r}: {told}; the tiles in it stay, the same command trains the others") from error
+        raise UserError(
+            f"map.folder is {str(folder)!r}: {told}; the tiles in it stay, the same command trains the others"
+        ) from error
 
 
 def assemble(file: Path, shape: tuple[int, int], dtype: np.dtype, bands: Iterable[Array]) -> None:

@@ -146,9 +146,10 @@ class Store:
     def begin_sweep(
         self, name: str, tags: dict[str, str], fingerprint: str, config: SweepConfig
     ) -> tuple["Run", dict[int, tuple[float, str]]]:
-        """The parent run of a sweep, or of what else its tag `kind` says, RUNNING, and what an earlier start has finished: job -> (final training loss, outcome).
+        """The parent run of a sweep, RUNNING, and what an earlier start has finished: job -> (final training loss, outcome).
 
         Runs whose process is gone are KILLED first. Raises UserError where another process is training the same sweep.
+        tags: `kind` among them, which may be another one's than a sweep's.
         """
         with FileLock(lock_file(self.uri)):
             self._bury(config.stale)
@@ -159,8 +160,8 @@ class Store:
             sweep, run_id = found[0], found[0].info.run_id
             if sweep.info.status == "RUNNING":
                 raise UserError(
-                    f"this {tags['kind']} is being trained by another process, {sweep.data.tags[liveness.PROCESS]} (run {run_id}): "
-                    "wait for it, or train it anew with sweep.resume=false"
+                    f"this {tags['kind']} is being trained by another process, {sweep.data.tags[liveness.PROCESS]} "
+                    f"(run {run_id}): wait for it, or train it anew with sweep.resume=false"
                 )
             parent = self.run(run_id)
             parent.beat()

@@ -26,7 +26,7 @@ def beside(labels: Array) -> Array:
 def cells(labels: Array) -> Array:
     """(rows - 1, columns - 1) bool: squares between four pixels that have both labels."""
     four = np.stack([labels[1:, 1:], labels[:-1, 1:], labels[1:, :-1], labels[:-1, :-1]])
-    return four.any(axis=0) & ~four.all(axis=0)
+    return np.asarray(four.any(axis=0) & ~four.all(axis=0))
 
 
 @dataclass(frozen=True)

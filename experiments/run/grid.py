@@ -149,10 +149,11 @@ def with_value(config: Any, key: str, value: float) -> Any:
     """The config with that key set."""
     head, _, rest = key.partition(".")
     inner = getattr(config, head)
+    changed: Any = value
     if isinstance(inner, list):
         changed = [*inner[: int(rest) - 1], value, *inner[int(rest) :]]
-    else:
-        changed = with_value(inner, rest, value) if rest else value
+    elif rest:
+        changed = with_value(inner, rest, value)
     return replace(config, **{head: changed})
 
 
@@ -175,7 +176,7 @@ def windows(config: MappedConfig, center: tuple[float, float]) -> Iterator[Mappe
     """The maps of a zoom, the first one the config's own."""
     yield config
     for frame in range(1, config.map.zoom.frames):
-        shrunk = {}
+        shrunk: dict[str, Any] = {}
         for name, axis, middle in zip("xy", axes(config).values(), center, strict=True):
             scaled, back = (np.log10, lambda value: 10.0**value) if axis.scale == "log" else (float, float)
             half = (scaled(axis.upper) - scaled(axis.lower)) / 2 / config.map.zoom.factor**frame
@@ -214,7 +215,9 @@ def _check(config: MappedConfig) -> None:
         whole_number("map.n_jobs", mapped.n_jobs, at_least=1)
     for name, axis in axes(config).items():
         own = axis.resolution is not None
-        whole_number(f"{name}.resolution" if own else "map.resolution", _resolution(config, axis), at_least=2, at_most=MOST_PIXELS)
+        whole_number(
+            f"{name}.resolution" if own else "map.resolution", _resolution(config, axis), at_least=2, at_most=MOST_PIXELS
+        )
         choice(f"{name}.scale", axis.scale, dict.fromkeys(SCALES))
         for end, value in (("lower", axis.lower), ("upper", axis.upper)):
             if axis.scale == "log" and not value > 0:

@@ -37,8 +37,12 @@ def test_axes_are_log_or_linear_with_both_ends(asked):
 
 def test_any_two_numbers_of_a_run_can_be_mapped(asked):
     config = asked(
-        "trainability=depth_by_rate", "map.x.key=network.gain", "map.y.key=optimizer.block_rates.2", "network.depth=3",
-        "map.y.scale=log", "map.y.lower=0.1",
+        "trainability=depth_by_rate",
+        "map.x.key=network.gain",
+        "map.y.key=optimizer.block_rates.2",
+        "network.depth=3",
+        "map.y.scale=log",
+        "map.y.lower=0.1",
     )
     runs = runs_at(config, np.array([0.5, 2.0]), np.array([0.25, 4.0]))
     assert [run.network.gain for run in runs] == [0.5, 2.0]
@@ -55,8 +59,14 @@ def test_whole_numbers_are_rounded(asked):
 
 def test_a_pixel_is_the_run_alone(asked):
     config = asked(
-        "trainability=depth_by_rate", "map.x.resolution=4", "map.y.resolution=3", "map.y.upper=6", "map.tile=4",
-        "map.x.upper=100", "training.epochs=2", "network.width=8",
+        "trainability=depth_by_rate",
+        "map.x.resolution=4",
+        "map.y.resolution=3",
+        "map.y.upper=6",
+        "map.tile=4",
+        "map.x.upper=100",
+        "training.epochs=2",
+        "network.width=8",
     )
     made = grid(config)
     (place,) = made.tiles()
@@ -96,8 +106,16 @@ def test_early_exit_changes_no_pixel(asked):
 
 
 def test_a_zooms_windows_shrink_around_its_center(asked):
-    config = asked("map.zoom.frames=4", "map.zoom.factor=10", "map.y.scale=linear", "map.y.lower=-1", "map.y.upper=3",
-                   "map.y.key=optimizer.block_rates.2", "map.y.lower=1", "map.y.upper=5")
+    config = asked(
+        "map.zoom.frames=4",
+        "map.zoom.factor=10",
+        "map.y.scale=linear",
+        "map.y.lower=-1",
+        "map.y.upper=3",
+        "map.y.key=optimizer.block_rates.2",
+        "map.y.lower=1",
+        "map.y.upper=5",
+    )
     frames = list(windows(config, (2.0, 3.0)))
     assert len(frames) == 4
     for number, frame in enumerate(frames[1:], 1):
