@@ -1,6 +1,7 @@
 """What every file of the engine says about its arrays: their type, and the errors that name an argument and its shape."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +14,16 @@ T = TypeVar("T")
 def transpose(matrices: Array) -> Array:
     """(..., n, m) -> (..., m, n), a view."""
     return matrices.swapaxes(-1, -2)
+
+
+def sum_over_units(values: Array) -> Array:
+    """(..., n, m) -> (..., 1, m). A product, since NumPy's own sum over a middle axis may add in another order in a stack."""
+    return np.matmul(_ones(values.shape[-2], values.dtype), values)
+
+
+@cache
+def _ones(n: int, dtype: np.dtype) -> Array:
+    return np.ones((1, n), dtype)
 
 
 def check_shape(argument: str, array: Array, shape: tuple[int | str, ...]) -> None:

@@ -1,6 +1,7 @@
 """The lecture's building block: a forward step that caches, a backward step that uses the cache."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -21,6 +22,7 @@ class Cache:
     z: (..., n_l, m) = W a_prev + b.
     a: (..., n_l, m) = g(z).
     dz, da_prev, dz_T: where backward may put its intermediate results, dz_T (..., m, n_l); None makes new arrays.
+    room: (..., n_{l-1}, m) where a kind of block that takes more steps may put one's result; None makes new arrays.
     a_prev: (..., n_{l-1}, m) the upper rows of a_prev_1, a view.
     """
 
@@ -30,11 +32,16 @@ class Cache:
     dz: Array | None = None
     da_prev: Array | None = None
     dz_T: Array | None = None
+    room: Array | None = None
 
     def __post_init__(self) -> None:
         # Views made once: making one costs a tenth of a small product.
         self.a_prev = self.a_prev_1[..., :-1, :]
         self.a_prev_1_T = transpose(self.a_prev_1)
+
+    def follow(self, before: "Cache") -> None:
+        """Let the block before write its a right where this one keeps its a_prev."""
+        before.a = self.a_prev
 
 
 class Block:
@@ -55,7 +62,7 @@ class Block:
         self._bind(join(np.asarray(W), np.asarray(b)), Activation.named(activation))
 
     @classmethod
-    def over(cls, joined: Array, activation: Activation) -> "Block":
+    def over(cls, joined: Array, activation: Activation) -> Self:
         """The block whose W and b are views into `joined` = [W b], (..., n_l, n_{l-1} + 1)."""
         block = cls.__new__(cls)
         block._bind(joined, activation)
@@ -69,7 +76,7 @@ class Block:
 
     def __repr__(self) -> str:
         lanes = f", lanes={self.W.shape[:-2]}" if self.W.ndim > 2 else ""
-        return f"Block({self.W.shape[-1]} -> {self.W.shape[-2]}, {self.activation.name}, {self.W.dtype}{lanes})"
+        return f"{type(self).__name__}({self.W.shape[-1]} -> {self.W.shape[-2]}, {self.activation.name}, {self.W.dtype}{lanes})"
 
     def new_cache(self, a_prev_shape: tuple[int, ...]) -> Cache:
         """An empty cache for a_prev of shape (..., n_{l-1}, m)."""
@@ -104,18 +111,26 @@ class Block:
         """
         check_shape("da", da, cache.z.shape[-2:])
         dz, joined = self.gradient(da, cache)
-        return self.pull_back(dz, cache), *split(joined)
+        return self.pull_back(da, dz, cache), *split(joined)
 
     def gradient(self, da: Array, cache: Cache, out: Array | None = None) -> tuple[Array, Array]:
-        """dz = da * g'(z), and [dW db] = dz [a_prev; 1]^T: the row of ones under a_prev sums dz over the examples."""
-        dz = self.activation.derivative(cache.z, cache.a, cache.dz)
-        dz = np.multiply(da, dz, dz)
+        """dz, and [dW db] = dz [a_prev; 1]^T: the row of ones under a_prev sums dz over the examples."""
+        dz = self.z_gradient(da, cache)
         if not TURNS:
             return dz, np.matmul(dz, cache.a_prev_1_T, out)
         dz_T = np.empty_like(transpose(dz), order="C") if cache.dz_T is None else cache.dz_T
         np.copyto(dz_T, transpose(dz))
         return dz, transpose(np.matmul(cache.a_prev_1, dz_T, None if out is None else transpose(out)))
 
-    def pull_back(self, dz: Array, cache: Cache) -> Array:
+    def slope(self, cache: Cache, out: Array | None = None) -> Array:
+        """g'(z)"""
+        return self.activation.derivative(cache.z, cache.a, out)
+
+    def z_gradient(self, da: Array, cache: Cache) -> Array:
+        """dz = da * g'(z)"""
+        slope = self.slope(cache, cache.dz)
+        return np.multiply(da, slope, slope)
+
+    def pull_back(self, da: Array, dz: Array, cache: Cache) -> Array:
         """da_prev = W^T dz"""
         return np.matmul(self.W_T, dz, cache.da_prev)

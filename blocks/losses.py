@@ -6,11 +6,10 @@ an array that lies beside the data, and calls `value_and_gradient`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
-from blocks.arrays import Array, check_finite, check_shape, choice
+from blocks.arrays import Array, check_finite, check_shape, choice, sum_over_units
 
 
 @dataclass(frozen=True)
@@ -54,16 +53,6 @@ def _check_labels(y: Array, classes: int) -> None:
         raise ValueError(f"y of shape {y.shape} has labels {y.min()} to {y.max()}, they must be 0 to {classes - 1}")
 
 
-def _sum_over_units(values: Array) -> Array:
-    """(..., n, m) -> (..., 1, m). A product, since NumPy's own sum over a middle axis may add in another order in a stack."""
-    return np.matmul(_ones(values.shape[-2], values.dtype), values)
-
-
-@cache
-def _ones(n: int, dtype: np.dtype) -> Array:
-    return np.ones((1, n), dtype)
-
-
 def _mean_over_examples(values: Array) -> Array:
     """(..., 1, m) -> (...)"""
     return np.add.reduce(values, axis=-1)[..., 0] / values.dtype.type(values.shape[-1])
@@ -75,10 +64,10 @@ def _softmax(logits: Array, target: Array, dlogits: Array | None = None) -> tupl
     J = 1/m sum of log(sum_j e^z_j) - z_y        dJ/dz = (p - onehot(y)) / m
     """
     top = np.maximum.reduce(logits, axis=-2, keepdims=True)
-    of_label = _sum_over_units(np.multiply(target, logits, dlogits)) - top
+    of_label = sum_over_units(np.multiply(target, logits, dlogits)) - top
     shifted = np.subtract(logits, top)
     np.exp(shifted, shifted)
-    total = _sum_over_units(shifted)
+    total = sum_over_units(shifted)
     value = _mean_over_examples(np.log(total) - of_label)
     dlogits = np.divide(shifted, total, dlogits)
     dlogits -= target
@@ -129,7 +118,7 @@ def _half_squares(logits: Array, target: Array, dlogits: Array | None = None) ->
     J = 1/(2m) sum of ||z - y||^2        dJ/dz = (z - y) / m
     """
     dlogits = np.subtract(logits, target, dlogits)
-    value = _mean_over_examples(_sum_over_units(dlogits * dlogits)) / 2
+    value = _mean_over_examples(sum_over_units(dlogits * dlogits)) / 2
     dlogits *= logits.dtype.type(1 / logits.shape[-1])
     return value, dlogits
 
@@ -145,5 +134,9 @@ def _values(y: Array, units: int) -> Array:
 softmax_cross_entropy = Loss("softmax_cross_entropy", _softmax, _one_hot, _largest)
 sigmoid_cross_entropy = Loss("sigmoid_cross_entropy", _sigmoid, _zero_or_one, _positive)
 half_mean_squared_error = Loss("half_mean_squared_error", _half_squares, _values, None)
+# The squared error of a classifier, its labels one-hot (Hui and Belkin 2021).
+one_hot_squared_error = Loss("one_hot_squared_error", _half_squares, _one_hot, _largest)
 
-LOSSES = {loss.name: loss for loss in (softmax_cross_entropy, sigmoid_cross_entropy, half_mean_squared_error)}
+LOSSES = {
+    loss.name: loss for loss in (softmax_cross_entropy, sigmoid_cross_entropy, half_mean_squared_error, one_hot_squared_error)
+}

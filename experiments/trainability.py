@@ -238,7 +238,9 @@ def _keep(frame: Frame, run: AnyRun, number: int) -> None:
     text = "\n".join([title, f"window: {window}", *told])
     (frame.result / "map.txt").write_text(text + "\n")
     print(f"\n{text}")
-    run.measure({**metrics, "map/networks_a_second": networks_a_second}, number)
+    if networks_a_second > 0:
+        metrics["map/networks_a_second"] = networks_a_second
+    run.describe({}, metrics, number)
     run.keep(frame.result, "" if number == 1 else f"frame_{number:03d}")
 
 

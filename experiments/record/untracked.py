@@ -34,10 +34,7 @@ class Untracked:
     def finish(self, trained: Any) -> None:
         """Nothing."""
 
-    def describe(self, params: dict[str, str]) -> None:
-        """Nothing."""
-
-    def measure(self, values: dict[str, float], step: int = 0) -> None:
+    def describe(self, params: dict[str, str], values: dict[str, float] | None = None, step: int = 0) -> None:
         """Nothing."""
 
     def note(self, markdown: str) -> None:

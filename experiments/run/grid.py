@@ -137,7 +137,7 @@ def _numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, type]]:
         value, name = getattr(config, of.name), f"{prefix}{of.name}"
         if f"{name}." == BLOCK_RATES:
             yield from ((f"{BLOCK_RATES}{block}", float) for block in range(1, len(value or []) + 1))
-        elif is_dataclass(value) and of.name not in ("map", "tracking", "sweep"):
+        elif is_dataclass(value) and of.name not in ("map", "tracking", "sweep", "instruments"):
             yield from _numbers(value, f"{name}.")
         elif of.type in (int, int | None) and name != "training.threads":
             yield name, int

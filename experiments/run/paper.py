@@ -101,3 +101,12 @@ def score(losses: Array) -> Array:
     pixels["outcome"] = np.where(trained, TRAINED, np.where(diverged, DIVERGED, STUCK))
     pixels["step"] = np.where(diverged, bad.argmax(axis=-1), -1)
     return pixels
+
+
+def agreement(file: Path, activation: str) -> float:
+    """The share of a published map's labels that come out here. file: W0, W1, X, Y, learning_rates, steps, trainable."""
+    of = Problem.read(str(file))
+    with np.load(file) as theirs:
+        rates, steps, labels = theirs["learning_rates"], int(theirs["steps"]), theirs["trainable"].ravel()
+    trained = score(losses(of, activation, rates, steps, "float64"))["outcome"] == TRAINED
+    return float((trained == labels).mean())

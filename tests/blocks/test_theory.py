@@ -298,14 +298,42 @@ def random_networks(name, sw2, bias_variance, lanes=8, blocks=24, width=300):
     return np.array([(cache.z**2).mean() for cache in caches]), *np.array(squares).T
 
 
-@pytest.mark.parametrize("sw2", [0.7, 1.760955, 2.5])
-def test_random_tanh_networks_have_q_and_chi_1(sw2):
-    field = MeanField("tanh", sw2, 0.05)
-    q, _, dW = random_networks("tanh", sw2, 0.05)
+@pytest.mark.parametrize("bias_variance", [0.05, 0.3])
+@pytest.mark.parametrize("sw2", [0.5, 1.0, 1.760955, 2.5, 3.5])
+def test_random_tanh_networks_have_q_and_chi_1_on_both_sides_of_the_critical_line(sw2, bias_variance):
+    field = MeanField("tanh", sw2, bias_variance)
+    q, _, dW = random_networks("tanh", sw2, bias_variance)
     assert q[8:].mean() == pytest.approx(field.fixed_point, rel=0.04)
     # Near the data q is not yet q*.
     measured = np.exp(1 / rate_of_decay(dW[5:]))
     assert measured == pytest.approx(field.chi_1, rel=0.05)
+
+
+@pytest.mark.slow
+def test_the_critical_gain_is_where_measured_gradients_turn_from_vanishing_to_exploding():
+    # 48 networks of 20 blocks x 300, drawn once: another gain scales their weights.
+    bias_variance, x = 0.05, np.random.default_rng(0).standard_normal((300, 1)).astype(np.float32)
+    drawn = [
+        Network.create(
+            [300] * 21, "tanh", "normal", bias_variance=bias_variance, rng=np.random.default_rng(seed), lanes=16, dtype=np.float32
+        )
+        for seed in range(3)
+    ]
+
+    def vanishes(gain):
+        squares = np.zeros(20)
+        for net in drawn:
+            scaled = net.with_parameters(np.where(net.layout.is_weight, np.float32(np.sqrt(gain)), 1) * net.parameters)
+            logits, caches = scaled.forward(x)
+            gradients = scaled.backward(np.ones_like(logits), caches)
+            squares += [np.square(dW, dtype=np.float64).sum() for dW, _ in gradients]
+        return np.polyfit(np.arange(15), np.log(squares[5:]), 1)[0] > 0
+
+    low, high = 1.0, 3.0
+    while high / low > 1.002:
+        middle = np.sqrt(low * high)
+        low, high = (middle, high) if vanishes(middle) else (low, middle)
+    assert np.sqrt(low * high) == pytest.approx(critical_gain("tanh", bias_variance), rel=0.02)
 
 
 def test_random_relu_networks_have_chi_1():
