@@ -1,7 +1,8 @@
 """Optimizers on the flat parameter vector, each the published update rule.
 
 `state = optimizer.start(network)` makes what a rule carries from update to update; `optimizer.update(parameters,
-gradient, state, factor)` makes one update in place. Every hyperparameter is a number, or an array with one a lane.
+gradient, state, factor)` makes one update in place. Every hyperparameter is a number, or an array with one a lane; the
+learning rate may be one a parameter, too.
 The gradient is left unchanged.
 """
 
@@ -41,7 +42,7 @@ class State:
 class Optimizer:
     """What every rule has.
 
-    learning_rate: alpha > 0.
+    learning_rate: alpha > 0; (..., P) where every parameter has its own, see `Layout.of_blocks`.
     weight_decay: lambda >= 0, L2 on W and not on b: the rule sees dW + lambda W.
     Raises ValueError for a value out of range.
     """
@@ -58,15 +59,21 @@ class Optimizer:
             object.__setattr__(self, rule.name, np.asarray(getattr(self, rule.name), dtype=np.float64))
         object.__setattr__(self, "decays", bool(self.weight_decay.any()))
 
-    def take(self, lanes: Array) -> "Optimizer":
-        """The optimizer of some lanes alone; lanes are counted along one axis, whatever their shape."""
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: value.reshape(-1)[lanes] if value.ndim else value for name, value in values.items()})
+    def take(self, lanes: Array, of: tuple[int, ...]) -> "Optimizer":
+        """The optimizer of some lanes alone, of those with shape `of`; they are counted along one axis, whatever their shape."""
+        axes = len(of)
+
+        def taken(value: Array) -> Array:
+            return value.reshape(-1, *value.shape[axes:])[lanes] if axes and value.ndim else value
+
+        return replace(self, **{f.name: taken(getattr(self, f.name)) for f in fields(self)})
 
     def start(self, network: Network) -> State:
         """The state before the first update; raises ValueError where there is not one value, or one a lane."""
+        whole = network.parameters.shape
         for rule in fields(self):
-            if (shape := getattr(self, rule.name).shape) not in ((), network.lanes):
+            shape = getattr(self, rule.name).shape
+            if shape not in ((), network.lanes) and not (rule.name == "learning_rate" and shape == whole):
                 raise ValueError(f"{rule.name} has shape {shape}, it must be () or {network.lanes}, one a lane")
         parameters = network.parameters
         moments = [np.zeros_like(parameters) for _ in range(self.moments)]
@@ -80,7 +87,9 @@ class Optimizer:
         if self.decays:
             gradient = self._decayed(parameters, gradient, state)
         state.updates += 1
-        self._step(parameters, gradient, state, _column(self.learning_rate * factor, parameters.dtype))
+        rate = self.learning_rate * factor
+        alpha = rate.astype(parameters.dtype) if rate.shape == parameters.shape else _column(rate, parameters.dtype)
+        self._step(parameters, gradient, state, alpha)
 
     def _decayed(self, parameters: Array, gradient: Array, state: State) -> Array:
         """dW + lambda W on W, db on b, lane by lane: a lane without decay keeps its gradient's very bits."""

@@ -75,6 +75,11 @@ class Layout:
             for start, end, n_prev, n in zip(self.starts[::2], ends, self.sizes, self.sizes[1:], strict=False)
         ]
 
+    def of_blocks(self, values: Array) -> Array:
+        """(..., P) from (..., L), one value a block: for every parameter its block's."""
+        check_shape("values", values, (self.depth,))
+        return np.repeat(values, np.diff(self.starts[::2], append=self.size), axis=-1)
+
     @cached_property
     def _alike(self) -> list[tuple[slice, slice, int, int]]:
         """Series of blocks of one shape: (their place in the flat vector, their place among 2 L, how many, length of W)."""

@@ -46,7 +46,7 @@ def train(
 
     x: (n_0, m) data, one example a column, shared by all lanes. y: targets as `loss` takes them.
     loss: of the logits.
-    optimizer: its hyperparameters numbers, or arrays with one a lane.
+    optimizer: its hyperparameters numbers, or arrays with one a lane; its learning rate may be one a parameter.
     epochs: passes over the data, at least 1.
     batch_size: examples a step, 1 to m; the last batch of an epoch may be shorter. None: all.
     orders: the examples' order in each epoch, see `reshuffled`; None keeps the data's own.
@@ -74,7 +74,7 @@ class _Training:
         self.live = np.arange(int(np.prod(self.lanes)))
         if len(self.lanes) > 1:
             network = network.with_parameters(network.parameters.reshape(self.live.size, -1))
-            optimizer = optimizer.take(self.live)
+            optimizer = optimizer.take(self.live, self.lanes)
         self.whole, self.loss = network, loss
         self.x, self.target = self._encoded("", x, y)
         self.y = np.asarray(y)
@@ -226,7 +226,7 @@ class _Training:
             whole = self.network
             kept = np.flatnonzero(stays)
             parameters = whole.parameters.reshape(-1, whole.layout.size)[kept]
-            self._occupy(whole.with_parameters(parameters), self.optimizer.take(kept))
+            self._occupy(whole.with_parameters(parameters), self.optimizer.take(kept, whole.lanes))
             self.state = self.state.take(kept)
 
     def _write_back(self) -> None:

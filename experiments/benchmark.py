@@ -17,9 +17,13 @@ from experiments.benchmarks.drills import kills, outages, reproductions
 from experiments.benchmarks.instruments import instruments
 from experiments.benchmarks.step import step
 from experiments.benchmarks.sweep import sweep
+from experiments.benchmarks.trainability import trainability
 from experiments.run.environment import environment
 
-BENCHMARKS = {run.__name__: run for run in (step, instruments, sweep, end_to_end, scale, reproductions, kills, outages, backends)}
+BENCHMARKS = {
+    run.__name__: run
+    for run in (step, instruments, sweep, trainability, end_to_end, scale, reproductions, kills, outages, backends)
+}
 
 
 def main() -> None:

@@ -62,12 +62,17 @@ def check_all(configs: Sequence[Config], folder_key: str, folder: str) -> None:
 
     for config in configs:
         check_size(config, task(config))
+    check_folder(folder_key, folder)
+    for uri in {config.tracking.uri for config in configs if config.tracking.enabled}:
+        check_reachable(absolute(uri))
+
+
+def check_folder(key: str, folder: str) -> None:
+    """Raise UserError unless the folder can be written to, or made."""
     path = Path(folder).absolute()
     there = next(above for above in (path, *path.parents) if above.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise UserError(f"{folder_key} is {folder!r}, but {there} is not a folder that can be written to")
-    for uri in {config.tracking.uri for config in configs if config.tracking.enabled}:
-        check_reachable(absolute(uri))
+        raise UserError(f"{key} is {folder!r}, but {there} is not a folder that can be written to")
 
 
 def _check_study(configs: Sequence[Config]) -> None:

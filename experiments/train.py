@@ -25,14 +25,16 @@ from experiments.record.address import Unreachable
 from experiments.record.identity import fingerprint
 from experiments.record.outbox import Outbox
 from experiments.run import config as schema
-from experiments.run.config import Config, UserError, register, run_name, typed
+from experiments.run import grid
+from experiments.run.config import CONF, Config, UserError, register, run_name, typed
 from experiments.run.pool import Lost
 from experiments.sweep import PARENT, Result, Sweep, check_all, status_of, tags_of_run
 
 if TYPE_CHECKING:
     from blocks.history import History
 
-CONF = str(Path(__file__).resolve().parents[1] / "conf")
+# What a command ends with in one line.
+EXPECTED = (UserError, Lost, HydraException, OmegaConfBaseException, OSError)
 
 register()
 
@@ -153,12 +155,13 @@ def one_line(error: BaseException) -> str:
     dull = ("object_type=", "reference_type=", "Config search path", "provider=", "To append to your config", "See https")
     told = "; ".join(dict.fromkeys(line for line in lines if line and not line.startswith(dull)))
     unknown = re.search(r"Key '(\w+)' not in '(\w+)'", told)
-    if unknown and (known := getattr(schema, unknown[2], None)):
+    if unknown and (known := getattr(schema, unknown[2], None) or getattr(grid, unknown[2], None)):
         told += f"; allowed: {', '.join(f.name for f in fields(known))}"
     return f"error: {told}"
 
 
-def _terminated(signum: int, frame: FrameType | None) -> None:
+def terminated(signum: int, frame: FrameType | None) -> None:
+    """What ends a command in order: a handler of signals."""
     raise SystemExit(128 + signum)
 
 
@@ -167,10 +170,10 @@ def main() -> None:
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra then hands an error on instead of printing it over several lines.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, terminated)
     try:
         hydra.main(version_base="1.3", config_path=CONF, config_name="config")(train)()
-    except (UserError, Lost, HydraException, OmegaConfBaseException, OSError) as error:
+    except EXPECTED as error:
         if full_error:
             raise
         sys.exit(one_line(error))

@@ -8,7 +8,6 @@ import math
 import os
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,8 @@ from blocks.arrays import Array
 from blocks.lanczos import sharpness
 from blocks.theory import MeanField, critical_gain, largest_curvature, softmax_sharpness
 from experiments.run.config import TrackingConfig, UserError
-from experiments.scikit_learn import Recording, ReorderedAdam
+from experiments.run.paper import agreement
+from experiments.scikit_learn import ReorderedAdam, trained_as_theirs
 
 SCHOENHOLZ = "Schoenholz et al. 2017"
 HE = "He et al. 2015"
@@ -32,6 +32,9 @@ LEWKOWYCZ = "Lewkowycz et al. 2020"
 SAXE = "Saxe et al. 2013"
 SCIKIT_LEARN = "scikit-learn, plot_mlp_training_curves"
 LIU = "Liu 2024"
+SOHL_DICKSTEIN = "Sohl-Dickstein 2024"
+# In a clone of the project; what they are: tests/published/README.md.
+PUBLISHED = Path(__file__).resolve().parents[1] / "tests" / "published"
 
 
 @dataclass(frozen=True)
@@ -256,44 +259,10 @@ def training_curves() -> Iterator[Row]:
     for name, numbers in published.items():
         for strategy, (score, loss) in numbers.items():
             rule, options = rules[strategy]
-            ours_score, ours_loss = _as_scikit_learn(name, rule, options)
+            ours_score, ours_loss = trained_as_theirs(name, rule, options)
             yield Row(f"{name}, {strategy}: score", SCIKIT_LEARN, score, ours_score, 6e-7)
             # scikit-learn adds the penalty of the weights before each update, ours that of the epoch's last ones.
             yield Row(f"{name}, {strategy}: loss", SCIKIT_LEARN, loss, ours_loss, 2e-6)
-
-
-def _as_scikit_learn(name: str, rule: Callable[[float], Optimizer], options: dict) -> tuple[float, float]:
-    import sklearn.datasets
-    from sklearn.preprocessing import MinMaxScaler
-
-    X, y = getattr(sklearn.datasets, f"load_{name}")(return_X_y=True)
-    X = MinMaxScaler().fit_transform(X)
-    m, alpha = len(X), 1e-4
-    rate = 0.01 if options["solver"] == "adam" else 0.2
-    theirs = Recording(learning_rate_init=rate, max_iter=15 if name == "digits" else 400, random_state=0, **options)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs.fit(X, y)
-    network = Network.create([X.shape[1], 100, len(np.unique(y))], "relu", "zeros", rng=np.random.default_rng(0))
-    for block, (W, b) in zip(network.blocks, theirs.initial, strict=True):
-        block.W[...], block.b[...] = W, b
-
-    squares: list[float] = [sum(float((block.W**2).sum()) for block in network.blocks)]
-    batch_size = min(200, m)
-    history = train(
-        network,
-        X.T,
-        y,
-        loss=losses.softmax_cross_entropy,
-        optimizer=rule(alpha / batch_size),
-        epochs=theirs.n_iter_,
-        batch_size=batch_size,
-        orders=theirs.orders(m),
-        evaluations=2,
-        watch=lambda step, history: squares.append(sum(float((block.W**2).sum()) for block in network.blocks)),
-    )
-    penalty = alpha / (2 * batch_size) * squares[-2]
-    return float(history.measures["accuracy/train"][-1]), float(history.epoch_loss()[-1] + penalty)
 
 
 def scaling() -> Iterator[Row]:
@@ -315,6 +284,13 @@ def scaling() -> Iterator[Row]:
     yield Row("updates of 1000 whose place is not half the other's", LIU, 0, float((whole / 2 != half).sum()), 0)
 
 
+def trainability() -> Iterator[Row]:
+    """The labels that the author's own functions gave two maps: which pairs of learning rates train."""
+    for name, tolerance in (("identity", 0.0), ("tanh", 0.005)):
+        share = agreement(PUBLISHED / f"trainability_{name}_n8.npz", name)
+        yield Row(f"{name}, n = 8: share of labels that are the author's", SOHL_DICKSTEIN, 1.0, share, tolerance)
+
+
 SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
     section.__name__: section
     for section in (
@@ -326,6 +302,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
         deep_linear,
         training_curves,
         scaling,
+        trainability,
     )
 }
 

@@ -78,8 +78,8 @@ def _draw(axes: Axes, report: Report, cells: dict[tuple[Any, Any], list[Row]], s
     for axis, values in ((axes.xaxis, acrosses), (axes.yaxis, downs)):
         labelled = evenly_spaced(len(values), MOST)
         axis.set_ticks(labelled, [shown(values[place]) for place in labelled])
-    axes.set_xlabel(_words(report.across))
-    axes.set_ylabel(_words(report.down))
+    axes.set_xlabel(words(report.across))
+    axes.set_ylabel(words(report.down))
     return image
 
 
@@ -199,5 +199,8 @@ def legend_once(axes: Axes) -> None:
     axes.legend(once.values(), once.keys(), fontsize=8, frameon=False)
 
 
-def _words(key: str) -> str:
+def words(key: str) -> str:
+    """A config's key as an axis is labelled."""
+    if key.startswith("optimizer.block_rates."):
+        return f"learning rate of block {key.rpartition('.')[2]}"
     return {"network.depth": "depth L (blocks)", "optimizer.learning_rate": "learning rate"}.get(key, key)

@@ -153,14 +153,15 @@ class Store:
         """
         with FileLock(lock_file(self.uri)):
             self._bury(config.stale)
-            found = self._search(f"tags.kind = 'sweep' and tags.fingerprint = '{fingerprint}'") if config.resume else []
+            kind = tags["kind"]
+            found = self._search(f"tags.kind = '{kind}' and tags.fingerprint = '{fingerprint}'") if config.resume else []
             if not found:
                 return self.begin(name, {**tags, "fingerprint": fingerprint}), {}
             sweep, run_id = found[0], found[0].info.run_id
             if sweep.info.status == "RUNNING":
                 raise UserError(
-                    f"this sweep is being trained by another process, {sweep.data.tags[liveness.PROCESS]} (run {run_id}): "
-                    "wait for it, or train it anew with sweep.resume=false"
+                    f"this {kind} is being trained by another process, {sweep.data.tags[liveness.PROCESS]} "
+                    f"(run {run_id}): wait for it, or train it anew with sweep.resume=false"
                 )
             parent = self.run(run_id)
             parent.beat()
@@ -263,9 +264,11 @@ class Run:
         self.end()
 
     @_in_one_line
-    def describe(self, params: dict[str, str]) -> None:
-        """Params of a run that trains nothing itself."""
-        self.client.log_batch(self.run_id, params=[Param(key, value) for key, value in params.items()])
+    def describe(self, params: dict[str, str], values: dict[str, float] | None = None, step: int = 0) -> None:
+        """Params and, where they are finite, metrics of a run that trains nothing itself."""
+        now, finite = int(time.time() * 1000), {key: value for key, value in (values or {}).items() if math.isfinite(value)}
+        metrics = [Metric(key, value, now, step) for key, value in finite.items()]
+        self.client.log_batch(self.run_id, metrics=metrics, params=[Param(key, value) for key, value in params.items()])
 
     @_in_one_line
     def tabulate(self, columns: dict[str, list[Any]]) -> None:
@@ -286,9 +289,9 @@ class Run:
         self.client.set_tag(self.run_id, "mlflow.note.content", markdown)
 
     @_in_one_line
-    def keep(self, folder: Path) -> None:
-        """The folder's files as artifacts."""
-        self.client.log_artifacts(self.run_id, str(folder))
+    def keep(self, folder: Path, below: str = "") -> None:
+        """The folder's files as artifacts, in the artifacts' folder `below`."""
+        self.client.log_artifacts(self.run_id, str(folder), below or None)
 
     @_in_one_line
     def end(self, status: str = "FINISHED") -> None:

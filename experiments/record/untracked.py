@@ -34,10 +34,13 @@ class Untracked:
     def finish(self, trained: Any) -> None:
         """Nothing."""
 
-    def describe(self, params: dict[str, str]) -> None:
+    def describe(self, params: dict[str, str], values: dict[str, float] | None = None, step: int = 0) -> None:
         """Nothing."""
 
-    def keep(self, folder: Path) -> None:
+    def note(self, markdown: str) -> None:
+        """Nothing."""
+
+    def keep(self, folder: Path, below: str = "") -> None:
         """Nothing."""
 
     def end(self, status: str = "FINISHED") -> None:

@@ -3,7 +3,8 @@
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,6 +18,7 @@ from blocks.network import KINDS
 from blocks.optimizers import OPTIMIZERS, Momentum
 from blocks.schedules import SCHEDULES
 
+CONF = str(Path(__file__).resolve().parents[2] / "conf")
 DTYPES = ("float32", "float64")
 OF_RUNS = ("best", "all", "none")
 DEFAULT_MOMENTUM = 0.9
@@ -68,6 +70,7 @@ class OptimizerConfig:
 
     name, schedule: names from the engine's tables.
     learning_rate: alpha, above 0. weight_decay: L2 on W, at least 0.
+    block_rates: alpha of W and b of block 1..L each, above 0; null is learning_rate in all of them.
     momentum: 0 to below 1, of momentum and nesterov alone; null is 0.9.
     """
 
@@ -75,6 +78,7 @@ class OptimizerConfig:
     learning_rate: float = 0.1
     momentum: float | None = None
     weight_decay: float = 0.0
+    block_rates: list[float] | None = None
     schedule: str = "constant"
 
 
@@ -167,20 +171,36 @@ class Config:
     dtype: str = "float32"
 
 
-def register() -> None:
-    """Make the schema known to Hydra, as `base_config`."""
+T = TypeVar("T", bound=Config)
+
+
+def register(name: str = "base_config", schema: type[Config] = Config) -> None:
+    """Make a schema known to Hydra, under that name."""
     # Here, so that the processes that train need not import Hydra.
     from hydra.core.config_store import ConfigStore
 
-    ConfigStore.instance().store(name="base_config", node=Config)
+    ConfigStore.instance().store(name=name, node=schema)
+
+
+def composed(name: str, overrides: Sequence[str]) -> DictConfig:
+    """What Hydra makes of conf/NAME.yaml and `KEY=VALUE`s, without starting a job."""
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(CONF, version_base="1.3"):
+        return compose(name, list(overrides))
 
 
 def typed(cfg: DictConfig) -> Config:
     """The config as a checked object; raises UserError for a value out of range or a key that is not in the schema."""
+    return typed_as(Config, cfg)
+
+
+def typed_as(schema: type[T], cfg: DictConfig) -> T:
+    """`typed`, of a schema that has more keys than a run's."""
     for key in cfg:
-        _check_keys(str(key), cfg, Config)
+        _check_keys(str(key), cfg, schema)
     config = OmegaConf.to_object(cfg)
-    assert isinstance(config, Config)
+    assert isinstance(config, schema)
     check(config)
     return config
 
@@ -208,6 +228,8 @@ def check(config: Config) -> None:
         choice("network.kind", config.network.kind, KINDS)
         choice("network.activation", config.network.activation, ACTIVATIONS)
         choice("network.initializer", config.network.initializer, INITIALIZERS)
+        if optimizer.block_rates is not None:
+            check_number("optimizer.block_rates", optimizer.block_rates, above=0)
         rule = choice("optimizer.name", optimizer.name, OPTIMIZERS)
         choice("optimizer.schedule", optimizer.schedule, SCHEDULES)
         if training.loss is not None:
@@ -219,6 +241,9 @@ def check(config: Config) -> None:
         choice("tracking.models", config.tracking.models, dict.fromkeys(OF_RUNS))
     except ValueError as error:
         raise UserError(str(error)) from None
+    rates, depth = optimizer.block_rates, config.network.depth
+    if rates is not None and len(rates) != depth:
+        raise UserError(f"optimizer.block_rates is {rates}, it must have {depth} values, one a block (network.depth={depth})")
     if optimizer.momentum is not None and not issubclass(rule, Momentum):
         with_momentum = ", ".join(name for name, other in OPTIMIZERS.items() if issubclass(other, Momentum))
         raise UserError(

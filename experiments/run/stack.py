@@ -78,7 +78,7 @@ def train_stack(configs: Sequence[Config], of: Task | None = None, watch: Watch 
             of.dataset.x,
             of.dataset.y,
             loss=of.loss,
-            optimizer=_optimizer(configs),
+            optimizer=_optimizer(configs, network.layout),
             epochs=training.epochs,
             batch_size=training.batch_size,
             orders=None if training.batch_size is None else reshuffled(order, of.dataset.x.shape[-1]),
@@ -118,10 +118,10 @@ def train_reporting(configs: Sequence[Config], of: Task, file: Path) -> list[Tra
     return train_stack(configs, of, every_few_seconds(report))
 
 
-def plan(configs: Sequence[Config], tasks: Sequence[Task], size: int | None = None) -> list[list[int]]:
+def plan(configs: Sequence[Config], tasks: Sequence[Task], size: int | None = None, most: int = LANES[1]) -> list[list[int]]:
     """Indices of the configs as stacks, the one with most work first.
 
-    size: lanes a stack; None takes as many as keep what a step touches in the processor's cache.
+    size: lanes a stack; None takes as many as keep what a step touches in the processor's cache, and `most` at most.
     """
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, config in enumerate(configs):
@@ -129,7 +129,7 @@ def plan(configs: Sequence[Config], tasks: Sequence[Task], size: int | None = No
     stacks: list[list[int]] = []
     for group in groups.values():
         first = group[0]
-        lanes = size or _suitable_lanes(configs[first], tasks[first])
+        lanes = size or _suitable_lanes(configs[first], tasks[first], most)
         parts = -(-len(group) // lanes)
         stacks += [list(part) for part in np.array_split(group, parts)]
     return sorted(stacks, key=lambda stack: -work(configs[stack[0]], tasks[stack[0]]) * len(stack))
@@ -158,13 +158,13 @@ def check_size(config: Config, of: Task) -> None:
         raise UserError(f"instruments.eigenvalues is {config.instruments.eigenvalues}, it must be 1 to {size}, the parameters")
 
 
-def _suitable_lanes(config: Config, of: Task) -> int:
+def _suitable_lanes(config: Config, of: Task, most: int) -> int:
     # Measured at width 64, depth 3 to 33: a stack is fastest while its parameters, gradients and caches take about
     # this much; below 4 lanes the calls cost more than the cache saves.
     layout = Layout(sizes(config, of))
     m = config.training.batch_size or of.dataset.x.shape[-1]
     touched = (3 * layout.size + 2 * sum(layout.sizes) * m) * np.dtype(config.dtype).itemsize
-    return int(np.clip(STACK_BYTES // touched, *LANES))
+    return int(np.clip(STACK_BYTES // touched, LANES[0], most))
 
 
 def _network(configs: Sequence[Config], of: Task) -> Network:
@@ -187,14 +187,16 @@ def _network(configs: Sequence[Config], of: Task) -> Network:
     return networks[0].with_parameters(np.stack([network.parameters for network in networks]))
 
 
-def _optimizer(configs: Sequence[Config]) -> Optimizer:
-    """The rule, with one learning rate, weight decay and momentum a lane."""
+def _optimizer(configs: Sequence[Config], layout: Layout) -> Optimizer:
+    """The rule, with one learning rate (or one a block), weight decay and momentum a lane."""
     rules = [config.optimizer for config in configs]
     rule = OPTIMIZERS[rules[0].name]
     values = {
         "learning_rate": np.array([r.learning_rate for r in rules]),
         "weight_decay": np.array([r.weight_decay for r in rules]),
     }
+    if any(r.block_rates for r in rules):
+        values["learning_rate"] = layout.of_blocks(np.array([r.block_rates or [r.learning_rate] * layout.depth for r in rules]))
     if issubclass(rule, Momentum):
         values["momentum"] = np.array([DEFAULT_MOMENTUM if r.momentum is None else r.momentum for r in rules])
     return rule(**values)

@@ -3,7 +3,7 @@ import numpy as np
 import optax
 import pytest
 
-from blocks import SCHEDULES, Adam, GradientDescent, Momentum, Nesterov, Network
+from blocks import OPTIMIZERS, SCHEDULES, Adam, GradientDescent, Momentum, Nesterov, Network, losses, train
 from blocks.optimizers import optimizer_named
 from tests.blocks import oracle  # noqa: F401  (float64 in JAX)
 
@@ -88,3 +88,46 @@ def test_schedules_are_the_published_ones():
 def test_values_out_of_range_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_a_rate_a_parameter_is_that_rate_for_it(name):
+    rng = np.random.default_rng(0)
+    sizes, lanes = [3, 4, 2], 3
+    rates = rng.uniform(0.01, 0.1, (lanes, 2))
+
+    def updated(learning_rate):
+        network = Network.create(sizes, rng=np.random.default_rng(1), lanes=lanes)
+        rule = OPTIMIZERS[name](learning_rate(network.layout))
+        state = rule.start(network)
+        for seed in range(3):
+            rule.update(network.parameters, np.random.default_rng(seed).standard_normal(network.parameters.shape), state, 0.5)
+        return network
+
+    both = updated(lambda layout: layout.of_blocks(rates))
+    for block in range(2):
+        # A network with that block's rate alone: the rules know nothing of what stands beside a parameter.
+        one = updated(lambda layout, block=block: rates[:, block])
+        assert both.blocks[block].joined.tobytes() == one.blocks[block].joined.tobytes()
+
+
+def test_lanes_that_leave_take_their_rates_a_parameter_along():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((3, 20)), rng.standard_normal((1, 20))
+    rates = np.array([[0.1, 0.01], [1e3, 1e3], [0.02, 0.2]])
+
+    def trained(lanes):
+        network = Network.create([3, 4, 1], "tanh", rng=np.random.default_rng(1))
+        stack = Network(network.layout.sizes, "tanh", np.stack([network.parameters] * len(lanes)))
+        rule = GradientDescent(network.layout.of_blocks(rates[lanes]))
+        history = train(
+            stack, x, y, loss=losses.half_mean_squared_error, optimizer=rule, epochs=200, evaluations=0, loss_bound=1e9
+        )
+        return history, stack.parameters
+
+    together, parameters = trained([0, 1, 2])
+    assert (together.diverged_step >= 0).tolist() == [False, True, False]
+    for lane in (0, 2):
+        alone, theirs = trained([lane])
+        assert alone.loss[0].tobytes() == together.loss[lane].tobytes()
+        assert theirs[0].tobytes() == parameters[lane].tobytes()

@@ -7,7 +7,7 @@ import pytest
 from experiments import verify
 
 # What takes a second or so; the command itself, whole, is run by .ci/run.
-QUICK = ("stable_rate", "catapult", "training_curves", "scaling")
+QUICK = ("stable_rate", "catapult", "training_curves", "scaling", "trainability")
 
 
 @pytest.mark.parametrize("name", QUICK)

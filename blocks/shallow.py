@@ -1,0 +1,230 @@
+"""Networks of two blocks without biases, by the thousand: `blocks.train` for one question alone, which learning rates train.
+
+    out = w g(W x)        J = 1/(2m) sum of (out - y)^2        W := W - alpha_1 dW        w := w - alpha_2 dw
+
+Full batch, one output, every lane with its own two rates. What a step touches is a fifth of what the general cycle does:
+no histories but the loss, no norms, no biases, dW scaled by w after its product. A lane's bits do not depend on its neighbours.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from blocks.activations import Activation
+from blocks.arrays import Array, check_finite, check_number, check_shape, whole_number
+from blocks.tanh import TableTanh
+
+# Lanes trained side by side, measured: a call then costs little a lane, and what a step touches lies in the processor's cache.
+CACHE_BYTES, FEWEST = 384 * 2**10, 32
+OF_LINEAR = 1024
+# Updates after which lanes whose rest is certain leave for the first time; then each time after as many again as were made.
+FIRST_LOOK = 4
+
+
+def shallow_losses(
+    W: Array, w: Array, x: Array, y: Array, rates: Array, activation: str, steps: int, early_exit: bool = True
+) -> Array:
+    """(lanes, steps) J before each update; where a lane is lost, inf to the end.
+
+    W: (n, n_0), w: (1, n) initial weights, which all lanes share; their dtype, float32 or float64, is the training's.
+    x: (n_0, m), y: (1, m) data, one example a column.
+    rates: (lanes, 2) alpha_1 and alpha_2 of each lane, at least 0.
+    activation: g, a name from the table.
+    early_exit: stop a lane once no later loss of it can be finite; train w alone once W has stopped for good. No loss that is
+        finite depends on it.
+    Raises ValueError for shapes that do not match, for values that are not finite, and for an unknown activation.
+    """
+    function = Activation.named(activation)
+    steps = whole_number("steps", steps, at_least=1)
+    check_shape("W", W, ("n", x.shape[0]))
+    check_shape("w", w, (1, W.shape[0]))
+    check_shape("y", y, (1, x.shape[-1]))
+    check_shape("rates", rates, ("lanes", 2))
+    for name, values in {"W": W, "w": w, "x": x, "y": y}.items():
+        check_finite(name, values)
+    check_number("rates", rates, at_least=0)
+    dtype = W.dtype
+    cycles: _Linear | _Hidden = (_Linear if activation == "identity" else _Hidden)(
+        W, w, x.astype(dtype), y.astype(dtype), function
+    )
+    losses = np.full((len(rates), steps), np.inf, dtype)
+    live, rates = np.arange(len(rates)), rates.astype(dtype)
+    W, w = (np.broadcast_to(start, (live.size, *start.shape)).copy() for start in (cycles.W, cycles.w))
+    made = 0
+    # Divergence overflows; it is what the map shows.
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        while made < steps and live.size:
+            until = min(steps, max(FIRST_LOOK, 2 * made)) if early_exit else steps
+            still = np.zeros(live.size, bool)
+            for part in _parts(live.size, cycles.lanes):
+                losses[live[part], made:until], still[part] = cycles.run(W[part], w[part], rates[live[part]], until - made)
+            made = until
+            if early_exit:
+                lost = _lost(W, w)
+                if isinstance(cycles, _Hidden):
+                    ends = np.flatnonzero(still & ~lost)
+                    for part in _parts(len(ends), cycles.lanes):
+                        of = ends[part]
+                        losses[live[of], made:] = cycles.run_second(W[of], w[of], rates[live[of]], steps - made)
+                stays = ~(lost | still)
+                live, W, w = live[stays], W[stays], w[stays]
+    return losses
+
+
+def _parts(count: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def _lost(W: Array, w: Array) -> Array:
+    """(lanes,) whether every later loss is nan or inf.
+
+    A weight that is nan or inf never gets finite again. A w that is not finite makes every output so, even where it
+    meets a zero; so does a nan in W. An infinite W does not: tanh of it is 1.
+    """
+    return np.asarray(~np.isfinite(w).all(axis=(-2, -1)) | np.isnan(W).any(axis=(-2, -1)))
+
+
+class _Hidden:
+    """Cycles of any activation. Lanes are the first axis: three-dimensional products, each lane's as if alone."""
+
+    def __init__(self, W: Array, w: Array, x: Array, y: Array, activation: Activation) -> None:
+        self.W, self.w, self.x, self.y, self.activation = W, w, x, y, activation
+        self.x_T = np.ascontiguousarray(x.T)
+        self.lanes = max(CACHE_BYTES // (2 * W.shape[0] * x.shape[-1] * W.itemsize), FEWEST)
+
+    def run(self, W: Array, w: Array, rates: Array, steps: int) -> tuple[Array, Array]:
+        """(lanes, steps) losses, and which lanes' W stands still; W (lanes, n, n_0) and w (lanes, 1, n) are trained in place.
+
+        W has stopped for good where g' is 0 of every unit and example: dW is 0 then, and the same W has the same g' again.
+        """
+        (lanes, n, _), m = W.shape, self.x.shape[-1]
+        a, dz = np.empty((2, lanes, n, m), W.dtype)
+        # z and dz share their room where g' is found from a alone.
+        z = np.empty_like(a) if self.activation.needs_z else dz
+        second, dW, w_T = _Second(a, w, self.y, rates), np.empty_like(W), w.swapaxes(-1, -2)
+        alpha_1 = rates[:, :1, None] / W.dtype.type(m)
+        function = self._function(a.shape)
+        losses = np.empty((steps, lanes), W.dtype)
+        still = np.zeros(lanes, bool)
+        for step, loss in enumerate(losses):
+            function(np.matmul(W, self.x, z), a)
+            error = second.forward(loss)
+            # dW_ji = w_j sum over k of error_k g'(z_jk) x_ik: w stands before the sum, over n_0 instead of m values.
+            self.activation.derivative(z, a, dz)
+            if step == steps - 1:
+                still = np.asarray(~dz.any(axis=(-2, -1)))
+            dz *= error
+            np.matmul(dz, self.x_T, dW)
+            # One after the other: 0 times alpha w would be nan where alpha w has overflowed.
+            dW *= w_T
+            dW *= alpha_1
+            W -= dW
+            second.update()
+        losses /= 2 * m
+        return losses.T, still
+
+    def run_second(self, W: Array, w: Array, rates: Array, steps: int) -> Array:
+        """(lanes, steps) losses where W stands still."""
+        a = np.matmul(W, self.x)
+        a = self._function(a.shape)(a, np.empty_like(a))
+        second = _Second(a, w, self.y, rates)
+        losses = np.empty((steps, len(w)), w.dtype)
+        for loss in losses:
+            second.forward(loss)
+            second.update()
+        losses /= 2 * self.x.shape[-1]
+        return losses.T
+
+    def _function(self, shape: tuple[int, ...]) -> Callable[[Array, Array], Array]:
+        is_tanh = self.activation.name == "tanh" and self.W.dtype == np.float64
+        return TableTanh(shape) if is_tanh else self.activation.function
+
+
+class _Second:
+    """The second block's half of a cycle: a (lanes, n, m) is its input, w (lanes, 1, n) is trained in place."""
+
+    def __init__(self, a: Array, w: Array, y: Array, rates: Array) -> None:
+        self.a, self.w, self.y = a, w, y
+        self.a_T = a.swapaxes(-1, -2)
+        self.error, self.dw = np.empty((len(w), 1, a.shape[-1]), w.dtype), np.empty_like(w)
+        self.alpha = rates[:, 1:, None] / w.dtype.type(a.shape[-1])
+
+    def forward(self, loss: Array) -> Array:
+        """error = w a - y; its squared length goes into `loss` (lanes,)."""
+        np.matmul(self.w, self.a, self.error)
+        self.error -= self.y
+        np.vecdot(self.error[:, 0], self.error[:, 0], loss)
+        return self.error
+
+    def update(self) -> None:
+        """w := w - alpha_2 dw, dw = error a^T / m"""
+        np.matmul(self.error, self.a_T, self.dw)
+        self.dw *= self.alpha
+        self.w -= self.dw
+
+
+class _Linear:
+    """Cycles where g is the identity: out = u x with u = w W, a vector. Lanes are the last axis, all of it elementwise.
+
+    With x = U S V^T, gradient descent on W U and y V takes the same path, and there the data are the diagonal S:
+
+        e = u S - y        s = e S / m        dw = s W^T        dW = w^T s
+    """
+
+    def __init__(self, W: Array, w: Array, x: Array, y: Array, activation: Activation) -> None:
+        U, S, V_T = np.linalg.svd(x.astype(np.float64), full_matrices=False)
+        self.W, self.w = (W @ U).astype(W.dtype), w
+        self.S, y_S = S.astype(W.dtype)[:, None], y @ V_T.T
+        self.y = np.ascontiguousarray(y_S.T.astype(W.dtype))
+        self.m = x.shape[-1]
+        # Of y, what no u reaches.
+        self.rest = W.dtype.type(max(float((y**2).sum() - (y_S**2).sum()), 0.0) if self.m > len(S) else 0)
+        self.lanes = OF_LINEAR
+
+    def run(self, W: Array, w: Array, rates: Array, steps: int) -> tuple[Array, Array]:
+        """(lanes, steps) losses, and that no W stands still; W (lanes, n, n_0) and w (lanes, 1, n) are trained in place."""
+        outside, (_, k), lanes = (W, w), self.W.shape, len(W)
+        W, w = np.ascontiguousarray(W.transpose(1, 2, 0)), np.ascontiguousarray(w[:, 0].T)
+        products = np.empty_like(W)
+        over_n, over_k = _pairs(products), _pairs(products.swapaxes(0, 1))
+        u, dw = products[0], products[:, 0]
+        e, s, squares = np.empty((3, k, lanes), W.dtype)
+        over_squares = _pairs(squares)
+        w_column = w[:, None]
+        alpha_1, alpha_2 = np.ascontiguousarray(rates.T)
+        losses = np.empty((steps, lanes), W.dtype)
+        for loss in losses:
+            np.multiply(W, w_column, products)
+            _add(over_n)
+            np.multiply(u, self.S, e)
+            e -= self.y
+            np.multiply(e, e, squares)
+            _add(over_squares)
+            loss[...] = squares[0]
+            np.multiply(e, self.S / self.m, s)
+            np.multiply(W, s, products)
+            _add(over_k)
+            step = np.multiply(dw, alpha_2)
+            s *= alpha_1
+            np.multiply(w_column, s, products)
+            W -= products
+            w -= step
+        outside[0][...], outside[1][:, 0] = W.transpose(2, 0, 1), w.T
+        losses += self.rest
+        losses /= 2 * self.m
+        return losses.T, np.zeros(lanes, bool)
+
+
+def _pairs(values: Array) -> list[tuple[Array, Array]]:
+    """What is to be added to what until values[0] is the sum over the first axis, in an order that its length decides."""
+    pairs, count = [], len(values)
+    while count > 1:
+        half = count // 2
+        pairs.append((values[:half], values[count - half : count]))
+        count -= half
+    return pairs
+
+
+def _add(pairs: list[tuple[Array, Array]]) -> None:
+    for total, more in pairs:
+        np.add(total, more, total)

@@ -1,0 +1,247 @@
+"""What a map can be asked for: two keys of a run's config on a grid, a network for every pixel."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from blocks.arrays import Array, check_number, choice, whole_number
+from experiments.run.config import Config, UserError, check, typed_as
+
+SCALES = ("log", "linear")
+SETUPS = ("paper", "config")
+MOST_PIXELS, MOST_FRAMES = 4096, 1000
+BLOCK_RATES = "optimizer.block_rates."
+
+
+@dataclass
+class AxisConfig:
+    """One axis of the map.
+
+    key: a number of the run's config, such as optimizer.learning_rate; `optimizer.block_rates.1` is block 1's rate.
+    lower, upper: the values of the first and of the last pixel. scale: log or linear between them.
+    resolution: pixels, 2 to 4096; null is map.resolution. A whole-number key has its values rounded.
+    """
+
+    key: str = MISSING
+    lower: float = MISSING
+    upper: float = MISSING
+    scale: str = "log"
+    resolution: int | None = None
+
+
+@dataclass
+class ZoomConfig:
+    """A series of maps, each a smaller window of the one before.
+
+    frames: their number, 1 is the map alone. factor: by which a window's sides shrink (in decades on a log axis), above 1.
+    center: (x, y) on which all are centred; null is the first map's boundary pixel that is next to its middle.
+    """
+
+    frames: int = 1
+    factor: float = 2.0
+    center: list[float] | None = None
+
+
+@dataclass
+class MapConfig:
+    """A map.
+
+    setup: `config` trains the run's config; `paper` the networks of Sohl-Dickstein 2024, see `run.paper`, which read
+        network.activation, network.width, training.epochs, optimizer.block_rates, seed and dtype alone.
+    file: .npz with W0, W1, X and Y for the paper's networks; null draws them from seed.
+    resolution: pixels a side, 2 to 4096. tile: pixels a side of what is trained and stored as one piece.
+    early_exit: stop a network of the paper's whose later losses cannot be finite; no label depends on it.
+    floor: train the boundary's pixels again, with values one rounding away and in the other precision.
+    n_jobs: processes, -1 is one a core. folder: where tiles are kept; null is outputs/trainability/ and the fingerprint.
+    """
+
+    x: AxisConfig = field(default_factory=AxisConfig)
+    y: AxisConfig = field(default_factory=AxisConfig)
+    setup: str = "config"
+    file: str | None = None
+    resolution: int = 256
+    tile: int = 64
+    early_exit: bool = True
+    floor: bool = True
+    zoom: ZoomConfig = field(default_factory=ZoomConfig)
+    n_jobs: int = -1
+    folder: str | None = None
+
+
+@dataclass
+class MappedConfig(Config):
+    """A run's config, and the two keys of it that are mapped."""
+
+    map: MapConfig = field(default_factory=MapConfig)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The pixels of one map: x (columns,) and y (rows,) are their values, row 0 the lower end. tile: pixels a side."""
+
+    x: Array
+    y: Array
+    tile: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)"""
+        return len(self.y), len(self.x)
+
+    def tiles(self) -> list[tuple[slice, slice]]:
+        """(rows, columns) of every tile, row by row."""
+        rows, columns = (
+            [slice(start, min(start + self.tile, count)) for start in range(0, count, self.tile)] for count in self.shape
+        )
+        return [(down, across) for down in rows for across in columns]
+
+    def pixels(self, place: tuple[slice, slice]) -> tuple[Array, Array]:
+        """x and y of a tile's pixels, each (pixels,), row by row."""
+        x, y = np.meshgrid(self.x[place[1]], self.y[place[0]])
+        return x.ravel(), y.ravel()
+
+
+def grid(config: MappedConfig) -> Grid:
+    """The pixels that a config asks for."""
+    x, y = (axis_values(axis, _resolution(config, axis), key_type(config, axis.key)) for axis in axes(config).values())
+    return Grid(x, y, config.map.tile)
+
+
+def axes(config: MappedConfig) -> dict[str, AxisConfig]:
+    """x and y by name."""
+    return {"map.x": config.map.x, "map.y": config.map.y}
+
+
+def _resolution(config: MappedConfig, axis: AxisConfig) -> int:
+    return config.map.resolution if axis.resolution is None else axis.resolution
+
+
+def axis_values(axis: AxisConfig, count: int, kind: type) -> Array:
+    """(count,) values from lower to upper; those of a whole-number key are rounded, so that neighbours may be equal."""
+    spaced = np.geomspace if axis.scale == "log" else np.linspace
+    values = spaced(axis.lower, axis.upper, count)
+    return np.rint(values) if kind is int else values
+
+
+def key_type(config: Config, key: str) -> type:
+    """int or float."""
+    return dict(_numbers(config))[key]
+
+
+def _numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, type]]:
+    """(key, int or float) of every number of the config that says what is trained."""
+    for of in fields(config):
+        value, name = getattr(config, of.name), f"{prefix}{of.name}"
+        if f"{name}." == BLOCK_RATES:
+            yield from ((f"{BLOCK_RATES}{block}", float) for block in range(1, len(value or []) + 1))
+        elif is_dataclass(value) and of.name not in ("map", "tracking", "sweep", "instruments"):
+            yield from _numbers(value, f"{name}.")
+        elif of.type in (int, int | None) and name != "training.threads":
+            yield name, int
+        elif of.type in (float, float | None):
+            yield name, float
+
+
+def with_value(config: Any, key: str, value: float) -> Any:
+    """The config with that key set."""
+    head, _, rest = key.partition(".")
+    inner = getattr(config, head)
+    changed: Any = value
+    if isinstance(inner, list):
+        changed = [*inner[: int(rest) - 1], value, *inner[int(rest) :]]
+    elif rest:
+        changed = with_value(inner, rest, value)
+    return replace(config, **{head: changed})
+
+
+def runs_at(config: MappedConfig, x: Array, y: Array) -> list[MappedConfig]:
+    """The runs of pixels, x and y (pixels,) their values."""
+    kinds = [key_type(config, axis.key) for axis in axes(config).values()]
+    pairs = zip(x.tolist(), y.tolist(), strict=True)
+    x_key, y_key = config.map.x.key, config.map.y.key
+    return [with_value(with_value(config, x_key, kinds[0](at_x)), y_key, kinds[1](at_y)) for at_x, at_y in pairs]
+
+
+def corners(config: MappedConfig) -> list[MappedConfig]:
+    """The runs at the window's corners."""
+    across, up = config.map.x, config.map.y
+    x, y = np.meshgrid([across.lower, across.upper], [up.lower, up.upper])
+    return runs_at(config, x.ravel(), y.ravel())
+
+
+def windows(config: MappedConfig, center: tuple[float, float]) -> Iterator[MappedConfig]:
+    """The maps of a zoom, the first one the config's own."""
+    yield config
+    for frame in range(1, config.map.zoom.frames):
+        shrunk: dict[str, Any] = {}
+        for name, axis, middle in zip("xy", axes(config).values(), center, strict=True):
+            scaled, back = (np.log10, lambda value: 10.0**value) if axis.scale == "log" else (float, float)
+            half = (scaled(axis.upper) - scaled(axis.lower)) / 2 / config.map.zoom.factor**frame
+            shrunk[name] = replace(axis, lower=float(back(scaled(middle) - half)), upper=float(back(scaled(middle) + half)))
+        made = replace(config, map=replace(config.map, **shrunk))
+        check_distinct(made, f"frame {frame + 1} of map.zoom.frames: ")
+        yield made
+
+
+def typed_map(cfg: DictConfig) -> MappedConfig:
+    """The config of a map as a checked object; raises UserError for anything that no map can have."""
+    for name in "xy":
+        for key in ("key", "lower", "upper"):
+            if OmegaConf.is_missing(cfg.map[name], key):
+                raise UserError(f"map.{name}.{key} is missing: name a preset, trainability=NAME, or set it")
+    config = typed_as(MappedConfig, cfg)
+    keys = [axis.key for axis in axes(config).values()]
+    if config.optimizer.block_rates is None and any(str(key).startswith(BLOCK_RATES) for key in keys):
+        rates = [config.optimizer.learning_rate] * config.network.depth
+        config = replace(config, optimizer=replace(config.optimizer, block_rates=rates))
+    try:
+        _check(config)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    check_distinct(config)
+    return config
+
+
+def _check(config: MappedConfig) -> None:
+    mapped, zoom = config.map, config.map.zoom
+    choice("map.setup", mapped.setup, dict.fromkeys(SETUPS))
+    whole_number("map.tile", mapped.tile, at_least=1, at_most=256)
+    whole_number("map.zoom.frames", zoom.frames, at_least=1, at_most=MOST_FRAMES)
+    check_number("map.zoom.factor", zoom.factor, above=1)
+    if mapped.n_jobs != -1:
+        whole_number("map.n_jobs", mapped.n_jobs, at_least=1)
+    for name, axis in axes(config).items():
+        own = axis.resolution is not None
+        whole_number(
+            f"{name}.resolution" if own else "map.resolution", _resolution(config, axis), at_least=2, at_most=MOST_PIXELS
+        )
+        choice(f"{name}.scale", axis.scale, dict.fromkeys(SCALES))
+        for end, value in (("lower", axis.lower), ("upper", axis.upper)):
+            if axis.scale == "log" and not value > 0:
+                raise UserError(f"{name}.{end} is {value:g}, it must be above 0 on a log axis")
+            check_number(f"{name}.{end}", value)
+        if not axis.lower < axis.upper:
+            raise UserError(f"{name}.lower is {axis.lower:g}, it must be below {name}.upper, which is {axis.upper:g}")
+        if axis.key not in (keys := dict(_numbers(config))):
+            raise UserError(f"{name}.key is {axis.key!r}, it must be a number of a run's config: {', '.join(keys)}")
+    if mapped.x.key == mapped.y.key:
+        raise UserError(f"map.x.key and map.y.key are both {mapped.x.key}, they must be two keys")
+    if zoom.center is not None and len(zoom.center) != 2:
+        raise UserError(f"map.zoom.center is {zoom.center}, it must be null or [x, y]")
+    for corner in corners(config):
+        check(corner)
+
+
+def check_distinct(config: MappedConfig, where: str = "") -> None:
+    """Raise UserError where a window is so narrow that neighbouring pixels have the same value in the run's precision."""
+    for name, axis in axes(config).items():
+        if key_type(config, axis.key) is float:
+            values = axis_values(axis, _resolution(config, axis), float).astype(config.dtype)
+            if len(np.unique(values)) < len(values):
+                raise UserError(
+                    f"{where}{name}.lower to {name}.upper is {axis.lower!r} to {axis.upper!r}, "
+                    f"in which {config.dtype} cannot tell {len(values)} values apart"
+                )

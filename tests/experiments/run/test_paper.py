@@ -1,0 +1,123 @@
+"""The networks of Sohl-Dickstein 2024: the author's labels, and JAX's gradients of the author's formula."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.run import paper
+from experiments.run.config import Config, NetworkConfig, UserError
+from experiments.run.paper import DIVERGED, STUCK, TRAINED, Problem
+
+PUBLISHED = Path(__file__).parents[2] / "published"
+
+
+def published(name):
+    """(what the author's own functions gave, the problem)"""
+    file = PUBLISHED / f"trainability_{name}_n8.npz"
+    return np.load(file), Problem.read(str(file))
+
+
+@pytest.mark.parametrize(("name", "least"), [("identity", 1.0), ("tanh", 0.995)])
+@pytest.mark.parametrize("early_exit", [True, False])
+def test_the_labels_are_the_authors(name, least, early_exit):
+    theirs, of = published(name)
+    losses = paper.losses(of, name, theirs["learning_rates"], int(theirs["steps"]), "float64", early_exit)
+    ours = paper.score(losses)
+    trained, labels = ours["outcome"] == TRAINED, theirs["trainable"].ravel()
+    assert (trained == labels).mean() >= least
+    # The measure itself, wherever it is not next to the boundary and so not of the last bit.
+    close = np.isclose(ours["measure"], theirs["measure"].ravel(), rtol=1e-6)
+    assert close.mean() > 0.85
+
+
+def jax_losses(of, activation, rates, steps):
+    """The author's formula, differentiated by JAX; (networks, steps)."""
+    import jax
+    import jax.numpy as jnp
+
+    nonlinearity = {
+        "tanh": lambda z: jnp.tanh(z * jnp.sqrt(2)),
+        "relu": lambda z: jax.nn.relu(z) * jnp.sqrt(2),
+        "identity": lambda z: z,
+    }[activation]
+    n = of.W0.shape[0]
+
+    def loss(theta):
+        h = nonlinearity(of.X @ theta[0] / jnp.sqrt(n))
+        return jnp.mean((h @ theta[1] / n - of.Y) ** 2)
+
+    def run(rate):
+        def cycle(theta, _):
+            value, gradient = jax.value_and_grad(loss)(theta)
+            return (theta[0] - rate[0] * gradient[0], theta[1] - rate[1] * gradient[1]), value
+
+        return jax.lax.scan(cycle, (jnp.asarray(of.W0), jnp.asarray(of.W1)), length=steps)[1]
+
+    return np.asarray(jax.jit(jax.vmap(run))(jnp.asarray(rates)))
+
+
+@pytest.mark.parametrize("activation", ["identity", "tanh", "relu"])
+@pytest.mark.parametrize(("n", "m"), [(8, 8), (4, 20), (6, 3)])
+def test_the_losses_are_those_of_the_authors_formula_under_jax(activation, n, m):
+    of = Problem.drawn(n, m, 3)
+    rates = 10 ** np.random.default_rng(0).uniform(-2, 0.3, (20, 2))
+    ours = paper.losses(of, activation, rates, 25, "float64")
+    np.testing.assert_allclose(2 * ours, jax_losses(of, activation, rates, 25), rtol=1e-9)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_the_labels_are_jaxs_over_the_whole_window(activation):
+    of = Problem.drawn(8, 72, 0)
+    grid = np.geomspace(1e-3, 1e6, 24)
+    rates = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
+    ours = paper.score(paper.losses(of, activation, rates, 100, "float64"))["outcome"] == TRAINED
+    with np.errstate(all="ignore"):
+        theirs = paper.score(jax_losses(of, activation, rates, 100))["outcome"] == TRAINED
+    assert (ours == theirs).mean() >= 0.995
+    assert 0.2 < theirs.mean() < 0.8
+
+
+def test_the_score_of_losses_by_hand():
+    inf = np.inf
+    rows = {
+        # halves, then stays: 1 + 29 / 2
+        "trained": ([2.0] + [1.0] * 29, TRAINED, -15.5, -1),
+        "trained after a peak of inf": ([2.0, inf] + [1.0] * 28, TRAINED, -(1 + 5e5 + 14), -1),
+        "stuck": ([2.0] * 30, STUCK, 30.0, -1),
+        "diverged at a bound": ([1.0] * 10 + [1e7] * 20, DIVERGED, 10 + 20 / 1e6, 10),
+        "diverged to inf": ([1.0] * 5 + [inf] * 25, DIVERGED, 5 + 25 / 1e6, 5),
+        "diverged to nan": ([1.0] * 5 + [np.nan] * 25, DIVERGED, 5 + 25 / 1e6, 5),
+    }
+    scored = paper.score(np.array([losses for losses, *_ in rows.values()]))
+    for pixel, (name, (_, outcome, measure, step)) in zip(scored, rows.items(), strict=True):
+        assert (pixel["outcome"], pixel["step"]) == (outcome, step), name
+        assert pixel["measure"] == pytest.approx(measure, rel=1e-12), name
+
+
+def test_the_problem_is_drawn_from_the_seed_with_the_papers_shapes():
+    of = paper.problem(Config(network=NetworkConfig(depth=2, width=8, activation="tanh")), None)
+    assert [part.shape for part in (of.W0, of.W1, of.X, of.Y)] == [(8, 8), (8, 1), (72, 8), (72, 1)]
+    again = paper.problem(Config(network=NetworkConfig(depth=2, width=8, activation="tanh")), None)
+    assert of.X.tobytes() == again.X.tobytes()
+    other = paper.problem(Config(network=NetworkConfig(depth=2, width=8, activation="tanh"), seed=1), None)
+    assert of.X.tobytes() != other.X.tobytes()
+    assert paper.problem(Config(network=NetworkConfig(width=8, activation="identity")), None).X.shape == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "No such file"), (b"", "No data left in file"), (b"W0, W1", "cannot be loaded|pickle")],
+)
+def test_a_file_that_holds_no_problem_is_one_line(tmp_path, content, told):
+    file = tmp_path / "problem.npz"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=f"map.file is .*problem.npz', it must be a .npz with W0, W1, X and Y: .*{told}"):
+        Problem.read(str(file))
+
+
+def test_a_file_of_other_shapes_is_one_line(tmp_path):
+    np.savez(tmp_path / "p.npz", W0=np.ones((3, 3)), W1=np.ones((3, 1)), X=np.ones((5, 4)), Y=np.ones((5, 1)))
+    with pytest.raises(UserError, match=r"W0 has shape \(3, 3\), it must be \(..., 4, 4\)"):
+        Problem.read(str(tmp_path / "p.npz"))
