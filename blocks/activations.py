@@ -6,6 +6,7 @@ written in what backward has at hand, z and a = g(z).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -20,6 +21,22 @@ GELU_SATURATED = 10.0
 ZERO = {np.dtype(dtype): np.zeros((), dtype) for dtype in (np.float32, np.float64)}
 
 
+class Applied:
+    """An activation over a cache's z and a, which stay where they are: what else it computes with is made once."""
+
+    def __init__(self, activation: "Activation", z: Array, a: Array) -> None:
+        self.activation, self.z, self.a = activation, z, a
+
+    def forward(self) -> Array:
+        """a = g(z); z may be a where g' does not read it."""
+        return self.activation.function(self.z, self.a)
+
+    def backward(self, da: Array, out: Array | None = None) -> Array:
+        """dz = da * g'(z), in `out`; it may be da itself."""
+        slope = self.activation.derivative(self.z, self.a, out)
+        return np.multiply(da, slope, slope)
+
+
 @dataclass(frozen=True)
 class Activation:
     """A pair (g, g').
@@ -27,13 +44,15 @@ class Activation:
     name: the table's key.
     function: `g(z, out=None) -> a`, shapes equal.
     derivative: `g'(z, a, out=None) -> dg/dz`, shapes equal.
-    needs_z: whether g' reads z; a training loop keeps a alone where it does not.
+    needs_z: whether g' reads z; a training loop keeps a alone where it does not, and writes it over z.
+    applied: how it is computed over a cache's arrays.
     """
 
     name: str
     function: Callable[..., Array]
     derivative: Callable[..., Array]
     needs_z: bool = False
+    applied: type[Applied] = Applied
 
     @classmethod
     def named(cls, name: str) -> "Activation":
@@ -47,7 +66,7 @@ def _out(z: Array, out: Array | None) -> Array:
 
 def identity(z: Array, out: Array | None = None) -> Array:
     """g(z) = z"""
-    return np.positive(z, out)
+    return z if z is out else np.positive(z, out)
 
 
 def identity_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
@@ -55,6 +74,14 @@ def identity_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
     out = _out(z, out)
     out.fill(1)
     return out
+
+
+class AppliedIdentity(Applied):
+    """dz is da."""
+
+    def backward(self, da: Array, out: Array | None = None) -> Array:
+        """dz = da"""
+        return da
 
 
 def sigmoid(z: Array, out: Array | None = None) -> Array:
@@ -87,16 +114,59 @@ def tanh_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
 
 def relu(z: Array, out: Array | None = None) -> Array:
     """g(z) = max(z, 0)"""
-    # Against an array of zeros NumPy's loop is three times faster than against the scalar.
-    out = _out(z, out)
-    out.fill(0)
-    return np.maximum(z, out, out=out)
+    return np.maximum(z, ZERO[z.dtype], out=out)
 
 
 def relu_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
     """g'(z) = 1 where z > 0, else 0 (0 at z = 0)"""
     # a > 0 just where z > 0.
     return np.greater(a, ZERO[a.dtype], _out(a, out))
+
+
+class AppliedRelu(Applied):
+    """The same numbers in a third of the time.
+
+    Against an array of zeros NumPy's maximum is twice as fast as against one zero. And a positive float is a positive whole
+    number when its bits are read as one: min(a's bits, 1) is 1 where a > 0 and else 0, and da's bits times that are da or 0,
+    while a comparison would have to be converted to floats first.
+    """
+
+    def __init__(self, activation: Activation, z: Array, a: Array) -> None:
+        super().__init__(activation, z, a)
+        self.whole = np.dtype(f"i{a.itemsize}")
+        self.zeros, self.ones = _constant(0, z.shape, z.dtype), _constant(1, z.shape, self.whole)
+        self.a_bits = a.view(self.whole)
+        self.da: Array | None = None
+        self.dz: Array | None = None
+
+    def forward(self) -> Array:
+        """a = max(z, 0)"""
+        return np.maximum(self.z, self.zeros, out=self.a)
+
+    def backward(self, da: Array, out: Array | None = None) -> Array:
+        """dz = da where z > 0, else 0"""
+        if out is None:
+            return super().backward(da)
+        if self.da is not da or self.dz is not out:
+            self.da, self.da_bits = da, da.view(self.whole)
+            self.dz, self.dz_bits = out, out.view(self.whole)
+        np.minimum(self.a_bits, self.ones, out=self.dz_bits)
+        np.multiply(self.da_bits, self.dz_bits, self.dz_bits)
+        return out
+
+
+# Held here as long as somebody else does: blocks of one shape share them.
+CONSTANTS: WeakValueDictionary[tuple[int, tuple[int, ...], np.dtype], Array] = WeakValueDictionary()
+
+
+def _constant(value: int, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """An array full of `value`, for all who read it."""
+    key = value, shape, dtype
+    array = CONSTANTS.get(key)
+    if array is None:
+        array = CONSTANTS[key] = np.full(shape, value, dtype)
+        array.flags.writeable = False
+    return array
 
 
 def leaky_relu(z: Array, out: Array | None = None) -> Array:
@@ -107,7 +177,8 @@ def leaky_relu(z: Array, out: Array | None = None) -> Array:
 
 def leaky_relu_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
     """g'(z) = 1 where z > 0, else 0.01"""
-    return np.maximum(relu_derivative(z, a, out), LEAK, out=out)
+    # From z, since g, with z on both sides of a maximum, cannot be written over it.
+    return np.maximum(relu_derivative(z, z, out), LEAK, out=out)
 
 
 def softplus(z: Array, out: Array | None = None) -> Array:
@@ -173,11 +244,11 @@ def gelu_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
 ACTIVATIONS = {
     pair.name: pair
     for pair in (
-        Activation("identity", identity, identity_derivative),
+        Activation("identity", identity, identity_derivative, applied=AppliedIdentity),
         Activation("sigmoid", sigmoid, sigmoid_derivative),
         Activation("tanh", tanh, tanh_derivative),
-        Activation("relu", relu, relu_derivative),
-        Activation("leaky_relu", leaky_relu, leaky_relu_derivative),
+        Activation("relu", relu, relu_derivative, applied=AppliedRelu),
+        Activation("leaky_relu", leaky_relu, leaky_relu_derivative, needs_z=True),
         Activation("softplus", softplus, softplus_derivative, needs_z=True),
         Activation("elu", elu, elu_derivative, needs_z=True),
         Activation("gelu", gelu, gelu_derivative, needs_z=True),

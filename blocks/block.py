@@ -1,11 +1,11 @@
 """The lecture's building block: a forward step that caches, a backward step that uses the cache."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from blocks.activations import Activation
-from blocks.arrays import Array, check_shape, transpose
+from blocks.activations import Activation, Applied
+from blocks.arrays import Array, check_shape, times, transpose
 from blocks.parameters import join, split
 
 # In dW = dz a_prev^T the rows of both factors run along the summed axis. OpenBLAS's kernels for AVX-512 take 1.7 times as
@@ -22,6 +22,7 @@ class Cache:
     a: (..., n_l, m) = g(z).
     dz, da_prev, dz_T: where backward may put its intermediate results, dz_T (..., m, n_l); None makes new arrays.
     a_prev: (..., n_{l-1}, m) the upper rows of a_prev_1, a view.
+    applied: the block's activation over z and a, from the first use on.
     """
 
     a_prev_1: Array
@@ -30,11 +31,13 @@ class Cache:
     dz: Array | None = None
     da_prev: Array | None = None
     dz_T: Array | None = None
+    applied: Applied | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        # Views made once: making one costs a tenth of a small product.
+        # Made once: it would cost a tenth of a small product.
         self.a_prev = self.a_prev_1[..., :-1, :]
         self.a_prev_1_T = transpose(self.a_prev_1)
+        self.a_prev_1_times = times(self.a_prev_1)
 
 
 class Block:
@@ -65,6 +68,7 @@ class Block:
         self.joined = joined
         self.W, self.b = split(joined)
         self.W_T = transpose(self.W)
+        self.joined_times, self.W_T_times = times(joined), times(self.W_T)
         self.activation = activation
 
     def __repr__(self) -> str:
@@ -92,8 +96,8 @@ class Block:
         # In a chain, the block before has written its activation right here.
         if a_prev is not cache.a_prev:
             np.copyto(cache.a_prev, a_prev)
-        z = np.matmul(self.joined, cache.a_prev_1, cache.z)
-        return self.activation.function(z, cache.a), cache
+        self.joined_times(cache.a_prev_1, cache.z)
+        return (cache.applied or self._applied(cache)).forward(), cache
 
     def backward(self, da: Array, cache: Cache) -> tuple[Array, Array, Array]:
         """da_prev, dW, db:  dz = da * g'(z),  dW = dz a_prev^T,  db = sum over m of dz,  da_prev = W^T dz.
@@ -107,15 +111,23 @@ class Block:
         return self.pull_back(dz, cache), *split(joined)
 
     def gradient(self, da: Array, cache: Cache, out: Array | None = None) -> tuple[Array, Array]:
-        """dz = da * g'(z), and [dW db] = dz [a_prev; 1]^T: the row of ones under a_prev sums dz over the examples."""
-        dz = self.activation.derivative(cache.z, cache.a, cache.dz)
-        dz = np.multiply(da, dz, dz)
-        if not TURNS:
-            return dz, np.matmul(dz, cache.a_prev_1_T, out)
-        dz_T = np.empty_like(transpose(dz), order="C") if cache.dz_T is None else cache.dz_T
-        np.copyto(dz_T, transpose(dz))
-        return dz, transpose(np.matmul(cache.a_prev_1, dz_T, None if out is None else transpose(out)))
+        """dz, and [dW db] = dz [a_prev; 1]^T: the row of ones under a_prev sums dz over the examples."""
+        dz = self.through_activation(da, cache)
+        dz_T = dz.mT
+        if TURNS:
+            dz_T = np.empty_like(dz.mT, order="C") if cache.dz_T is None else cache.dz_T
+            np.copyto(dz_T, dz.mT)
+        joined_T = cache.a_prev_1_times(dz_T, None if out is None else out.mT)
+        return dz, joined_T.mT
+
+    def through_activation(self, da: Array, cache: Cache) -> Array:
+        """dz = da * g'(z)"""
+        return (cache.applied or self._applied(cache)).backward(da, cache.dz)
 
     def pull_back(self, dz: Array, cache: Cache) -> Array:
         """da_prev = W^T dz"""
-        return np.matmul(self.W_T, dz, cache.da_prev)
+        return self.W_T_times(dz, cache.da_prev)
+
+    def _applied(self, cache: Cache) -> Applied:
+        cache.applied = self.activation.applied(self.activation, cache.z, cache.a)
+        return cache.applied

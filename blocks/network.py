@@ -93,14 +93,14 @@ class Network:
     def workspace(self, x_shape: tuple[int, ...]) -> list[Cache]:
         """Caches as `new_caches` makes them, with room for backward's intermediate results, for a loop that allocates nothing.
 
-        All blocks share that room: what `Block.backward` returns as da_prev is overwritten by the next block's. So is z
-        where g' is found from a alone: half as much then lies between forward and backward.
+        All blocks share that room: what `Block.backward` returns as da_prev is overwritten by the next block's. And z is
+        overwritten by a where g' is found from a alone: half as much then lies between forward and backward.
         """
         caches = self.new_caches(x_shape)
         room: dict[tuple[str, tuple[int, ...]], Array] = {}
         for block, cache, before in zip(self.blocks, caches, [None, *caches], strict=False):
             if not block.activation.needs_z:
-                cache.z = room.setdefault(("z", cache.z.shape), cache.z)
+                cache.z = cache.a
             cache.dz = room.setdefault(("dz", cache.z.shape), np.empty_like(cache.z))
             cache.dz_T = room.setdefault(("dz_T", cache.z.shape), np.empty_like(transpose(cache.z), order="C"))
             if before is not None:

@@ -29,5 +29,10 @@ def table(title: str, times: dict[str, Array], unit: str, scale: float) -> None:
     ours = next(iter(times.values()))
     print(f"\n{title}")
     for name, seconds in times.items():
-        low, ratio, high = np.quantile(seconds / ours, [0.25, 0.5, 0.75])
-        print(f"  {name:<38}{np.median(seconds) * scale:>10.1f} {unit}   {ratio:6.2f} x ours  ({low:.2f} to {high:.2f})")
+        print(f"  {name:<38}{np.median(seconds) * scale:>10.1f} {unit}   {ratio(seconds, ours)} x ours")
+
+
+def ratio(times: Array, others: Array) -> str:
+    """The median of the rounds' ratios and, in brackets, their quartiles."""
+    low, middle, high = np.quantile(times / others, [0.25, 0.5, 0.75])
+    return f"{middle:6.2f} ({low:.2f} to {high:.2f})"
