@@ -63,7 +63,7 @@ def train(
     )
 
 
-class _Workspace:
+class Workspace:
     """What batches of m examples are gathered into, and computed in.
 
     rows: (m, n_0 + 1) an example a row, with a 1 behind it: turned, block 1's a_prev_1, so that no batch is copied twice.
@@ -128,13 +128,13 @@ class _Training:
         self.gradient = np.empty_like(network.parameters)
         self.joined = network.layout.blocks(self.gradient)
         self.gradient_norms = Norms(network.layout, self.gradient)
-        self.workspaces: dict[int, _Workspace] = {}
+        self.workspaces: dict[int, Workspace] = {}
 
-    def gathered(self, rows: Array, target: Array, examples: Array) -> _Workspace:
+    def gathered(self, rows: Array, target: Array, examples: Array) -> Workspace:
         """These examples of a whole set, in the workspace for so many."""
         m = len(examples)
         if m not in self.workspaces:
-            self.workspaces[m] = _Workspace(self.network, target, m)
+            self.workspaces[m] = Workspace(self.network, target, m)
         self.workspaces[m].gather(rows, target, examples)
         return self.workspaces[m]
 

@@ -12,12 +12,31 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import argparse
 
 from experiments.benchmarks.command import end_to_end, scale
+from experiments.benchmarks.compiled import compiled, stacks
 from experiments.benchmarks.drills import kills, outages, reproductions
+from experiments.benchmarks.larger import larger, start_up
+from experiments.benchmarks.profile import profile
 from experiments.benchmarks.step import step
 from experiments.benchmarks.sweep import sweep
 from experiments.record.identity import environment
 
-BENCHMARKS = {run.__name__: run for run in (step, sweep, end_to_end, scale, reproductions, kills, outages)}
+BENCHMARKS = {
+    run.__name__: run
+    for run in (
+        step,
+        profile,
+        compiled,
+        stacks,
+        larger,
+        start_up,
+        sweep,
+        end_to_end,
+        scale,
+        reproductions,
+        kills,
+        outages,
+    )
+}
 
 
 def main() -> None:
