@@ -117,8 +117,10 @@ class Block:
         if TURNS:
             dz_T = np.empty_like(dz.mT, order="C") if cache.dz_T is None else cache.dz_T
             np.copyto(dz_T, dz.mT)
-        joined_T = cache.a_prev_1_times(dz_T, None if out is None else out.mT)
-        return dz, joined_T.mT
+        if out is None:
+            return dz, cache.a_prev_1_times(dz_T).mT
+        cache.a_prev_1_times(dz_T, out.mT)
+        return dz, out
 
     def through_activation(self, da: Array, cache: Cache) -> Array:
         """dz = da * g'(z)"""

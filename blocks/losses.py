@@ -64,8 +64,10 @@ class Room:
         self.dlogits, self.units = np.empty(shape, dtype), np.empty(shape, dtype)
         self.one, self.two, self.three = np.empty((3, *lanes, 1, self.m), dtype)
         self.value = np.empty((*lanes, 1, 1), dtype)
-        # Products, since NumPy's own sum over a middle axis may add in another order in a stack.
+        # Products, since NumPy's own sum over a middle axis may add in another order in a stack, and its broadcasting
+        # takes longer and allocates.
         self.sum_over_units = times(np.ones((1, n), dtype))
+        self.for_every_unit = times(np.ones((n, 1), dtype))
         self.over_m = np.full((self.m, 1), 1 / self.m, dtype)
         self.row_times = times(self.one)
 
@@ -83,10 +85,11 @@ def _softmax(logits: Array, target: Array, room: Room | None = None) -> tuple[Ar
     top = np.maximum.reduce(logits, axis=-2, keepdims=True, out=room.three)
     of_label = room.sum_over_units(np.multiply(target, logits, room.dlogits), room.two)
     of_label -= top
-    e = np.subtract(logits, top, room.units)
-    np.exp(e, e)
+    e = room.for_every_unit(top, room.units)
+    np.exp(np.subtract(logits, e, e), e)
     total = room.sum_over_units(e, room.three)
-    dlogits = np.divide(e, total, room.dlogits)
+    dlogits = room.for_every_unit(total, room.dlogits)
+    np.divide(e, dlogits, dlogits)
     dlogits -= target
     dlogits *= logits.dtype.type(1 / room.m)
     np.subtract(np.log(total, total), of_label, room.one)

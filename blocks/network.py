@@ -78,30 +78,37 @@ class Network:
         lanes = f", lanes={self.lanes}" if self.lanes else ""
         return f"Network({sizes}, {self.activation.name}, {self.parameters.dtype}{lanes}, {self.layout.size} parameters)"
 
-    def new_caches(self, x_shape: tuple[int, ...]) -> list[Cache]:
-        """Empty caches for inputs of that shape, every block's `a` the next one's `a_prev`."""
+    def new_caches(self, x_shape: tuple[int, ...], in_place: bool = False) -> list[Cache]:
+        """Empty caches for inputs of that shape, every block's `a` the next one's `a_prev`.
+
+        in_place: z is overwritten by a where g' is found from a alone: half as much then lies between forward and backward.
+        """
         caches: list[Cache] = []
         shape = x_shape
         for block in self.blocks:
             cache = block.new_cache(shape)
-            if caches:
-                caches[-1].a = cache.a_prev
-            caches.append(cache)
             shape = cache.z.shape
+            if in_place and not block.activation.needs_z:
+                cache.z = cache.a
+            if caches:
+                before = caches[-1]
+                if before.z is before.a:
+                    before.z = cache.a_prev
+                before.a = cache.a_prev
+            caches.append(cache)
         return caches
 
     def workspace(self, x_shape: tuple[int, ...]) -> list[Cache]:
-        """Caches as `new_caches` makes them, with room for backward's intermediate results, for a loop that allocates nothing.
+        """Caches in place, with room for backward's intermediate results, for a loop that allocates nothing.
 
-        All blocks share that room: what `Block.backward` returns as da_prev is overwritten by the next block's. And z is
-        overwritten by a where g' is found from a alone: half as much then lies between forward and backward.
+        All blocks share that room: what `Block.backward` returns as da_prev is overwritten by the next block's.
         """
-        caches = self.new_caches(x_shape)
+        caches = self.new_caches(x_shape, in_place=True)
         room: dict[tuple[str, tuple[int, ...]], Array] = {}
-        for block, cache, before in zip(self.blocks, caches, [None, *caches], strict=False):
-            if not block.activation.needs_z:
-                cache.z = cache.a
-            cache.dz = room.setdefault(("dz", cache.z.shape), np.empty_like(cache.z))
+        for cache, before in zip(caches, [None, *caches], strict=False):
+            # The last block's dz is the loss's dlogits.
+            if cache is not caches[-1]:
+                cache.dz = room.setdefault(("dz", cache.z.shape), np.empty_like(cache.z))
             cache.dz_T = room.setdefault(("dz_T", cache.z.shape), np.empty_like(transpose(cache.z), order="C"))
             if before is not None:
                 cache.da_prev = room.setdefault(("da", before.z.shape), np.empty_like(before.z))

@@ -33,6 +33,7 @@ class State:
 
     decays: (..., P) bool, where weight decay is; None without any.
     decayed: room for the gradient with its decay.
+    alpha: the learning rate times the last update's `factor`.
     """
 
     moments: list[Array]
@@ -40,6 +41,8 @@ class State:
     decays: Array | None = None
     decayed: Array | None = None
     updates: int = 0
+    factor: float = np.nan
+    alpha: Any = None
 
     def take(self, lanes: Array) -> "State":
         """The state of some lanes alone."""
@@ -100,7 +103,9 @@ class Optimizer:
         factor: what a schedule makes of the learning rate at this update.
         """
         state.updates += 1
-        alpha = _column(self.learning_rate * factor, parameters.dtype)
+        if state.factor != factor:
+            state.factor, state.alpha = factor, _column(self.learning_rate * factor, parameters.dtype)
+        alpha = state.alpha
         size, length = parameters.shape[-1], state.scratch.shape[-1]
         if length == size:
             self._update(parameters, gradient, state, alpha)

@@ -97,6 +97,8 @@ class Norms:
 
     A sum of squares leaves the range of its dtype long before the norm does (in float32 where a norm is below 1e-19 or
     above 1e19, as in any network that vanishes or explodes); those few are summed again, scaled.
+
+    finite: whether all norms of the last measurement are.
     """
 
     def __init__(self, layout: Layout, flat: Array) -> None:
@@ -115,8 +117,10 @@ class Norms:
         for values, sums in self.products:
             np.vecdot(values, values, sums)
         np.sqrt(self.sums, self.norms)
+        self.finite = True
         if not (smallest(self.sums) > SAFE[self.flat.dtype] and largest(self.sums) < np.inf):
             self._rescale()
+            self.finite = bool(np.isfinite(self.norms).all())
         return self.norms
 
     def _rescale(self) -> None:

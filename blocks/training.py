@@ -71,18 +71,22 @@ class Workspace:
 
     def __init__(self, network: Network, target: Array, m: int) -> None:
         inputs, dtype = network.layout.sizes[0], network.parameters.dtype
-        self.rows, self.target = np.empty((m, inputs + 1), dtype), np.empty((*target.shape[:-1], m), dtype)
+        self.rows, self.labels = np.empty((m, inputs + 1), dtype), np.empty((*target.shape[:-1], m), dtype)
         self.caches = network.workspace((inputs, m))
         self.caches[0] = replace(self.caches[0], a_prev_1=transpose(self.rows))
         self.x = self.caches[0].a_prev
         self.room = Room(self.caches[-1].a.shape, dtype)
+        # Every lane's own copy of the labels: broadcasting takes longer, and allocates.
+        self.target = np.empty(self.caches[-1].a.shape, dtype) if network.lanes else self.labels
         self.held: Array | None = None
 
     def gather(self, rows: Array, target: Array, examples: Array) -> None:
         """Take these examples of a whole set."""
         if examples is not self.held:
             rows.take(examples, 0, self.rows, "clip")
-            target.take(examples, -1, self.target, "clip")
+            target.take(examples, -1, self.labels, "clip")
+            if self.target is not self.labels:
+                np.copyto(self.target, self.labels)
             self.held = examples
 
 
@@ -168,7 +172,8 @@ class _Training:
         }
         self.diverged = np.full((2, lanes), -1)
 
-        examples = [np.arange(self.m)[batch] for batch in batches]
+        order = np.arange(self.m)
+        examples = [order[batch] for batch in batches]
         # A network that diverges overflows on its way, and one that vanishes underflows: both are results here.
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             step = 0
@@ -217,7 +222,7 @@ class _Training:
             self.network.backward_into(self.joined, dlogits, batch.caches)
             norms = self.gradient_norms.measure()
             self.norms[step, self.place] = norms
-            if largest(norms) < np.inf:
+            if self.gradient_norms.finite:
                 self.optimizer.update(self.network.parameters, self.gradient, self.state, factor)
                 return
             stays, block = np.asarray(np.isfinite(norms).all(axis=-1)), _last_block(norms)
