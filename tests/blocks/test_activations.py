@@ -142,3 +142,29 @@ def test_out_takes_the_same_bits_and_z_stays(name, dtype):
 
 def test_jax_computes_in_float64():
     assert jax.numpy.zeros(1).dtype == np.float64
+
+
+@every_activation
+@every_dtype
+@pytest.mark.parametrize("place", ["beside", "over z", "above a row of ones"])
+def test_over_a_cache_it_is_the_same_g_and_da_times_the_same_slope(name, dtype, place):
+    activation = ACTIVATIONS[name]
+    tiny, huge = np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max / 4
+    special = np.array([0, -0.0, tiny, -tiny, huge, -huge, np.inf, -np.inf, 1, -1])
+    rng = np.random.default_rng(0)
+    z = np.concatenate([special, 3 * rng.standard_normal(50)]).astype(dtype) * np.ones((2, 4, 1), dtype)
+    da = np.where(rng.random(z.shape) < 0.5, 1, -1).astype(dtype) * rng.choice([tiny, 1e-3, 1, 1e3], z.shape).astype(dtype)
+    with np.errstate(invalid="ignore", over="ignore"):
+        a = activation.function(z)
+        dz = da * activation.derivative(z, a)
+        where_z, where_a = z.copy(), np.full((2, 5, z.shape[-1]), 9, dtype)[:, :-1]
+        if place == "over z" and not activation.needs_z:
+            where_a = where_z
+        elif place == "beside":
+            where_a = np.empty_like(z)
+        applied = activation.applied(activation, where_z, where_a)
+        assert_array_equal(applied.forward(), a)
+        kept = da.copy()
+        for out in (None, np.empty_like(z), np.full_like(z, np.nan)):
+            assert_array_equal(applied.backward(da, out), dz)
+        assert_array_equal(da, kept)

@@ -1,6 +1,7 @@
 """What a training allocates: nothing in its loop, and little more than parameters, caches and data altogether."""
 
 import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_an_array_in_the_loop_would_be_seen(monkeypatch):
     ],
 )
 def test_a_training_takes_little_more_than_parameters_caches_and_data(sizes, m, batch_size, lanes):
-    """Caches are the lecture's, a_prev and z of every block; parameters are W, b and their gradients; the data's own copy counts once."""
+    """Caches are the lecture's, a_prev and z of every block; parameters W, b and their gradients; data the training's own copy."""
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((sizes[0], m)).astype(np.float32), rng.integers(0, 10, m)
     network = Network.create(sizes, rng=rng, dtype=np.float32, lanes=lanes)
@@ -100,5 +101,5 @@ def test_a_training_takes_little_more_than_parameters_caches_and_data(sizes, m, 
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    caches = sum(n_prev + n for n_prev, n in zip(sizes, sizes[1:], strict=False)) * (batch_size or m) * (lanes or 1)
+    caches = sum(n_prev + n for n_prev, n in pairwise(sizes)) * (batch_size or m) * (lanes or 1)
     assert peak + network.parameters.nbytes < 1.5 * (2 * network.parameters.nbytes + 4 * caches + x.nbytes)
