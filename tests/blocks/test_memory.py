@@ -89,7 +89,7 @@ def test_an_array_in_the_loop_would_be_seen(monkeypatch):
     ],
 )
 def test_a_training_takes_little_more_than_parameters_caches_and_data(sizes, m, batch_size, lanes):
-    """Caches are the lecture's, a_prev and z of every block; parameters W, b and their gradients; data the training's own copy."""
+    """Caches: a_prev and z of every block. Parameters: W, b and their gradients. Data: the training's own copy."""
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((sizes[0], m)).astype(np.float32), rng.integers(0, 10, m)
     network = Network.create(sizes, rng=rng, dtype=np.float32, lanes=lanes)
