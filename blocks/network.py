@@ -121,7 +121,7 @@ class Network:
         caches: an earlier call's, for the same shape of x, to be written over; the results do not depend on them.
         Returns logits (..., n_L, m).
         """
-        if x.ndim < 2 or x.shape[-2] != self.layout.sizes[0]:
+        if caches is None or x is not caches[0].a_prev:
             check_shape("x", x, (self.layout.sizes[0], "m"))
         if caches is None:
             caches = self.new_caches(x.shape)
