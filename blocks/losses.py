@@ -64,10 +64,8 @@ class Room:
         self.dlogits, self.units = np.empty(shape, dtype), np.empty(shape, dtype)
         self.one, self.two, self.three = np.empty((3, *lanes, 1, self.m), dtype)
         self.value = np.empty((*lanes, 1, 1), dtype)
-        # Products, since NumPy's own sum over a middle axis may add in another order in a stack, and its broadcasting
-        # takes longer and allocates.
+        # A product, since NumPy's own sum over a middle axis may add in another order in a stack.
         self.sum_over_units = times(np.ones((1, n), dtype))
-        self.for_every_unit = times(np.ones((n, 1), dtype))
         self.over_m = np.full((self.m, 1), 1 / self.m, dtype)
         self.row_times = times(self.one)
 
@@ -85,10 +83,12 @@ def _softmax(logits: Array, target: Array, room: Room | None = None) -> tuple[Ar
     top = np.maximum.reduce(logits, axis=-2, keepdims=True, out=room.three)
     of_label = room.sum_over_units(np.multiply(target, logits, room.dlogits), room.two)
     of_label -= top
-    e = room.for_every_unit(top, room.units)
+    # Rows are copied for every unit: a broadcast operation takes longer, and allocates.
+    e, dlogits = room.units, room.dlogits
+    np.copyto(e, top)
     np.exp(np.subtract(logits, e, e), e)
     total = room.sum_over_units(e, room.three)
-    dlogits = room.for_every_unit(total, room.dlogits)
+    np.copyto(dlogits, total)
     np.divide(e, dlogits, dlogits)
     dlogits -= target
     dlogits *= logits.dtype.type(1 / room.m)
