@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
+# A computation with its arrays in place: called again and again, it looks nothing up.
+Call = Callable[[], Any]
 T = TypeVar("T")
 
 
@@ -29,6 +31,11 @@ def times(left: Array) -> Callable[..., Array]:
         return dot(right, out) if right.ndim == 2 else np.matmul(left, right, out)
 
     return product
+
+
+def product(left: Array, right: Array, out: Array) -> Call:
+    """out = left right, as a call."""
+    return partial(left.dot, right, out) if left.ndim == right.ndim == 2 else partial(np.matmul, left, right, out)
 
 
 def largest(values: Array) -> float:

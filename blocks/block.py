@@ -1,11 +1,12 @@
 """The lecture's building block: a forward step that caches, a backward step that uses the cache."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from blocks.activations import Activation, Applied
-from blocks.arrays import Array, check_shape, times, transpose
+from blocks.activations import Activation
+from blocks.arrays import Array, Call, check_shape, product, transpose
 from blocks.parameters import join, split
 
 # In dW = dz a_prev^T the rows of both factors run along the summed axis. OpenBLAS's kernels for AVX-512 take 1.7 times as
@@ -22,7 +23,6 @@ class Cache:
     a: (..., n_l, m) = g(z).
     dz, da_prev, dz_T: where backward may put its intermediate results, dz_T (..., m, n_l); None makes new arrays.
     a_prev: (..., n_{l-1}, m) the upper rows of a_prev_1, a view.
-    applied: the block's activation over z and a, from the first use on.
     """
 
     a_prev_1: Array
@@ -31,13 +31,11 @@ class Cache:
     dz: Array | None = None
     da_prev: Array | None = None
     dz_T: Array | None = None
-    applied: Applied | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        # Made once: it would cost a tenth of a small product.
+        # Views made once: making one costs a tenth of a small product.
         self.a_prev = self.a_prev_1[..., :-1, :]
         self.a_prev_1_T = transpose(self.a_prev_1)
-        self.a_prev_1_times = times(self.a_prev_1)
 
 
 class Block:
@@ -68,7 +66,6 @@ class Block:
         self.joined = joined
         self.W, self.b = split(joined)
         self.W_T = transpose(self.W)
-        self.joined_times, self.W_T_times = times(joined), times(self.W_T)
         self.activation = activation
 
     def __repr__(self) -> str:
@@ -96,8 +93,8 @@ class Block:
         # In a chain, the block before has written its activation right here.
         if a_prev is not cache.a_prev:
             np.copyto(cache.a_prev, a_prev)
-        self.joined_times(cache.a_prev_1, cache.z)
-        return (cache.applied or self._applied(cache)).forward(), cache
+        z = np.matmul(self.joined, cache.a_prev_1, cache.z)
+        return self.activation.function(z, cache.a), cache
 
     def backward(self, da: Array, cache: Cache) -> tuple[Array, Array, Array]:
         """da_prev, dW, db:  dz = da * g'(z),  dW = dz a_prev^T,  db = sum over m of dz,  da_prev = W^T dz.
@@ -113,23 +110,32 @@ class Block:
     def gradient(self, da: Array, cache: Cache, out: Array | None = None) -> tuple[Array, Array]:
         """dz, and [dW db] = dz [a_prev; 1]^T: the row of ones under a_prev sums dz over the examples."""
         dz = self.through_activation(da, cache)
-        dz_T = dz.mT
-        if TURNS:
-            dz_T = np.empty_like(dz.mT, order="C") if cache.dz_T is None else cache.dz_T
-            np.copyto(dz_T, dz.mT)
-        if out is None:
-            return dz, cache.a_prev_1_times(dz_T).mT
-        cache.a_prev_1_times(dz_T, out.mT)
-        return dz, out
+        if not TURNS:
+            return dz, np.matmul(dz, cache.a_prev_1_T, out)
+        dz_T = np.empty_like(transpose(dz), order="C") if cache.dz_T is None else cache.dz_T
+        np.copyto(dz_T, transpose(dz))
+        return dz, transpose(np.matmul(cache.a_prev_1, dz_T, None if out is None else transpose(out)))
 
     def through_activation(self, da: Array, cache: Cache) -> Array:
         """dz = da * g'(z)"""
-        return (cache.applied or self._applied(cache)).backward(da, cache.dz)
+        slope = self.activation.derivative(cache.z, cache.a, cache.dz)
+        return np.multiply(da, slope, slope)
 
     def pull_back(self, dz: Array, cache: Cache) -> Array:
         """da_prev = W^T dz"""
-        return self.W_T_times(dz, cache.da_prev)
+        return np.matmul(self.W_T, dz, cache.da_prev)
 
-    def _applied(self, cache: Cache) -> Applied:
-        cache.applied = self.activation.applied(self.activation, cache.z, cache.a)
-        return cache.applied
+    def forward_calls(self, cache: Cache) -> list[Call]:
+        """What `forward` does with what stands in cache.a_prev."""
+        return [product(self.joined, cache.a_prev_1, cache.z), *self.activation.forward_calls(cache.z, cache.a)]
+
+    def backward_calls(self, da: Array, cache: Cache, out: Array) -> list[Call]:
+        """What `gradient` and, where the cache has room for da_prev, `pull_back` do."""
+        dz = da if cache.dz is None else cache.dz
+        dz_T = transpose(dz)
+        calls = self.activation.backward_calls(da, cache.z, cache.a, dz)
+        if TURNS and cache.dz_T is not None:
+            calls.append(partial(np.copyto, cache.dz_T, dz_T))
+            dz_T = cache.dz_T
+        calls.append(product(cache.a_prev_1, dz_T, transpose(out)))
+        return calls if cache.da_prev is None else [*calls, product(self.W_T, dz, cache.da_prev)]

@@ -1,12 +1,13 @@
 """A network: L blocks in a chain, their parameters one flat vector a lane."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from blocks.activations import Activation
-from blocks.arrays import Array, check_shape, transpose, whole_number
+from blocks.arrays import Array, Call, check_shape, transpose, whole_number
 from blocks.block import Block, Cache
 from blocks.initializers import initialize
 from blocks.parameters import SAFE, Layout, split
@@ -121,8 +122,7 @@ class Network:
         caches: an earlier call's, for the same shape of x, to be written over; the results do not depend on them.
         Returns logits (..., n_L, m).
         """
-        if caches is None or x is not caches[0].a_prev:
-            check_shape("x", x, (self.layout.sizes[0], "m"))
+        check_shape("x", x, (self.layout.sizes[0], "m"))
         if caches is None:
             caches = self.new_caches(x.shape)
         elif x.shape != caches[0].a_prev.shape:
@@ -162,3 +162,20 @@ class Network:
             da = self.blocks[index].pull_back(dz, caches[index])
         dz, _ = self.blocks[0].gradient(da, caches[0], joined[0])
         return dz
+
+    def calls(self, joined: list[Array], dlogits: Array, caches: list[Cache]) -> tuple[list[Call], list[Call]]:
+        """`forward` of what stands in caches[0].a_prev, and `backward_into`, as calls one after another.
+
+        For a loop over a workspace: what lies between the products then takes a third less. Same arguments, same bits.
+        """
+        if any(type(block) is not Block for block in self.blocks):
+            # Another kind of block takes steps of its own.
+            forward = partial(self.forward, caches[0].a_prev, caches)
+            return [forward], [partial(self.backward_into, joined, dlogits, caches)]
+        forward_calls = [call for block, cache in zip(self.blocks, caches, strict=True) for call in block.forward_calls(cache)]
+        backward_calls: list[Call] = []
+        da = dlogits
+        for block, cache, out in reversed(list(zip(self.blocks, caches, joined, strict=True))):
+            backward_calls += block.backward_calls(da, cache, out)
+            da = da if cache.da_prev is None else cache.da_prev
+        return forward_calls, backward_calls

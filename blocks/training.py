@@ -69,7 +69,7 @@ class Workspace:
     rows: (m, n_0 + 1) an example a row, with a 1 behind it: turned, block 1's a_prev_1, so that no batch is copied twice.
     """
 
-    def __init__(self, network: Network, target: Array, m: int) -> None:
+    def __init__(self, network: Network, joined: list[Array], target: Array, m: int) -> None:
         inputs, dtype = network.layout.sizes[0], network.parameters.dtype
         self.rows, self.labels = np.empty((m, inputs + 1), dtype), np.empty((*target.shape[:-1], m), dtype)
         self.caches = network.workspace((inputs, m))
@@ -78,6 +78,7 @@ class Workspace:
         self.room = Room(self.caches[-1].a.shape, dtype)
         # Every lane's own copy of the labels: broadcasting takes longer, and allocates.
         self.target = np.empty(self.caches[-1].a.shape, dtype) if network.lanes else self.labels
+        self.forward, self.backward = network.calls(joined, self.room.dlogits, self.caches)
         self.held: Array | None = None
 
     def gather(self, rows: Array, target: Array, examples: Array) -> None:
@@ -138,7 +139,7 @@ class _Training:
         """These examples of a whole set, in the workspace for so many."""
         m = len(examples)
         if m not in self.workspaces:
-            self.workspaces[m] = Workspace(self.network, target, m)
+            self.workspaces[m] = Workspace(self.network, self.joined, target, m)
         self.workspaces[m].gather(rows, target, examples)
         return self.workspaces[m]
 
@@ -212,14 +213,16 @@ class _Training:
         their very bits.
         """
         batch = self.gathered(self.rows, self.target, examples)
-        logits, _ = self.network.forward(batch.x, batch.caches)
-        value, dlogits = self.loss.value_and_gradient(logits, batch.target, batch.room)
+        for call in batch.forward:
+            call()
+        value, _ = self.loss.value_and_gradient(batch.caches[-1].a, batch.target, batch.room)
         self.losses[step, self.place] = value
         if not largest(value) <= self.loss_bound:
             # Caches of its own, since a workspace's z may be overwritten by a.
             stays, block = np.asarray(value <= self.loss_bound), _first_block(self.network.forward(batch.x)[1])
         else:
-            self.network.backward_into(self.joined, dlogits, batch.caches)
+            for call in batch.backward:
+                call()
             norms = self.gradient_norms.measure()
             self.norms[step, self.place] = norms
             if self.gradient_norms.finite:
@@ -255,7 +258,9 @@ class _Training:
         total, right = np.zeros(self.network.lanes), np.zeros(self.network.lanes)
         for start in range(0, m, self.batch_size):
             batch = self.gathered(rows, target, np.arange(start, min(start + self.batch_size, m)))
-            logits, _ = self.network.forward(batch.x, batch.caches)
+            for call in batch.forward:
+                call()
+            logits = batch.caches[-1].a
             value, _ = self.loss.value_and_gradient(logits, batch.target, batch.room)
             total += value * np.float64(batch.x.shape[-1])
             if self.loss.decides:

@@ -11,16 +11,20 @@ ROUNDS = 15
 
 
 def alternate(
-    contestants: dict[str, Callable[[], None]], per: float, rounds: int = ROUNDS, warm_up: bool = True
+    contestants: dict[str, Callable[[], None]],
+    per: float,
+    rounds: int = ROUNDS,
+    warm_up: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Array]:
     """name -> seconds of each round over `per`, the contestants taking turns; a first turn that warms up is not kept."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + warm_up):
         for name, run in contestants.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if turn >= warm_up:
-                times[name].append((time.perf_counter() - start) / per)
+                times[name].append((clock() - start) / per)
     return {name: np.array(seconds) for name, seconds in times.items()}
 
 
