@@ -6,15 +6,20 @@ from blocks.block import Block, Cache
 from blocks.gradient_check import check_block, check_network
 from blocks.history import History
 from blocks.initializers import INITIALIZERS
+from blocks.instruments import INSTRUMENTS, Instrument
 from blocks.losses import LOSSES, Loss
-from blocks.network import Network
+from blocks.network import KINDS, Network
+from blocks.normalized import Normalized
 from blocks.optimizers import OPTIMIZERS, Adam, GradientDescent, Momentum, Nesterov, Optimizer
+from blocks.residual import Residual
 from blocks.schedules import SCHEDULES
 from blocks.training import reshuffled, train
 
 __all__ = [
     "ACTIVATIONS",
     "INITIALIZERS",
+    "INSTRUMENTS",
+    "KINDS",
     "LOSSES",
     "OPTIMIZERS",
     "SCHEDULES",
@@ -24,11 +29,14 @@ __all__ = [
     "Cache",
     "GradientDescent",
     "History",
+    "Instrument",
     "Loss",
     "Momentum",
     "Nesterov",
     "Network",
+    "Normalized",
     "Optimizer",
+    "Residual",
     "check_block",
     "check_network",
     "losses",

@@ -1,7 +1,7 @@
 """What every file of the engine says about its arrays: their type, and the errors that name an argument and its shape."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,10 +27,10 @@ def times(left: Array) -> Callable[..., Array]:
         return partial(np.matmul, left)
     dot = left.dot
 
-    def product(right: Array, out: Array | None = None) -> Array:
+    def left_times(right: Array, out: Array | None = None) -> Array:
         return dot(right, out) if right.ndim == 2 else np.matmul(left, right, out)
 
-    return product
+    return left_times
 
 
 def product(left: Array, right: Array, out: Array) -> Call:
@@ -46,6 +46,16 @@ def largest(values: Array) -> float:
 def smallest(values: Array) -> float:
     """The smallest entry, nan where there is one."""
     return values.item(values.argmin())
+
+
+def sum_over_units(values: Array) -> Array:
+    """(..., n, m) -> (..., 1, m). A product, since NumPy's own sum over a middle axis may add in another order in a stack."""
+    return np.matmul(_ones(values.shape[-2], values.dtype), values)
+
+
+@cache
+def _ones(n: int, dtype: np.dtype) -> Array:
+    return np.ones((1, n), dtype)
 
 
 def check_shape(argument: str, array: Array, shape: tuple[int | str, ...]) -> None:

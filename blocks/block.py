@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import numpy as np
 
@@ -22,6 +23,7 @@ class Cache:
     z: (..., n_l, m) = W a_prev + b.
     a: (..., n_l, m) = g(z).
     dz, da_prev, dz_T: where backward may put its intermediate results, dz_T (..., m, n_l); None makes new arrays.
+    room: (..., n_{l-1}, m) where a kind of block that takes more steps may put one's result; None makes new arrays.
     a_prev: (..., n_{l-1}, m) the upper rows of a_prev_1, a view.
     """
 
@@ -31,11 +33,16 @@ class Cache:
     dz: Array | None = None
     da_prev: Array | None = None
     dz_T: Array | None = None
+    room: Array | None = None
 
     def __post_init__(self) -> None:
         # Views made once: making one costs a tenth of a small product.
         self.a_prev = self.a_prev_1[..., :-1, :]
         self.a_prev_1_T = transpose(self.a_prev_1)
+
+    def follow(self, before: "Cache") -> None:
+        """Let the block before write its a right where this one keeps its a_prev."""
+        before.a = self.a_prev
 
 
 class Block:
@@ -56,7 +63,7 @@ class Block:
         self._bind(join(np.asarray(W), np.asarray(b)), Activation.named(activation))
 
     @classmethod
-    def over(cls, joined: Array, activation: Activation) -> "Block":
+    def over(cls, joined: Array, activation: Activation) -> Self:
         """The block whose W and b are views into `joined` = [W b], (..., n_l, n_{l-1} + 1)."""
         block = cls.__new__(cls)
         block._bind(joined, activation)
@@ -70,14 +77,13 @@ class Block:
 
     def __repr__(self) -> str:
         lanes = f", lanes={self.W.shape[:-2]}" if self.W.ndim > 2 else ""
-        return f"Block({self.W.shape[-1]} -> {self.W.shape[-2]}, {self.activation.name}, {self.W.dtype}{lanes})"
+        return f"{type(self).__name__}({self.W.shape[-1]} -> {self.W.shape[-2]}, {self.activation.name}, {self.W.dtype}{lanes})"
 
     def new_cache(self, a_prev_shape: tuple[int, ...]) -> Cache:
         """An empty cache for a_prev of shape (..., n_{l-1}, m)."""
         *lanes, n_prev, m = a_prev_shape
         a_prev_1 = np.ones((*lanes, n_prev + 1, m), self.W.dtype)
-        lanes = list(np.broadcast_shapes(tuple(lanes), self.W.shape[:-2]))
-        z = np.empty((*lanes, self.W.shape[-2], m), self.W.dtype)
+        z = np.empty((*np.broadcast_shapes(tuple(lanes), self.W.shape[:-2]), self.W.shape[-2], m), self.W.dtype)
         return Cache(a_prev_1, z, np.empty_like(z))
 
     def forward(self, a_prev: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
@@ -105,23 +111,27 @@ class Block:
         """
         check_shape("da", da, cache.z.shape[-2:])
         dz, joined = self.gradient(da, cache)
-        return self.pull_back(dz, cache), *split(joined)
+        return self.pull_back(da, dz, cache), *split(joined)
 
     def gradient(self, da: Array, cache: Cache, out: Array | None = None) -> tuple[Array, Array]:
         """dz, and [dW db] = dz [a_prev; 1]^T: the row of ones under a_prev sums dz over the examples."""
-        dz = self.through_activation(da, cache)
+        dz = self.z_gradient(da, cache)
         if not TURNS:
             return dz, np.matmul(dz, cache.a_prev_1_T, out)
         dz_T = np.empty_like(transpose(dz), order="C") if cache.dz_T is None else cache.dz_T
         np.copyto(dz_T, transpose(dz))
         return dz, transpose(np.matmul(cache.a_prev_1, dz_T, None if out is None else transpose(out)))
 
-    def through_activation(self, da: Array, cache: Cache) -> Array:
+    def slope(self, cache: Cache, out: Array | None = None) -> Array:
+        """g'(z)"""
+        return self.activation.derivative(cache.z, cache.a, out)
+
+    def z_gradient(self, da: Array, cache: Cache) -> Array:
         """dz = da * g'(z)"""
-        slope = self.activation.derivative(cache.z, cache.a, cache.dz)
+        slope = self.slope(cache, cache.dz)
         return np.multiply(da, slope, slope)
 
-    def pull_back(self, dz: Array, cache: Cache) -> Array:
+    def pull_back(self, da: Array, dz: Array, cache: Cache) -> Array:
         """da_prev = W^T dz"""
         return np.matmul(self.W_T, dz, cache.da_prev)
 
@@ -132,10 +142,8 @@ class Block:
     def backward_calls(self, da: Array, cache: Cache, out: Array) -> list[Call]:
         """What `gradient` and, where the cache has room for da_prev, `pull_back` do."""
         dz = da if cache.dz is None else cache.dz
-        dz_T = transpose(dz)
-        calls = self.activation.backward_calls(da, cache.z, cache.a, dz)
+        calls, dz_T = self.activation.backward_calls(da, cache.z, cache.a, dz), transpose(dz)
         if TURNS and cache.dz_T is not None:
-            calls.append(partial(np.copyto, cache.dz_T, dz_T))
-            dz_T = cache.dz_T
-        calls.append(product(cache.a_prev_1, dz_T, transpose(out)))
-        return calls if cache.da_prev is None else [*calls, product(self.W_T, dz, cache.da_prev)]
+            calls, dz_T = [*calls, partial(np.copyto, cache.dz_T, dz_T)], cache.dz_T
+        pull_back = [] if cache.da_prev is None else [product(self.W_T, dz, cache.da_prev)]
+        return [*calls, product(cache.a_prev_1, dz_T, transpose(out)), *pull_back]

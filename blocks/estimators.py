@@ -24,13 +24,14 @@ from blocks.arrays import Array, check_number, choice, whole_number
 from blocks.history import History
 from blocks.initializers import INITIALIZERS
 from blocks.losses import Loss, half_mean_squared_error, softmax_cross_entropy
-from blocks.network import Network
+from blocks.network import KINDS, Network
 from blocks.optimizers import ALLOWED, OPTIMIZERS, Momentum, Optimizer, State
 from blocks.training import Watch, reshuffled, train
 
 TABLES: dict[str, Mapping[str, object]] = {
     "activation": ACTIVATIONS,
     "initializer": INITIALIZERS,
+    "kind": KINDS,
     "optimizer": OPTIMIZERS,
     "dtype": {"float32": np.float32, "float64": np.float64},
 }
@@ -105,6 +106,7 @@ class _NetworkEstimator(BaseEstimator):
         width: int = 64,
         activation: str = "relu",
         initializer: str = "he",
+        kind: str = "plain",
         optimizer: str = "adam",
         learning_rate: float = 1e-3,
         momentum: float = 0.9,
@@ -122,6 +124,7 @@ class _NetworkEstimator(BaseEstimator):
         self.width = width
         self.activation = activation
         self.initializer = initializer
+        self.kind = kind
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.momentum = momentum
@@ -159,7 +162,7 @@ class _NetworkEstimator(BaseEstimator):
         """A new network, optimizer and order of batches."""
         weights, self._order = np.random.default_rng(generator.randint(np.iinfo(np.int32).max)).spawn(2)
         sizes = [self.n_features_in_, *[int(self.width)] * (int(self.depth) - 1), outputs]
-        self.network_ = Network.create(sizes, self.activation, self.initializer, rng=weights, dtype=self.dtype)
+        self.network_ = Network.create(sizes, self.activation, self.initializer, rng=weights, dtype=self.dtype, kind=self.kind)
         rule = OPTIMIZERS[self.optimizer]
         options = {"momentum": self.momentum} if issubclass(rule, Momentum) else {}
         self._optimizer = _Continued(rule(self.learning_rate, weight_decay=self.weight_decay, **options), self.network_)
@@ -258,7 +261,7 @@ class NetworkClassifier(ClassifierMixin, _NetworkEstimator):
 
     depth: L, the number of blocks, the output block among them; 1 is softmax regression.
     width: units of every hidden block.
-    activation, initializer, optimizer: names in the engine's tables `ACTIVATIONS`, `INITIALIZERS`, `OPTIMIZERS`.
+    activation, initializer, kind, optimizer: names in the engine's tables `ACTIVATIONS`, `INITIALIZERS`, `KINDS`, `OPTIMIZERS`.
     learning_rate: alpha > 0.
     momentum: mu in [0, 1) of the optimizers momentum and nesterov; the others do not read it.
     weight_decay: lambda >= 0, L2 on W and not on b.

@@ -56,7 +56,7 @@ def check_network(network: Network, loss: Loss, x: Array, y: Array, rng: np.rand
     network.backward_into(network.layout.blocks(gradient), dlogits, caches)
 
     def along(distance: float) -> Array:
-        moved = Network(network.layout.sizes, network.activation.name, network.parameters + distance * direction)
+        moved = network.with_parameters(network.parameters + distance * direction)
         return loss(moved.forward(x)[0], y)[0]
 
     numeric = (along(step) - along(-step)) / (2 * step)

@@ -8,7 +8,7 @@ import numpy as np
 
 from blocks.arrays import Array
 
-MEASURE = "measures/"
+MEASURE, QUANTITY, AT = "measures/", "quantities/", "/at"
 
 
 def log_spaced(count: int, points: int) -> Array:
@@ -23,6 +23,14 @@ def evenly_spaced(count: int, points: int) -> Array:
     return np.unique(np.linspace(0, count - 1, min(count, points)).round().astype(int))
 
 
+@dataclass(frozen=True)
+class Quantity:
+    """What an instrument has measured. at: (E,) steps, each before its update; values: (..., E, n), nan where nothing was."""
+
+    at: Array
+    values: Array
+
+
 @dataclass
 class History:
     """T steps of training, each measured before its update: step t is what t updates have led to.
@@ -33,6 +41,7 @@ class History:
     steps_an_epoch: steps in one pass over the data.
     evaluated: (E,) the counts of updates after which the whole data were measured: 0, and ends of epochs to the last.
     measures: name -> (..., E), `loss/train`, `loss/validation`, and `accuracy/...` (labels) or `r2/...` (values).
+    quantities: name -> what the instrument of that name has measured; see `blocks.instruments`.
     diverged_step: (...) the first step with a value that is not finite, or with a loss above the bound; -1 for none.
         Later steps of that lane are nan.
     diverged_block: (...) the block 1..L in which that value stood; 0 where it was the loss alone, -1 for none.
@@ -45,6 +54,7 @@ class History:
     steps_an_epoch: int
     evaluated: Array
     measures: dict[str, Array] = field(default_factory=dict)
+    quantities: dict[str, Quantity] = field(default_factory=dict)
     diverged_step: Array = field(default_factory=lambda: np.array(-1))
     diverged_block: Array = field(default_factory=lambda: np.array(-1))
 
@@ -62,14 +72,18 @@ class History:
             grad_norm=np.array(self.grad_norm[index]),
             grad_norm_b=np.array(self.grad_norm_b[index]),
             measures={name: np.array(values[index]) for name, values in self.measures.items()},
+            quantities={name: Quantity(kept.at, np.array(kept.values[index])) for name, kept in self.quantities.items()},
             diverged_step=np.array(self.diverged_step[index]),
             diverged_block=np.array(self.diverged_block[index]),
         )
 
     def save(self, file: Path) -> None:
         """Write every array into one .npz, without pickle; equal histories give equal bytes."""
-        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "measures"}
-        np.savez(file, allow_pickle=False, **arrays, **{MEASURE + name: values for name, values in self.measures.items()})
+        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("measures", "quantities")}
+        arrays |= {MEASURE + name: values for name, values in self.measures.items()}
+        arrays |= {QUANTITY + name: kept.values for name, kept in self.quantities.items()}
+        arrays |= {QUANTITY + name + AT: kept.at for name, kept in self.quantities.items()}
+        np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, file: Path) -> "History":
@@ -77,7 +91,10 @@ class History:
         with file.open("rb") as content, np.load(content, allow_pickle=False) as saved:
             arrays: dict[str, Any] = {name: saved[name] for name in saved.files}
         measures = {name.removeprefix(MEASURE): arrays.pop(name) for name in list(arrays) if name.startswith(MEASURE)}
-        return cls(**{**arrays, "steps_an_epoch": int(arrays["steps_an_epoch"])}, measures=measures)
+        kept = {name.removeprefix(QUANTITY): arrays.pop(name) for name in list(arrays) if name.startswith(QUANTITY)}
+        quantities = {name: Quantity(kept[name + AT], values) for name, values in kept.items() if not name.endswith(AT)}
+        steps_an_epoch = int(arrays.pop("steps_an_epoch"))
+        return cls(**arrays, steps_an_epoch=steps_an_epoch, measures=measures, quantities=quantities)
 
     def __repr__(self) -> str:
         *lanes, steps, depth = self.grad_norm.shape

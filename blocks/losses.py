@@ -165,5 +165,9 @@ def _values(y: Array, units: int) -> Array:
 softmax_cross_entropy = Loss("softmax_cross_entropy", _softmax, _one_hot, _largest)
 sigmoid_cross_entropy = Loss("sigmoid_cross_entropy", _sigmoid, _zero_or_one, _positive)
 half_mean_squared_error = Loss("half_mean_squared_error", _half_squares, _values, None)
+# The squared error of a classifier, its labels one-hot (Hui and Belkin 2021).
+one_hot_squared_error = Loss("one_hot_squared_error", _half_squares, _one_hot, _largest)
 
-LOSSES = {loss.name: loss for loss in (softmax_cross_entropy, sigmoid_cross_entropy, half_mean_squared_error)}
+LOSSES = {
+    loss.name: loss for loss in (softmax_cross_entropy, sigmoid_cross_entropy, half_mean_squared_error, one_hot_squared_error)
+}

@@ -1,16 +1,26 @@
 """A network: L blocks in a chain, their parameters one flat vector a lane."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from blocks.activations import Activation
-from blocks.arrays import Array, Call, check_shape, transpose, whole_number
+from blocks.arrays import Array, Call, check_shape, choice, transpose, whole_number
 from blocks.block import Block, Cache
 from blocks.initializers import initialize
+from blocks.normalized import Normalized
 from blocks.parameters import SAFE, Layout, split
+from blocks.residual import Residual
+
+# What makes a block from [W b] and its activation, by its number and the depth. Block 1 sees the data: they are standardised,
+# and of another size than what it gives, as the last block's input is.
+KINDS: dict[str, Callable[[int, int], Callable[[Array, Activation], Block]]] = {
+    "plain": lambda number, depth: Block.over,
+    "residual": lambda number, depth: partial(Residual.over, scale=depth**-0.5) if 1 < number < depth else Block.over,
+    "normalized": lambda number, depth: Normalized.over if number > 1 else Block.over,
+}
 
 
 class Network:
@@ -19,16 +29,19 @@ class Network:
     sizes: (n_0, ..., n_L).
     activation: of blocks 1..L-1, a name from the table.
     parameters: (..., P) flat vectors, one a lane; every block's W and b are views into them.
+    kind: plain; residual: blocks 2..L-1 are `Residual`, n_1 to n_{L-1} must be equal; normalized: blocks 2..L are `Normalized`.
     """
 
-    def __init__(self, sizes: Sequence[int], activation: str, parameters: Array) -> None:
+    def __init__(self, sizes: Sequence[int], activation: str, parameters: Array, kind: str = "plain") -> None:
         self.layout = Layout(sizes)
         if parameters.dtype not in SAFE:
             raise ValueError(f"dtype is {parameters.dtype}, it must be float32 or float64")
         check_shape("parameters", parameters, (self.layout.size,))
         self.activation = Activation.named(activation)
         self.parameters = parameters
-        self.blocks = [Block.over(joined, self.activation) for joined in self.layout.blocks(parameters)]
+        self.kind, make = kind, choice("kind", kind, KINDS)
+        joined = self.layout.blocks(parameters)
+        self.blocks = [make(number, self.depth)(block, self.activation) for number, block in enumerate(joined, start=1)]
         self.blocks[-1].activation = Activation.named("identity")
 
     @classmethod
@@ -43,6 +56,7 @@ class Network:
         bias_variance: float = 0.0,
         dtype: type | str | np.dtype = np.float64,
         lanes: int | None = None,
+        kind: str = "plain",
     ) -> "Network":
         """A network with random initial weights.
 
@@ -58,7 +72,11 @@ class Network:
             lanes = whole_number("lanes", lanes, at_least=1)
             draws = [initialize(layout, initializer, lane_rng, gain, bias_variance) for lane_rng in rng.spawn(lanes)]
             parameters = np.stack(draws).astype(dtype)
-        return cls(layout.sizes, activation, parameters)
+        return cls(layout.sizes, activation, parameters, kind)
+
+    def with_parameters(self, parameters: Array) -> "Network":
+        """The same network over other parameters (..., P), of as many lanes as those have."""
+        return Network(self.layout.sizes, self.activation.name, parameters, self.kind)
 
     @property
     def lanes(self) -> tuple[int, ...]:
@@ -72,15 +90,16 @@ class Network:
 
     def __reduce__(self) -> tuple[type["Network"], tuple[Any, ...]]:
         # A copy of views would hold copies: W and b must be views into the copied parameters.
-        return Network, (self.layout.sizes, self.activation.name, self.parameters)
+        return Network, (self.layout.sizes, self.activation.name, self.parameters, self.kind)
 
     def __repr__(self) -> str:
         sizes = "-".join(str(n) for n in self.layout.sizes)
         lanes = f", lanes={self.lanes}" if self.lanes else ""
-        return f"Network({sizes}, {self.activation.name}, {self.parameters.dtype}{lanes}, {self.layout.size} parameters)"
+        kind = "" if self.kind == "plain" else f"{self.kind}, "
+        return f"Network({sizes}, {kind}{self.activation.name}, {self.parameters.dtype}{lanes}, {self.layout.size} parameters)"
 
     def new_caches(self, x_shape: tuple[int, ...], in_place: bool = False) -> list[Cache]:
-        """Empty caches for inputs of that shape, every block's `a` the next one's `a_prev`.
+        """Empty caches for inputs of that shape, every block's `a` the next one's `a_prev` where that is kept.
 
         in_place: z is overwritten by a where g' is found from a alone: half as much then lies between forward and backward.
         """
@@ -93,9 +112,10 @@ class Network:
                 cache.z = cache.a
             if caches:
                 before = caches[-1]
-                if before.z is before.a:
-                    before.z = cache.a_prev
-                before.a = cache.a_prev
+                over_z = before.z is before.a
+                cache.follow(before)
+                if over_z:
+                    before.z = before.a
             caches.append(cache)
         return caches
 
@@ -113,6 +133,7 @@ class Network:
             cache.dz_T = room.setdefault(("dz_T", cache.z.shape), np.empty_like(transpose(cache.z), order="C"))
             if before is not None:
                 cache.da_prev = room.setdefault(("da", before.z.shape), np.empty_like(before.z))
+                cache.room = room.setdefault(("room", before.z.shape), np.empty_like(before.z))
         return caches
 
     def forward(self, x: Array, caches: list[Cache] | None = None) -> tuple[Array, list[Cache]]:
@@ -142,26 +163,26 @@ class Network:
 
     def backward_to_data(self, dlogits: Array, caches: list[Cache]) -> tuple[list[tuple[Array, Array]], Array]:
         """What `backward` returns, and da_0 (..., n_0, m), the loss's derivative with respect to x."""
-        gradients, dz = self._backward(dlogits, caches)
-        return gradients, self.blocks[0].pull_back(dz, caches[0])
+        gradients, (da, dz) = self._backward(dlogits, caches)
+        return gradients, self.blocks[0].pull_back(da, dz, caches[0])
 
-    def _backward(self, dlogits: Array, caches: list[Cache]) -> tuple[list[tuple[Array, Array]], Array]:
+    def _backward(self, dlogits: Array, caches: list[Cache]) -> tuple[list[tuple[Array, Array]], tuple[Array, Array]]:
         check_shape("dlogits", dlogits, caches[-1].z.shape[-2:])
         joined = self.layout.blocks(np.empty_like(self.parameters))
-        dz = self.backward_into(joined, dlogits, caches)
-        return [split(block) for block in joined], dz
+        da_dz = self.backward_into(joined, dlogits, caches)
+        return [split(block) for block in joined], da_dz
 
-    def backward_into(self, joined: list[Array], dlogits: Array, caches: list[Cache]) -> Array:
+    def backward_into(self, joined: list[Array], dlogits: Array, caches: list[Cache]) -> tuple[Array, Array]:
         """`backward`, its results written into `joined`: [dW db] of blocks 1..L, as `layout.blocks` gives them.
 
-        Returns block 1's dz (..., n_1, m).
+        Returns block 1's da and dz, (..., n_1, m) each.
         """
         da = dlogits
         for index in range(self.depth - 1, 0, -1):
             dz, _ = self.blocks[index].gradient(da, caches[index], joined[index])
-            da = self.blocks[index].pull_back(dz, caches[index])
+            da = self.blocks[index].pull_back(da, dz, caches[index])
         dz, _ = self.blocks[0].gradient(da, caches[0], joined[0])
-        return dz
+        return da, dz
 
     def calls(self, joined: list[Array], dlogits: Array, caches: list[Cache]) -> tuple[list[Call], list[Call]]:
         """`forward` of what stands in caches[0].a_prev, and `backward_into`, as calls one after another.

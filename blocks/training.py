@@ -1,6 +1,6 @@
 """The gradient-descent cycle, over batches, for a whole stack of lanes; every step's loss and gradient norms are kept."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -9,6 +9,7 @@ import numpy as np
 from blocks.arrays import Array, check_finite, largest, transpose, whole_number
 from blocks.block import Cache
 from blocks.history import History, log_spaced
+from blocks.instruments import Instrument
 from blocks.losses import Loss, Room
 from blocks.network import Network
 from blocks.optimizers import Optimizer
@@ -39,6 +40,7 @@ def train(
     evaluations: int = 10,
     loss_bound: float = np.inf,
     watch: Watch | None = None,
+    instruments: Sequence[Instrument] = (),
 ) -> History:
     """Train `network` in place and return the history of every step.
 
@@ -56,10 +58,11 @@ def train(
     loss_bound: a lane whose loss is above it has diverged, as has one whose loss or gradient is not finite: it leaves the
         stack where it stands.
     watch: called after every epoch with the number of steps made so far, and a function that gives their history.
+    instruments: what else to measure, see `blocks.instruments`.
     Raises ValueError for data that are not finite or do not fit the network, and for numbers out of range.
     """
     return _Training(network, x, y, loss, optimizer, batch_size, loss_bound).run(
-        epochs, orders, schedule, validation, evaluations, watch
+        epochs, orders, schedule, validation, evaluations, watch, instruments
     )
 
 
@@ -100,10 +103,11 @@ class _Training:
         self.lanes = network.lanes
         self.live = np.arange(int(np.prod(self.lanes)))
         if len(self.lanes) > 1:
-            network = Network(network.layout.sizes, network.activation.name, network.parameters.reshape(self.live.size, -1))
+            network = network.with_parameters(network.parameters.reshape(self.live.size, -1))
             optimizer = optimizer.take(self.live)
         self.whole, self.loss = network, loss
         self.rows, self.target = self._encoded("", x, y)
+        self.x, self.y = transpose(self.rows[:, :-1]), np.asarray(y)
         self.m = len(self.rows)
         self.batch_size = self.m if batch_size is None else batch_size
         self.batch_size = whole_number("batch_size", self.batch_size, at_least=1, at_most=self.m)
@@ -151,6 +155,7 @@ class _Training:
         validation: tuple[Array, Array] | None,
         evaluations: int,
         watch: Watch | None,
+        instruments: Sequence[Instrument],
     ) -> History:
         epochs = whole_number("epochs", epochs, at_least=1)
         evaluations = whole_number("evaluations", evaluations, at_least=2) if evaluations else 0
@@ -172,6 +177,10 @@ class _Training:
             f"{kind}/{name}": np.full((len(measured_epochs), lanes), np.nan) for kind in ("loss", score) for name in sets
         }
         self.diverged = np.full((2, lanes), -1)
+        self.instruments = {
+            instrument.name: instrument.mounted(self.network, self.x, self.y, self.loss, self.batch_size, steps)
+            for instrument in instruments
+        }
 
         order = np.arange(self.m)
         examples = [order[batch] for batch in batches]
@@ -226,12 +235,21 @@ class _Training:
             norms = self.gradient_norms.measure()
             self.norms[step, self.place] = norms
             if self.gradient_norms.finite:
-                self.optimizer.update(self.network.parameters, self.gradient, self.state, factor)
+                self._update(step, factor)
                 return
             stays, block = np.asarray(np.isfinite(norms).all(axis=-1)), _last_block(norms)
         self._part(step, np.reshape(stays, -1), np.reshape(block, -1))
         if self.live.size:
             self._cycle(step, examples, factor)
+
+    def _update(self, step: int, factor: float) -> None:
+        """The update, and what is measured around it."""
+        due = [instrument for instrument in self.instruments.values() if instrument.due(step)]
+        for instrument in due:
+            instrument.before(step, self.network, self.place)
+        self.optimizer.update(self.network.parameters, self.gradient, self.state, factor)
+        for instrument in due:
+            instrument.after(step, self.network, self.place)
 
     def _part(self, step: int, stays: Array, block: Array) -> None:
         """Lanes leave the stack, the step and the block of their first bad value noted."""
@@ -242,7 +260,7 @@ class _Training:
             whole = self.network
             kept = np.flatnonzero(stays)
             parameters = whole.parameters.reshape(-1, whole.layout.size)[kept]
-            self._occupy(Network(whole.layout.sizes, whole.activation.name, parameters), self.optimizer.take(kept))
+            self._occupy(whole.with_parameters(parameters), self.optimizer.take(kept))
             self.state = self.state.take(kept)
 
     def _write_back(self) -> None:
@@ -289,6 +307,7 @@ class _Training:
             self.steps_an_epoch,
             self.evaluated,
             {name: by_lane(values).copy() for name, values in self.measures.items()},
+            {name: instrument.quantity(self.lanes) for name, instrument in self.instruments.items()},
             self.diverged[0].reshape(self.lanes).copy(),
             self.diverged[1].reshape(self.lanes).copy(),
         )

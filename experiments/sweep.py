@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from blocks.arrays import choice
 from experiments.record import AnyRun, AnyStore, Untracked, open_store
 from experiments.record.address import StoreError, absolute, check_reachable, may_know
 from experiments.record.identity import fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
-from experiments.run.config import Config, UserError, flat, run_name, typed, varied
+from experiments.run.config import Config, UserError, flat, run_name, schedules, typed, varied
 from experiments.run.pool import Lost
 
 if TYPE_CHECKING:
@@ -56,15 +57,32 @@ class Result(float):
 def check_all(configs: Sequence[Config], folder_key: str, folder: str) -> None:
     """Raise UserError unless every run can be made: data, loss and batch size fit, folder and store can be written to."""
     from experiments.run.data import task
+    from experiments.run.stack import check_size
 
     for config in configs:
-        task(config)
+        check_size(config, task(config))
     path = Path(folder).absolute()
     there = next(above for above in (path, *path.parents) if above.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise UserError(f"{folder_key} is {folder!r}, but {there} is not a folder that can be written to")
     for uri in {config.tracking.uri for config in configs if config.tracking.enabled}:
         check_reachable(absolute(uri))
+
+
+def _check_study(configs: Sequence[Config]) -> None:
+    """Raise UserError where the sweep's study needs what a run has not."""
+    name = configs[0].sweep.study
+    if name is not None:
+        from experiments.pictures.studies import STUDIES
+
+        try:
+            study = choice("sweep.study", name, STUDIES)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if not configs[0].tracking.enabled:
+            raise UserError(f"tracking.enabled is false, but sweep.study {name} reads what is recorded: it must be true")
+        for config in configs:
+            study.needs(config)
 
 
 def tags_of_run(fingerprint: str, job: int) -> dict[str, str]:
@@ -109,10 +127,12 @@ class Sweep:
         self.configs = [typed(cfg) for cfg in configs]
         self.axes = axes
         check_all(self.configs, "hydra.sweep.dir", folder)
+        _check_study(self.configs)
         self.results: list[Result | None] = [None] * len(self.configs)
         self.lost: dict[int, Exception] = {}
         self.store: AnyStore | None = None
         self.parent: AnyRun = Untracked()
+        self.verdict = ""
         self.outbox = Outbox(self.configs[0].tracking, Path(folder).absolute())
         self.around = contextlib.ExitStack()
 
@@ -146,13 +166,17 @@ class Sweep:
             os.environ[PARENT] = self.parent.run_id
 
     def _save_view(self) -> None:
+        from experiments.record.view import quantity_key
         from experiments.run.data import task
 
         name = ", ".join(f"{key}={values}" for key, values in self.axes.items())[:80]
         score = "r2" if task(self.configs[0]).loss.decides is None else "accuracy"
         depth = max(config.network.depth for config in self.configs)
         assert self.store is not None
-        self.store.save_view(self.parent.run_id, name, varied([flat(config) for config in self.configs]), score, depth)
+        swept = varied([flat(config) for config in self.configs])
+        counts = {"sharpness": self.configs[0].instruments.eigenvalues}
+        measured = [quantity_key(name, 0, counts.get(name, depth)) for name in schedules(self.configs[0])]
+        self.store.save_view(self.parent.run_id, name, swept, score, depth, measured)
 
     def tags_of(self, job: int) -> dict[str, str]:
         """What its run is found by."""
@@ -203,7 +227,7 @@ class Sweep:
 
         self.parent.describe(self.axes)
         if report and not isinstance(self.store, Untracked | None) and not isinstance(self.parent, Untracked):
-            keep_sweep(self.store, self.parent, report, folder)
+            self.verdict = keep_sweep(self.store, self.parent, report, folder)
         self.parent.keep(folder)
 
     def _progress(self) -> str:
@@ -237,6 +261,8 @@ class Sweep:
             print(f"lost: job {job} ({run_name(self.configs[job])}): {reason}")
         with tempfile.TemporaryDirectory() as folder:
             self._end(report, Path(folder), status_of(error))
+        if self.verdict:
+            print(f"{self.configs[0].sweep.study}: {self.verdict}")
         if self.store and self.store.command:
             print(f"dashboard: {self.store.command}")
         if len(self.outbox):

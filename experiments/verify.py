@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from blocks import Adam, GradientDescent, Momentum, Nesterov, Network, Optimizer, losses, reshuffled, train
+from blocks import Adam, GradientDescent, Momentum, Nesterov, Network, Optimizer, losses, train
 from blocks.arrays import Array
-from blocks.diagnostics import sharpness
+from blocks.hessian import sharpness
+from blocks.optimizers import State
 from blocks.theory import MeanField, critical_gain, largest_curvature, softmax_sharpness
 from experiments.run.config import TrackingConfig, UserError
 
@@ -69,9 +71,9 @@ def mean_field() -> Iterator[Row]:
         yield Row(
             f"tanh, sb2 {sb2}: q* there", SCHOENHOLZ, q, MeanField("tanh", critical_gain("tanh", sb2), sb2).fixed_point, 2e-6
         )
-    for sw2, hidden, accuracy, tolerance in ((1.0, 20, 0.987, 0.03), (1.0, 40, 0.240, 0.15), (1.760955, 40, 0.984, 0.03)):
-        what = f"digits, tanh, sw2 {sw2}, {hidden} hidden blocks: training accuracy"
-        yield Row(what, SCHOENHOLZ, accuracy, _trained_on_digits(sw2, hidden), tolerance)
+    for sw2, hidden, accuracy, tolerance in ((1.0, 20, 0.987, 0.03), (1.0, 40, 0.240, 0.06), (1.760955, 40, 0.984, 0.03)):
+        what = f"digits, tanh, sw2 {sw2}, {hidden} hidden blocks: training accuracy reached"
+        yield Row(what, SCHOENHOLZ, accuracy, _reached_on_digits(sw2, hidden), tolerance)
 
 
 def _measured_chi(sw2: float) -> float:
@@ -95,25 +97,24 @@ def _standardised(name: str) -> tuple[Array, Array]:
     return np.ascontiguousarray(StandardScaler().fit_transform(X).T), y
 
 
-def _trained_on_digits(sw2: float, hidden: int) -> float:
-    """300 updates of stochastic gradient descent at rate 0.05, batch 128, width 64."""
+def _reached_on_digits(sw2: float, hidden: int) -> float:
+    """300 updates of stochastic gradient descent at rate 0.05, batch 128, width 64: the best training accuracy on the way.
+
+    The best, since such deep networks lose at this rate what they have learned, and learn it again. Of three seeds the
+    middle one.
+    """
     x, y = _standardised("digits")
-    network = Network.create(
-        [64, *[64] * hidden, 10], "tanh", "normal", rng=np.random.default_rng(0), gain=sw2, bias_variance=0.05
-    )
-    history = train(
-        network,
-        x,
-        y,
-        loss=losses.softmax_cross_entropy,
-        optimizer=GradientDescent(0.05),
-        epochs=20,
-        batch_size=128,
-        orders=reshuffled(np.random.default_rng(1), x.shape[1]),
-        evaluations=2,
-    )
-    assert history.loss.shape == (300,)
-    return float(history.measures["accuracy/train"][-1])
+    x = x.astype(np.float32)
+    sizes, rng = [64, *[64] * hidden, 10], np.random.default_rng(0)
+    network = Network.create(sizes, "tanh", "normal", rng=rng, gain=sw2, bias_variance=0.05, lanes=3, dtype=np.float32)
+    rule, best = GradientDescent(0.05), np.zeros(network.lanes)
+    for _ in range(100):
+        drawn = rng.choice(len(y), 3 * 128, replace=False)
+        cross_entropy = losses.softmax_cross_entropy
+        train(network, x[:, drawn], y[drawn], loss=cross_entropy, optimizer=rule, epochs=1, batch_size=128, evaluations=0)
+        logits, _ = network.forward(x)
+        best = np.maximum(best, (logits.argmax(axis=-2) == y).mean(axis=-1))
+    return float(np.median(best))
 
 
 def initialisation() -> Iterator[Row]:
@@ -124,7 +125,7 @@ def initialisation() -> Iterator[Row]:
         logits, caches = network.forward(rng.standard_normal((256, 1)))
         dlogits = rng.standard_normal(logits.shape)
         gradient = network.layout.blocks(np.empty_like(network.parameters))
-        dz = network.backward_into(gradient, dlogits, caches)
+        _, dz = network.backward_into(gradient, dlogits, caches)
         ratio = float(((dz**2).sum(axis=(-2, -1)) / (dlogits**2).sum(axis=(-2, -1))).mean())
         theory = MeanField("relu", 2 * gain).gradient_ratio(22).item()
         yield Row(f"relu, g = {2 * gain:g}, 22 blocks: squared gradient, theory", HE, gain**22, theory, 1e-12 * gain**22)
@@ -227,6 +228,17 @@ def deep_linear() -> Iterator[Row]:
         yield Row(f"lr {rate:g}: largest error of ab(t)", SAXE, published, worst, 0.005 * published)
 
 
+class ReorderedAdam(Adam):
+    """Adam as scikit-learn computes it, theta := theta - alpha_t m / (sqrt(v) + epsilon): the order that Kingma and Ba 2015
+    give at the end of section 2, in which epsilon is divided by sqrt(1 - beta_2^t). Units that are dead but for the penalty
+    move otherwise.
+    """
+
+    def _step(self, parameters: Array, gradient: Array, state: State, alpha: Array) -> None:
+        own = Adam(self.learning_rate, epsilon=self.epsilon / np.sqrt(1 - self.beta_2**state.updates))
+        own._step(parameters, gradient, state, alpha)
+
+
 def training_curves() -> Iterator[Row]:
     """From scikit-learn's initial weights and in its order of examples: final training score and loss."""
     rules: dict[str, tuple[Callable[[float], Optimizer], dict]] = {
@@ -236,7 +248,7 @@ def training_curves() -> Iterator[Row]:
             {"solver": "sgd", "momentum": 0.9, "nesterovs_momentum": False},
         ),
         "Nesterov 0.9": (lambda decay: Nesterov(0.2, 0.9, weight_decay=decay), {"solver": "sgd", "momentum": 0.9}),
-        "adam 0.01": (lambda decay: Adam(0.01, weight_decay=decay), {"solver": "adam"}),
+        "adam 0.01": (lambda decay: ReorderedAdam(0.01, weight_decay=decay), {"solver": "adam"}),
     }
     published = {
         "iris": {
@@ -258,9 +270,7 @@ def training_curves() -> Iterator[Row]:
             ours_score, ours_loss = _as_scikit_learn(name, rule, options)
             yield Row(f"{name}, {strategy}: score", SCIKIT_LEARN, score, ours_score, 6e-7)
             # scikit-learn adds the penalty of the weights before each update, ours that of the epoch's last ones.
-            # Adam's epsilon is the paper's, outside the bias correction; scikit-learn's is inside: units that are dead but
-            # for the penalty move otherwise.
-            yield Row(f"{name}, {strategy}: loss", SCIKIT_LEARN, loss, ours_loss, 0.02 * loss if "adam" in strategy else 2e-6)
+            yield Row(f"{name}, {strategy}: loss", SCIKIT_LEARN, loss, ours_loss, 2e-6)
 
 
 def _as_scikit_learn(name: str, rule: Callable[[float], Optimizer], options: dict) -> tuple[float, float]:
@@ -379,7 +389,8 @@ def main() -> None:
     with tqdm(arguments.only or list(SECTIONS), disable=None) as bar:
         for name in bar:
             bar.set_description_str(name)
-            rows += list(SECTIONS[name]())
+            with threadpool_limits(1, user_api="blas"):
+                rows += list(SECTIONS[name]())
     print(text(rows))
     try:
         if not arguments.no_record:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
@@ -22,6 +23,8 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#0
 STEPS = "step (updates made)"
 # Columns of a heat map: more than a screen shows would only cost time.
 DRAWN = 500
+# Maps side by side that can still be read.
+ABREAST = 3
 
 
 def save(folder: Path, **figures: Figure) -> None:
@@ -35,22 +38,25 @@ def save(folder: Path, **figures: Figure) -> None:
 
 
 def sweep_map(report: Report) -> Figure:
-    """The sweep's tables as maps of the final training loss.
+    """The sweep's tables as maps of the final training loss, up to three of them side by side.
 
     [ ] the best run; a frame around the largest stable learning rate of each row; seeds averaged, +- their standard deviation.
     """
     tables = report.tables()
-    figure = Figure(figsize=(7, 4.2 * len(tables)), layout="constrained")
+    down, across = (1, len(tables)) if len(tables) <= ABREAST else (len(tables), 1)
+    figure = Figure(figsize=(1 + 6 * across, 4.2 * down), layout="constrained")
     losses = [row.loss for row in report.rows if math.isfinite(row.loss) and row.loss > 0]
     scale = LogNorm(max(min(losses, default=1e-3), 1e-8), max([*losses, 1e-2]))
-    for axes, (name, cells) in zip(figure.subplots(len(tables), squeeze=False).flat, tables.items(), strict=True):
-        _draw(axes, report, cells, scale)
+    places = list(figure.subplots(down, across, squeeze=False).flat)
+    for axes, (name, cells) in zip(places, tables.items(), strict=True):
+        image = _draw(axes, report, cells, scale)
         first = name or f"final training loss, {len(report.rows)} runs: {report.outcomes}"
         axes.set_title(f"{first}\n[ ]: the best; frame: the largest rate at which no seed diverged", fontsize=9)
+    figure.colorbar(image, ax=places, label="final training loss", fraction=0.15 / across, pad=0.05 / across)
     return figure
 
 
-def _draw(axes: Axes, report: Report, cells: dict[tuple[Any, Any], list[Row]], scale: LogNorm) -> None:
+def _draw(axes: Axes, report: Report, cells: dict[tuple[Any, Any], list[Row]], scale: LogNorm) -> AxesImage:
     downs, acrosses = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
     losses = np.full((len(downs), len(acrosses)), np.nan)
     readable = max(len(downs), len(acrosses)) <= MOST
@@ -74,7 +80,7 @@ def _draw(axes: Axes, report: Report, cells: dict[tuple[Any, Any], list[Row]], s
         axis.set_ticks(labelled, [shown(values[place]) for place in labelled])
     axes.set_xlabel(_words(report.across))
     axes.set_ylabel(_words(report.down))
-    axes.figure.colorbar(image, ax=axes, label="final training loss")
+    return image
 
 
 def _write(axes: Axes, place: tuple[int, int], finite: list[float], best: bool, colour: str) -> None:
@@ -88,7 +94,7 @@ def _write(axes: Axes, place: tuple[int, int], finite: list[float], best: bool, 
 
 def best_curves(best: Mapping[str, History]) -> Figure:
     """Training loss of the best run of each row of the map, after whole epochs."""
-    figure, axes = _axes("training loss of the best runs")
+    figure, axes = new_axes("training loss of the best runs")
     for (name, history), colour in zip(best.items(), _colours(len(best)), strict=True):
         axes.plot(history.evaluated, history.measures["loss/train"], marker="o", markersize=3, color=colour, label=name)
     axes.set(xlabel=STEPS, ylabel="training loss", yscale="log")
@@ -98,7 +104,7 @@ def best_curves(best: Mapping[str, History]) -> Figure:
 
 def norm_ratios(best: Mapping[int, History]) -> Figure:
     """||dW_1|| / ||dW_L|| against depth L, at the first, a middle and the last step of the best run of each depth."""
-    figure, axes = _axes("gradient norm of the first block over the last one's")
+    figure, axes = new_axes("gradient norm of the first block over the last one's")
     for position, (share, colour) in {"first": (0.0, 0), "middle": (0.5, 1), "last": (1.0, 2)}.items():
         ratios = [_at(history, share)[1] for history in best.values()]
         values = [norms[0] / norms[-1] if norms[-1] > 0 else np.nan for norms in ratios]
@@ -111,7 +117,7 @@ def norm_ratios(best: Mapping[int, History]) -> Figure:
 
 def loss_curves(history: History) -> Figure:
     """Every batch's loss, and the whole sets'."""
-    figure, axes = _axes("loss")
+    figure, axes = new_axes("loss")
     steps = evenly_spaced(history.loss.shape[-1], DRAWN)
     axes.plot(steps, history.loss[steps], color="0.75", linewidth=0.7, label="batch")
     for name, colour in (("train", 0), ("validation", 1)):
@@ -126,7 +132,7 @@ def loss_curves(history: History) -> Figure:
 
 def norm_map(history: History) -> Figure:
     """||dW_l|| of every block l and step, on a log scale."""
-    figure, axes = _axes(r"gradient norm $\|dW_l\|$ by block and step")
+    figure, axes = new_axes(r"gradient norm $\|dW_l\|$ by block and step")
     steps = evenly_spaced(history.loss.shape[-1], DRAWN)
     norms = history.grad_norm[steps].T.astype(np.float64)
     seen = norms[np.isfinite(norms) & (norms > 0)]
@@ -143,7 +149,7 @@ def norm_map(history: History) -> Figure:
 
 def norm_profile(history: History) -> Figure:
     """||dW_l|| against block l at the first, a middle and the last step."""
-    figure, axes = _axes(r"gradient norm $\|dW_l\|$ from block to block")
+    figure, axes = new_axes(r"gradient norm $\|dW_l\|$ from block to block")
     blocks = np.arange(1, history.grad_norm.shape[-1] + 1)
     for share, colour in ((0.0, 0), (0.5, 1), (1.0, 2)):
         step, norms = _at(history, share)
@@ -162,7 +168,8 @@ def _at(history: History, share: float) -> tuple[int, Array]:
     return step, np.where(norms > 0, norms, np.nan)
 
 
-def _axes(title: str) -> tuple[Figure, Axes]:
+def new_axes(title: str) -> tuple[Figure, Axes]:
+    """A figure of the usual size with one pair of axes."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, fontsize=10)
@@ -183,6 +190,13 @@ def _mark_divergence(axes: Axes, history: History) -> None:
 def _legend(axes: Axes) -> None:
     if axes.get_legend_handles_labels()[1]:
         axes.legend(fontsize=8, frameon=False)
+
+
+def legend_once(axes: Axes) -> None:
+    """A legend with each label once."""
+    lines, labels = axes.get_legend_handles_labels()
+    once = dict(zip(labels, lines, strict=True))
+    axes.legend(once.values(), once.keys(), fontsize=8, frameon=False)
 
 
 def _words(key: str) -> str:

@@ -19,14 +19,17 @@ from experiments.run.pool import Pool, cores
 
 if TYPE_CHECKING:
     from experiments.record.files import Files
-    from experiments.record.reading import Recorded
+    from experiments.record.reading import Archive, Recorded
     from experiments.record.tracking import Run, Store
 
 FOLDER = "pictures"
 
 
-def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> None:
-    """Draw the sweep into `folder`, log its table and description, and what is asked for of its runs."""
+def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> str:
+    """Draw the sweep into `folder`, log its table and description, and what is asked for of its runs.
+
+    Returns its study's verdict, "" where it has none.
+    """
     from experiments.record.reading import Archive
 
     tracking = report.rows[0].config.tracking
@@ -42,8 +45,9 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> N
         # Other processes draw the runs meanwhile.
         with Pool(draw_run, items, cores()) as pool:
             _draw_sweep(report, best_of, runs, folder)
+            verdict = _draw_study(report, archive, parent.run_id, folder)
             parent.tabulate(report.columns())
-            parent.note(description(report, parent.run_id, runs))
+            parent.note(description(report, parent.run_id, runs, verdict))
             for row in chosen[tracking.models]:
                 if row.job in runs:
                     name_of_best = tracking.register if row is report.best else None
@@ -52,6 +56,7 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> N
                 if error is not None:
                     raise error
                 store.run(runs[drawn[number].job].run_id).keep(items[number][1])
+    return verdict
 
 
 def _draw_sweep(report: Report, best_of: dict[Any, Row], runs: dict[int, "Recorded"], folder: Path) -> None:
@@ -64,6 +69,20 @@ def _draw_sweep(report: Report, best_of: dict[Any, Row], runs: dict[int, "Record
     if report.down == ROWS and len(histories) > 1:
         drawn["norm_ratios"] = figures.norm_ratios(histories)
     figures.save(folder, **drawn)
+
+
+def _draw_study(report: Report, archive: "Archive", parent: str, folder: Path) -> str:
+    """The study's picture into `folder`; its verdict."""
+    name = report.rows[0].config.sweep.study
+    if name is None:
+        return ""
+    from experiments.pictures.studies import STUDIES, Observed
+
+    recorded = {int(run.tags["job"]): run for run in archive.sweep(parent)}
+    observed = [Observed(row.config, row.outcome, recorded[row.job]) for row in report.rows if row.job in recorded]
+    figure, verdict = STUDIES[name].draw(observed)
+    figures.save(folder, **{name: figure})
+    return str(verdict)
 
 
 def draw_run(history: History, folder: Path) -> None:
@@ -87,7 +106,7 @@ def _best_of_rows(rows: Iterable[Row], key: str) -> dict[Any, Row]:
     return dict(sorted(best.items(), key=lambda item: str(item[0]) if isinstance(item[0], str) else item[0]))
 
 
-def description(report: Report, parent: str, runs: dict[int, "Recorded"]) -> str:
+def description(report: Report, parent: str, runs: dict[int, "Recorded"], verdict: str) -> str:
     """The sweep in words, as markdown: what was swept, what came of it, how to have it again."""
     lines = [f"**{len(report.rows)} runs: {report.outcomes}**", ""]
     for key in report.varied:
@@ -97,6 +116,8 @@ def description(report: Report, parent: str, runs: dict[int, "Recorded"]) -> str
     if best and math.isfinite(best.loss) and best.job in runs:
         place = ", ".join(f"`{key}={shown(best.values[key])}`" for key in report.varied)
         lines += ["", f"Best final training loss: **{best.loss:.4g}** at {place} (run `{runs[best.job].run_id}`)"]
+    if verdict:
+        lines += ["", f"{report.rows[0].config.sweep.study}: {verdict}"]
     return "\n".join(
         [*lines, "", "Train it again and prove it identical:", "", f"    python -m experiments.reproduce --sweep {parent}"]
     )

@@ -17,10 +17,12 @@ from threadpoolctl import threadpool_info
 
 from blocks.arrays import Array
 from blocks.history import History
-from experiments.run.config import Config
+from experiments.run.config import Config, InstrumentsConfig
 
 # Where the record goes, and what becomes of an earlier one: not what is trained.
 SURROUNDINGS = ("tracking", "sweep")
+# Keys that came later, with what every run had before: left out there, so that an older run keeps its fingerprint.
+LATER: dict[str, Any] = {"network.kind": "plain", "instruments": asdict(InstrumentsConfig())}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -35,6 +37,11 @@ def fingerprint(config: Config, digest: str, package: str | None = None) -> str:
     digest: of the data set. package: the version, None is this one.
     """
     trained = {key: value for key, value in asdict(config).items() if key not in SURROUNDINGS}
+    for key, before in LATER.items():
+        *groups, last = key.split(".")
+        within = trained[groups[0]] if groups else trained
+        if within[last] == before:
+            del within[last]
     return _sha256(json.dumps([trained, digest, package or _version("depth-laboratory")], sort_keys=True).encode())
 
 

@@ -36,6 +36,7 @@ def log_model(store: Store, run_id: str, config: Config, kept: Files, of: Task, 
     about = {
         "sizes": sizes(config, of),
         "activation": config.network.activation,
+        "kind": config.network.kind,
         "loss": of.loss.name,
         "x_mean": data.x_mean.tolist(),
         "x_scale": data.x_scale.tolist(),

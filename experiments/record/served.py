@@ -23,7 +23,7 @@ class Served(PythonModel):
         """Build the network from parameters.npy and network.json."""
         self.about = json.loads(Path(context.artifacts["network"]).read_text())
         parameters = np.load(context.artifacts["parameters"], allow_pickle=False)
-        self.network = Network(self.about["sizes"], self.about["activation"], parameters)
+        self.network = Network(self.about["sizes"], self.about["activation"], parameters, self.about["kind"])
 
     def predict(self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Array:
         """(m,) labels, or (m, n_y) values in the data's own units; model_input: (m, n_x) features as the data set has them."""

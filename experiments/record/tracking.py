@@ -31,7 +31,7 @@ from experiments.record import files, liveness
 from experiments.record.address import StoreError, Unreachable, absolute, check_reachable, is_new, lock_file
 from experiments.record.identity import SURROUNDINGS, environment, trajectory_hash, uncommitted
 from experiments.record.reading import search
-from experiments.record.view import LOG_RATE, TAG, link, norm_key, saved_view
+from experiments.record.view import LOG_RATE, TAG, link, norm_key, quantity_key, saved_view
 from experiments.run.config import Config, DatasetConfig, SweepConfig, TrackingConfig, UserError, flat
 from experiments.run.data import load
 from experiments.run.stack import Trained
@@ -113,14 +113,14 @@ class Store:
         return f"python -m experiments.dashboard --uri {self.uri}   # opens http://127.0.0.1:5000/{self.page}"
 
     @_in_one_line
-    def save_view(self, parent: str, name: str, swept: Sequence[str], score: str, depth: int) -> None:
+    def save_view(self, parent: str, name: str, swept: Sequence[str], score: str, depth: int, instruments: Sequence[str]) -> None:
         """The dashboard's page for that sweep, from now on `page`.
 
-        swept: the keys that differ between its runs. depth: of the deepest network.
+        swept: the keys that differ between its runs. depth: of the deepest network. instruments: names of metrics of theirs.
         """
         if len(self.client.get_experiment(self.experiment_id).tags) < MOST_TAGS:
             blocks = [norm_key("W", block, depth) for block in evenly_spaced(depth, min(VIEWED, self.blocks or depth))]
-            view = saved_view(name, parent, swept, score, blocks)
+            view = saved_view(name, parent, swept, score, blocks, instruments)
             self.client.set_experiment_tag(self.experiment_id, TAG + parent, view)
             self.page = link(self.experiment_id, parent)
 
@@ -329,7 +329,8 @@ def curves(
     """Points of a training of `steps` steps, at most `points` a key, finite values alone; step = updates made before.
 
     loss/batch, grad_norm/W_01 ... and grad_norm/all at log-spaced steps, the last one before a divergence among them;
-    the whole sets' loss/train, loss/validation, accuracy/... or r2/... at the history's evaluations.
+    the whole sets' loss/train, loss/validation, accuracy/... or r2/... at the history's evaluations; what instruments have
+    measured, sharpness/lambda_01 and so on.
 
     history: of the steps so far. blocks: at most so many, evenly spaced, first and last among them; None is all.
     since: the step from which on. when: step -> milliseconds.
@@ -348,6 +349,10 @@ def curves(
     for name, values in history.measures.items():
         kept = log_spaced(len(values), points)
         series[name] = history.evaluated[kept], values[kept]
+    for name, quantity in history.quantities.items():
+        kept, count = log_spaced(len(quantity.at), points), quantity.values.shape[-1]
+        for index in evenly_spaced(count, blocks or count):
+            series[quantity_key(name, index, count)] = quantity.at[kept], quantity.values[kept, index]
     for key, (at, values) in series.items():
         for step, value in zip(at.tolist(), values.tolist(), strict=True):
             if step >= since and np.isfinite(value):

@@ -11,14 +11,26 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from blocks.instruments import INSTRUMENTS
+
 TAG = "mlflow.sharedViewState."
 RATE, LOG_RATE, DEPTH, FINAL = "optimizer.learning_rate", "optimizer.log10_learning_rate", "network.depth", "final/loss_train"
 MOST_RUNS = 200
 
 
 def norm_key(symbol: str, block: int, depth: int) -> str:
-    """grad_norm/W_01 and so on, of block 0..L-1: zero-padded, so that the names sort by depth."""
-    return f"grad_norm/{symbol}_{block + 1:0{max(2, len(str(depth)))}}"
+    """grad_norm/W_01 and so on, of block 0..L-1."""
+    return _numbered("grad_norm", symbol, block, depth)
+
+
+def quantity_key(name: str, index: int, count: int) -> str:
+    """sharpness/lambda_01 and so on, of the numbers 0..count-1 that the instrument of that name measures."""
+    return _numbered(name, INSTRUMENTS[name].symbol, index, count)
+
+
+def _numbered(name: str, symbol: str, index: int, count: int) -> str:
+    # Zero-padded, so that the names sort by depth.
+    return f"{name}/{symbol}_{index + 1:0{max(2, len(str(count)))}}"
 
 
 def link(experiment_id: str, key: str = "") -> str:
@@ -31,16 +43,18 @@ def link(experiment_id: str, key: str = "") -> str:
     return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART&{shown}"
 
 
-def saved_view(name: str, parent: str, swept: Sequence[str], score: str, blocks: Sequence[str]) -> str:
+def saved_view(name: str, parent: str, swept: Sequence[str], score: str, blocks: Sequence[str], measured: Sequence[str]) -> str:
     """The tag's value: the view of the sweep whose parent run that is.
 
     swept: the keys that differ between its runs. score: accuracy or r2. blocks: names of the gradient norms' metrics.
+    measured: names of the instruments' metrics.
     """
     axes = [LOG_RATE if key == RATE else key for key in swept]
     sections = {
         "losses": "Losses, log scale",
         "sweep": "What was swept, and what came of it",
         "norms": "Gradient norms by block, log scale",
+        "instruments": "Instruments",
     }
     charts = [
         _line("losses", "loss/train", log=True),
@@ -54,6 +68,7 @@ def saved_view(name: str, parent: str, swept: Sequence[str], score: str, blocks:
         charts.append(_chart("CONTOUR", "sweep", **places))
     charts.append(_chart("BAR", "sweep", metricKey=FINAL, displayName="final training loss"))
     charts += [_line("norms", key, log=True) for key in blocks]
+    charts += [_line("instruments", key) for key in measured]
     state = {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}'",
         "orderByKey": f"metrics.`{FINAL}`",

@@ -11,7 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 from blocks.activations import ACTIVATIONS
 from blocks.arrays import check_number, choice, whole_number
 from blocks.initializers import INITIALIZERS
+from blocks.instruments import INSTRUMENTS, Instrument, scheduled
 from blocks.losses import LOSSES
+from blocks.network import KINDS
 from blocks.optimizers import OPTIMIZERS, Momentum
 from blocks.schedules import SCHEDULES
 
@@ -46,12 +48,14 @@ class NetworkConfig:
 
     depth: L, the number of blocks, the output one among them.
     width: n_l of every hidden block.
+    kind: plain, residual (blocks 2..L-1 add to their input) or normalized (blocks 2..L standardise it, example by example).
     activation, initializer: names from the engine's tables.
     gain: factor on the initial weights' variance. bias_variance: variance of the initial biases.
     """
 
     depth: int = 3
     width: int = 64
+    kind: str = "plain"
     activation: str = "relu"
     initializer: str = "he"
     gain: float = 1.0
@@ -79,7 +83,7 @@ class TrainingConfig:
     """The training.
 
     epochs: passes over the training data. batch_size: examples a step, null is all of them.
-    loss: a name from the engine's table, null is what fits the data.
+    loss: a name from the engine's table, null is what fits the data; half_mean_squared_error takes labels one-hot.
     loss_bound: a loss above it has diverged, as one that is not finite has.
     evaluations: how often at most the whole data sets are measured, first, last and log-spaced between.
     threads: BLAS threads; bits can depend on them.
@@ -91,6 +95,24 @@ class TrainingConfig:
     loss_bound: float = float("inf")
     evaluations: int = 10
     threads: int = 1
+
+
+@dataclass
+class InstrumentsConfig:
+    """What is measured beside the losses, and when: null never, `k` at every k-th step, `log` at 20 log-spaced steps at most.
+
+    sharpness: the largest eigenvalues of the loss's Hessian; `eigenvalues`: so many of them.
+    update_ratio: ||W_l after - W_l before|| / ||W_l before||, of every block. saturated: share of the units of every hidden
+        block that pass no gradient for any example. example_norm: root mean square over the examples of every block's ||dW_l||.
+    examples: the first so many training examples are measured, null is as many as a batch has.
+    """
+
+    sharpness: str | None = None
+    update_ratio: str | None = None
+    saturated: str | None = None
+    example_norm: str | None = None
+    eigenvalues: int = 1
+    examples: int | None = None
 
 
 @dataclass
@@ -118,14 +140,16 @@ class TrackingConfig:
 
 @dataclass
 class SweepConfig:
-    """A sweep that was begun before.
+    """A sweep that was begun before, and what is made of it at its end.
 
     resume: true trains only what an earlier sweep of the same runs has not finished, false starts anew.
     stale: seconds without a sign of life after which a sweep on another machine counts as dead.
+    study: a name of experiments/pictures/studies.py: theory drawn over what the sweep has measured, and a verdict.
     """
 
     resume: bool = True
     stale: float = 60.0
+    study: str | None = None
 
 
 @dataclass
@@ -136,6 +160,7 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    instruments: InstrumentsConfig = field(default_factory=InstrumentsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     seed: int = 0
@@ -180,12 +205,15 @@ def check(config: Config) -> None:
                 whole_number(key, count, at_least=least)
         for key, value, allowed in _ranges(config):
             check_number(key, value, **allowed)
+        choice("network.kind", config.network.kind, KINDS)
         choice("network.activation", config.network.activation, ACTIVATIONS)
         choice("network.initializer", config.network.initializer, INITIALIZERS)
         rule = choice("optimizer.name", optimizer.name, OPTIMIZERS)
         choice("optimizer.schedule", optimizer.schedule, SCHEDULES)
         if training.loss is not None:
             choice("training.loss", training.loss, LOSSES)
+        for name, schedule in schedules(config).items():
+            scheduled(f"instruments.{name}", schedule, 1)
         choice("dtype", config.dtype, dict.fromkeys(DTYPES))
         choice("tracking.pictures", config.tracking.pictures, dict.fromkeys(OF_RUNS))
         choice("tracking.models", config.tracking.models, dict.fromkeys(OF_RUNS))
@@ -199,6 +227,18 @@ def check(config: Config) -> None:
         )
 
 
+def schedules(config: Config) -> dict[str, str]:
+    """name -> schedule of the instruments that are asked for."""
+    asked = {name: getattr(config.instruments, name) for name in INSTRUMENTS}
+    return {name: schedule for name, schedule in asked.items() if schedule is not None}
+
+
+def instruments(config: Config) -> list[Instrument]:
+    """Those that are asked for."""
+    asked = config.instruments
+    return [Instrument(name, schedule, asked.examples, asked.eigenvalues) for name, schedule in schedules(config).items()]
+
+
 def _counts(config: Config) -> Iterator[tuple[str, int | None, int]]:
     """(key, value, least) of every whole number."""
     network, training, tracking = config.network, config.training, config.tracking
@@ -208,6 +248,8 @@ def _counts(config: Config) -> Iterator[tuple[str, int | None, int]]:
     yield "training.batch_size", training.batch_size, 1
     yield "training.threads", training.threads, 1
     yield "training.evaluations", training.evaluations, 2
+    yield "instruments.eigenvalues", config.instruments.eigenvalues, 1
+    yield "instruments.examples", config.instruments.examples, 1
     yield "tracking.points", tracking.points, 2
     yield "tracking.blocks", tracking.blocks, 2
     yield "seed", config.seed, 0
@@ -269,9 +311,10 @@ def flat_values(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def varied(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """The keys whose values differ between the flat configs of runs."""
+    """The keys whose values differ between the flat configs of runs; of data sets the name alone, which stands for the rest."""
     keys = dict.fromkeys(key for values in runs for key in values)
-    return [key for key in keys if len({str(values.get(key)) for values in runs}) > 1]
+    differ = [key for key in keys if len({str(values.get(key)) for values in runs}) > 1]
+    return [key for key in differ if not ("dataset.name" in differ and key.startswith("dataset.loader."))]
 
 
 def from_record(values: dict[str, Any], allow: Sequence[str] = ()) -> Config:

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from blocks.arrays import Array
-from blocks.losses import Loss, half_mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
+from blocks.losses import Loss, half_mean_squared_error, one_hot_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from experiments.run.config import Config, DatasetConfig, UserError, located
 
 
@@ -135,6 +135,11 @@ def task(config: Config) -> Task:
         raise UserError(
             f"training.batch_size is {batch_size}, it must be null or 1 to {m}, the training examples of {dataset.name}"
         )
+    if (config.instruments.examples or 0) > m:
+        raise UserError(
+            f"instruments.examples is {config.instruments.examples}, it must be null or 1 to {m}, "
+            f"the training examples of {dataset.name}"
+        )
     fitting = _fitting(dataset)
     name = config.training.loss or next(iter(fitting))
     if name not in fitting:
@@ -150,7 +155,13 @@ def _fitting(dataset: Dataset) -> dict[str, tuple[Loss, int, float]]:
         return {half_mean_squared_error.name: (half_mean_squared_error, n_y, float(dataset.y.var(axis=-1).sum()) / 2)}
     share = np.bincount(dataset.y, minlength=dataset.classes) / len(dataset.y)
     entropy = float(-(share[share > 0] * np.log(share[share > 0])).sum())
-    losses = {softmax_cross_entropy.name: (softmax_cross_entropy, dataset.classes, entropy)}
+    # Of the best constant, the shares, half the sum of the variances of the one-hot labels is left.
+    variance = float((share * (1 - share)).sum()) / 2
+    losses = {
+        softmax_cross_entropy.name: (softmax_cross_entropy, dataset.classes, entropy),
+        # By the name it has for values: a sweep over data sets of both kinds can ask for it.
+        half_mean_squared_error.name: (one_hot_squared_error, dataset.classes, variance),
+    }
     if dataset.classes == 2:
         losses = {sigmoid_cross_entropy.name: (sigmoid_cross_entropy, 1, entropy), **losses}
     return losses

@@ -14,7 +14,7 @@ from blocks.network import Network
 from blocks.optimizers import OPTIMIZERS, Momentum, Optimizer
 from blocks.parameters import Layout
 from blocks.training import Watch, reshuffled, train
-from experiments.run.config import DEFAULT_MOMENTUM, Config
+from experiments.run.config import DEFAULT_MOMENTUM, Config, UserError, instruments
 from experiments.run.data import Task, task
 
 # A network whose final loss is above this share of the best constant prediction's has learned next to nothing from x.
@@ -49,9 +49,10 @@ def shared(config: Config) -> tuple[object, ...]:
     network, optimizer, training = config.network, config.optimizer, config.training
     return (
         repr(asdict(config.dataset)),
-        (network.depth, network.width, network.activation),
+        (network.depth, network.width, network.activation, network.kind),
         (optimizer.name, optimizer.schedule),
         repr(asdict(training)),
+        repr(asdict(config.instruments)),
         (config.seed, config.dtype),
     )
 
@@ -83,6 +84,7 @@ def train_stack(configs: Sequence[Config], of: Task | None = None, watch: Watch 
             evaluations=training.evaluations,
             loss_bound=training.loss_bound,
             watch=watch,
+            instruments=instruments(first),
         )
     ended = time.time()
     lanes = [(config, history.lane(k), network.parameters[k].copy()) for k, config in enumerate(configs)]
@@ -146,6 +148,13 @@ def sizes(config: Config, of: Task) -> list[int]:
     return [of.dataset.x.shape[0], *[config.network.width] * (config.network.depth - 1), of.units]
 
 
+def check_size(config: Config, of: Task) -> None:
+    """Raise UserError where the network has fewer parameters than eigenvalues are asked for."""
+    size = Layout(sizes(config, of)).size
+    if config.instruments.eigenvalues > size:
+        raise UserError(f"instruments.eigenvalues is {config.instruments.eigenvalues}, it must be 1 to {size}, the parameters")
+
+
 def _suitable_lanes(config: Config, of: Task) -> int:
     # Measured at width 64, depth 3 to 33: a stack is fastest while its parameters, gradients and caches take about
     # this much; below 4 lanes the calls cost more than the cache saves.
@@ -168,11 +177,11 @@ def _network(configs: Sequence[Config], of: Task) -> Network:
             gain=shape.gain,
             bias_variance=shape.bias_variance,
             dtype=config.dtype,
+            kind=shape.kind,
         )
 
     networks = [alone(config) for config in configs]
-    parameters = np.stack([network.parameters for network in networks])
-    return Network(networks[0].layout.sizes, configs[0].network.activation, parameters)
+    return networks[0].with_parameters(np.stack([network.parameters for network in networks]))
 
 
 def _optimizer(configs: Sequence[Config]) -> Optimizer:

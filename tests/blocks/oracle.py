@@ -39,11 +39,31 @@ def parameters_of(network, lane=()):
     return [(jnp.asarray(block.W[lane]), jnp.asarray(block.b[lane])) for block in network.blocks]
 
 
-def logits_of(parameters, x, activation):
+def standardised(a):
+    """Layer normalisation without gain and bias (Ba, Kiros, Hinton 2016)."""
+    return (a - jnp.mean(a, axis=0)) / jnp.sqrt(jnp.var(a, axis=0) + 1e-5)
+
+
+def residual(W, b, a_prev, activation, scale):
+    return a_prev + scale * (W @ ACTIVATIONS[activation](a_prev) + b)
+
+
+def normalized(W, b, a_prev, activation):
+    return ACTIVATIONS[activation](W @ standardised(a_prev) + b)
+
+
+def logits_of(parameters, x, activation, kind="plain"):
     a = x
-    for W, b in parameters[:-1]:
-        a = ACTIVATIONS[activation](W @ a + b)
+    for index, (W, b) in enumerate(parameters[:-1]):
+        if kind == "residual" and index > 0:
+            a = residual(W, b, a, activation, 1 / np.sqrt(len(parameters)))
+        elif kind == "normalized" and index > 0:
+            a = normalized(W, b, a, activation)
+        else:
+            a = ACTIVATIONS[activation](W @ a + b)
     W, b = parameters[-1]
+    if kind == "normalized" and len(parameters) > 1:
+        a = standardised(a)
     return W @ a + b
 
 

@@ -10,14 +10,15 @@ from tests.blocks import oracle
 
 ACTIVATION_NAMES = list(ACTIVATIONS)
 LOSS_NAMES = list(LOSSES)
+SHAPES = {1: [5, 3], 2: [5, 4, 3], 3: [4, 6, 5, 3], 4: [3, 4, 4, 4, 2], 5: [3, 5, 4, 3, 4, 2]}
 
 
 @cache
-def value_and_gradients(activation, loss):
+def value_and_gradients(activation, loss, kind="plain"):
     """f(parameters, x, y) -> J, ([(dW, db), ...], da_0); parameters as `oracle.parameters_of` gives them."""
 
     def value(parameters, x, y):
-        return oracle.LOSSES[loss](oracle.logits_of(parameters, x, activation), y)
+        return oracle.LOSSES[loss](oracle.logits_of(parameters, x, activation, kind), y)
 
     return jax.jit(jax.value_and_grad(value, argnums=(0, 1)))
 
@@ -28,11 +29,19 @@ def derivative(activation):
     return jax.jit(jax.vmap(jax.grad(oracle.ACTIVATIONS[activation])))
 
 
-def random_network(sizes, activation, lanes, rng, dtype=np.float64):
+def random_network(sizes, activation, lanes, rng, dtype=np.float64, kind="plain"):
     """Every parameter is drawn, the biases too: at b = 0 a dead unit sits on relu's kink. lanes: (), or their shape."""
     empty = Network.create(sizes, activation, "zeros", rng=rng)
     scale = np.where(empty.layout.is_weight, 0.8, 0.5)
-    return Network(sizes, activation, (scale * rng.standard_normal((*lanes, empty.layout.size))).astype(dtype))
+    return Network(sizes, activation, (scale * rng.standard_normal((*lanes, empty.layout.size))).astype(dtype), kind)
+
+
+def problem(activation, loss, sizes, lanes=(), m=7, seed=0, dtype=np.float64, kind="plain"):
+    """A network with random parameters, x and y."""
+    rng = np.random.default_rng(seed)
+    sizes = sizes_for(loss, sizes)
+    network = random_network(sizes, activation, lanes, rng, dtype, kind)
+    return network, rng.standard_normal((sizes[0], m)).astype(dtype), oracle.targets_for(loss, rng, sizes[-1], m)
 
 
 def sizes_for(loss, sizes):

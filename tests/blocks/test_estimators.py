@@ -35,7 +35,7 @@ def small(estimator, **options):
     return estimator(**{"depth": 2, "width": 8, "epochs": 3, "batch_size": 40, "random_state": 0, **options})
 
 
-@parametrize_with_checks([NetworkClassifier(), NetworkRegressor()])
+@parametrize_with_checks([NetworkClassifier(), NetworkRegressor(), NetworkClassifier(kind="normalized")])
 def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
 
@@ -267,6 +267,7 @@ def test_float32_is_float32_from_the_data_to_the_answer(estimator):
         ("depth", "3", "depth is '3', it must be a number"),
         ("width", 2.5, "width is 2.5, it must be a whole number of at least 1"),
         ("activation", "swish", "activation 'swish' is unknown, allowed: identity, sigmoid"),
+        ("kind", "foo", "kind 'foo' is unknown, allowed: plain, residual, normalized"),
         ("initializer", None, "initializer 'None' is unknown, allowed: zeros, normal"),
         ("optimizer", ["adam"], "optimizer \"['adam']\" is unknown, allowed: gradient_descent, momentum, nesterov, adam"),
         ("learning_rate", 0, "learning_rate is 0, it must be finite and above 0"),

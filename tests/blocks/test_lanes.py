@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blocks import ACTIVATIONS, Adam, GradientDescent, Momentum, Nesterov, Network, losses, reshuffled, train
+from blocks import ACTIVATIONS, KINDS, Adam, GradientDescent, Momentum, Nesterov, Network, losses, reshuffled, train
 from blocks.losses import LOSSES
 from tests.blocks import oracle
 
@@ -13,7 +13,18 @@ RULES = {"gradient_descent": GradientDescent, "momentum": Momentum, "nesterov": 
 
 
 def compare(
-    sizes, activation, dtype, rates, *, m=11, epochs=2, batch_size=4, rule=GradientDescent, loss="softmax_cross_entropy", **rules
+    sizes,
+    activation,
+    dtype,
+    rates,
+    *,
+    m=11,
+    epochs=2,
+    batch_size=4,
+    rule=GradientDescent,
+    loss="softmax_cross_entropy",
+    kind="plain",
+    **rules,
 ):
     """Train a stack with one lane a rate, and every lane alone; returns the stack's history."""
     rng = np.random.default_rng(7)
@@ -27,9 +38,17 @@ def compare(
 
     lanes = len(rates)
     stack = Network.create(
-        sizes, activation, "normal", rng=np.random.default_rng(5), gain=2.0, bias_variance=0.1, dtype=dtype, lanes=lanes
+        sizes,
+        activation,
+        "normal",
+        rng=np.random.default_rng(5),
+        gain=2.0,
+        bias_variance=0.1,
+        dtype=dtype,
+        lanes=lanes,
+        kind=kind,
     )
-    alone = [Network(sizes, activation, stack.parameters[k].copy()) for k in range(lanes)]
+    alone = [Network(sizes, activation, stack.parameters[k].copy(), kind) for k in range(lanes)]
     history = trained(stack, learning_rate=np.array(rates), **{name: np.array(value) for name, value in rules.items()})
     for k in range(lanes):
         single = trained(alone[k], learning_rate=rates[k], **{name: value[k] for name, value in rules.items()})
@@ -48,6 +67,24 @@ def compare(
 @pytest.mark.parametrize("depth", [1, 2, 9])
 def test_every_activation(depth, activation, dtype):
     compare([5, *[8] * (depth - 1), 3], activation, dtype, [0.01, 0.1, 0.3])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("kind", ["residual", "normalized"])
+def test_every_kind_with_a_lane_that_diverges(kind, activation, dtype):
+    rates = [0.01, float(np.finfo(dtype).max) / 1e3, 0.1, 0.3]
+    for rule in (GradientDescent, Adam):
+        history = compare([5, *[8] * 6, 3], activation, dtype, rates, kind=kind, rule=rule, m=12, epochs=6)
+        # What layer normalisation and a bounded activation leave finite stays so at any rate.
+        bounded = kind == "normalized" and activation in ("sigmoid", "tanh")
+        assert (history.diverged_step[:2] >= 0).tolist() == [False, not bounded]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["residual", "normalized"])
+def test_every_kind_at_the_width_that_is_used(kind, dtype):
+    compare([64, *[64] * 16, 10], "relu", dtype, [1e-3, 1e-2, 1e-1], m=70, batch_size=64, epochs=3, kind=kind)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -148,5 +185,6 @@ def test_any_setting(data):
         batch_size=data.draw(st.integers(1, m)),
         rule=RULES[rule],
         loss=loss,
+        kind=data.draw(st.sampled_from(list(KINDS))),
         **rules,
     )

@@ -72,6 +72,15 @@ def test_a_changed_value_of_the_stored_config_is_not_identical(one):
     assert "0 of 1 runs are identical" in output
 
 
+def test_a_record_from_before_there_were_kinds_is_of_a_plain_network(one):
+    lab, run = one
+    file = lab.artifact(run, "config.yaml")
+    config = yaml.safe_load(file.read_text())
+    assert config["network"].pop("kind") == "plain"
+    file.write_text(yaml.safe_dump(config))
+    assert "1 of 1 runs are identical" in again(lab, run.info.run_id)
+
+
 def test_the_last_bit_of_one_initial_weight_is_found_at_its_first_step(one, monkeypatch, tmp_path):
     lab, run = one
     made = stack._network

@@ -171,6 +171,22 @@ def test_a_regression_s_model_answers_in_the_data_s_own_units(lab):
     assert parts[0] - 0.1 < explained < parts[1] + 0.1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["residual", "normalized"])
+def test_the_model_of_every_kind_answers_as_the_network_did(lab, kind):
+    import mlflow
+
+    lab.run(f"network.kind={kind}", "network.depth=5", *FEW)
+    (model,) = lab.client().search_logged_models(["1"])
+    (run,) = lab.runs()
+    mlflow.set_tracking_uri(lab.uri)
+    X, y = load_digits(return_X_y=True)
+    kept = np.load(lab.artifact(run, "history.npz"))
+    accuracies = kept["measures/accuracy/train"][-1], kept["measures/accuracy/validation"][-1]
+    right = (mlflow.pyfunc.load_model(model.model_uri).predict(X) == y).sum()
+    assert right == round(accuracies[0] * 1437 + accuracies[1] * 360)
+
+
 def test_results_are_a_frame_and_histories(swept, best, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", swept.uri)
     frame, histories = results.load()

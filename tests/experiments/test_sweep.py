@@ -22,7 +22,7 @@ FEW = ["training.epochs=2", "network.width=16"]
 
 def histories(lab):
     """What tells a run -> the bytes of its history."""
-    keys = ("network.depth", "optimizer.learning_rate", "optimizer.name", "dtype")
+    keys = ("network.kind", "network.depth", "optimizer.learning_rate", "optimizer.name", "dtype")
     return {tuple(run.data.params[key] for key in keys): lab.artifact(run, "history.npz").read_bytes() for run in lab.runs()}
 
 
@@ -42,6 +42,21 @@ def test_a_stacked_sweep_has_the_bits_of_the_jobs_one_at_a_time(lab, tmp_path_fa
     stacked, single = histories(lab), histories(alone)
     assert len(single) == 36
     assert stacked == single
+
+
+@pytest.mark.slow
+def test_a_stacked_sweep_over_kinds_has_the_bits_of_the_jobs_one_at_a_time_and_is_reproduced(lab, tmp_path_factory):
+    axes = ["network.kind=plain,residual,normalized", "network.depth=2,9", "optimizer.learning_rate=0.01,0.1,1e9"]
+    lab.run("-m", *FEW, *axes)
+    alone = type(lab)(tmp_path_factory.mktemp("alone"))
+    alone.run("-m", *FEW, *axes, "hydra/launcher=basic")
+    stacked, single = histories(lab), histories(alone)
+    assert stacked == single
+    # At depth 2 no block is residual.
+    assert len(set(single.values())) == 18 - 3
+    assert {run.data.tags["outcome"] for run in lab.runs()} >= {"trained", "diverged"}
+    (parent,) = lab.runs("sweep")
+    assert "18 of 18 runs are identical" in lab.run("--sweep", parent.info.run_id, module="experiments.reproduce")
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, None])
@@ -66,6 +81,7 @@ def test_only_runs_that_share_shapes_data_and_order_are_stacked(composed):
         "seed=1",
         "dataset.seed=1",
         "network.depth=4",
+        "network.kind=residual",
         "training.batch_size=32",
         "dtype=float64",
         "optimizer.name=adam",

@@ -6,7 +6,7 @@ import pytest
 
 from experiments import verify
 
-# What takes a second or so; `slow` runs them all.
+# What takes a second or so; the command itself, whole, is run by .ci/run.
 QUICK = ("stable_rate", "catapult", "training_curves", "scaling")
 
 
@@ -15,14 +15,6 @@ def test_the_published_results_are_reproduced(name):
     rows = list(verify.SECTIONS[name]())
     assert rows
     assert [row for row in rows if not row.holds] == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(verify.SECTIONS) - set(QUICK)))
-def test_the_other_published_results_are_reproduced(name):
-    # What 300 updates do to networks of 20 and 40 blocks hangs on their seed: reported by the command, not asserted.
-    missed = [row for row in verify.SECTIONS[name]() if not row.holds and "training accuracy" not in row.what]
-    assert missed == []
 
 
 def test_the_command_prints_and_records_the_table(lab):

@@ -79,6 +79,22 @@ def test_one_depth_or_one_rate_is_a_map_too(composed, cells):
     assert axes.images[0].get_array().shape == (1, len(cells))
 
 
+@pytest.mark.parametrize(("values", "down", "across"), [(3, 1, 3), (4, 4, 1)])
+def test_up_to_three_maps_stand_side_by_side_and_share_their_colours(composed, values, down, across):
+    rows = []
+    for number in range(values):
+        for rate in (0.1, 0.2):
+            for depth in (2, 9):
+                swept = f"dataset.seed={number}", f"network.depth={depth}", f"optimizer.learning_rate={rate}"
+                rows.append(Row(typed(composed(*swept)), 0.5 + number, "trained"))
+    figure = figures.sweep_map(Report(rows))
+    *maps, bar = figure.axes
+    assert [axes.get_title().split("\n")[0] for axes in maps] == [f"dataset.seed {number}" for number in range(values)]
+    assert maps[0].get_gridspec().get_geometry() == (down, across)
+    assert len({(axes.images[0].norm.vmin, axes.images[0].norm.vmax) for axes in maps}) == 1
+    assert bar.get_ylabel() == "final training loss"
+
+
 def test_a_map_too_large_to_read_has_no_texts_and_few_labels(composed):
     axes = figures.sweep_map(report(composed, {(2, 0.1 + k / 100, 0): (0.5, "trained") for k in range(30)})).axes[0]
     assert not axes.texts

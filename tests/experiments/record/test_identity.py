@@ -1,6 +1,8 @@
 import copy
 import hashlib
+import json
 import struct
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -23,6 +25,14 @@ def test_a_fingerprint_is_of_what_is_trained_and_of_nothing_around_it(config, co
     assert len(prints) == len(others) + 1
     assert fingerprint(config, "e") != fingerprint(config, "d")
     assert fingerprint(config, "d", package="0.0.0") != fingerprint(config, "d")
+
+
+def test_a_plain_network_has_the_fingerprint_it_had_before_there_were_kinds(config, composed):
+    before = {key: value for key, value in asdict(config).items() if key not in ("tracking", "sweep")}
+    del before["network"]["kind"]
+    content = json.dumps([before, "d", "1"], sort_keys=True).encode()
+    assert fingerprint(config, "d", package="1") == hashlib.sha256(content).hexdigest()
+    assert fingerprint(typed(composed("network.kind=residual")), "d", package="1") != fingerprint(config, "d", package="1")
 
 
 def test_a_sweep_s_fingerprint_knows_the_order_of_its_runs():

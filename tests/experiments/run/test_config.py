@@ -9,6 +9,7 @@ BAD_VALUES = {
     "network.width=0": "network.width is 0",
     "network.gain=-1": "network.gain is -1.0, it must be finite and at least 0",
     "network.bias_variance=-1": "network.bias_variance is -1.0",
+    "network.kind=foo": "network.kind 'foo' is unknown, allowed: plain, residual, normalized",
     "network.activation=foo": "network.activation 'foo' is unknown, allowed: identity, sigmoid, tanh",
     "network.initializer=foo": "network.initializer 'foo' is unknown, allowed: zeros, normal",
     "optimizer.name=foo": "optimizer.name 'foo' is unknown, allowed: gradient_descent, momentum",

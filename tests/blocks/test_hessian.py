@@ -1,0 +1,279 @@
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
+
+from blocks import ACTIVATIONS, KINDS, LOSSES, Network, losses
+from blocks.diagnostics import example_gradient_norms, saturated
+from blocks.hessian import SECOND_DERIVATIVES, hessian_vector_product, sharpness, top_eigenpairs
+from blocks.parameters import Layout
+from blocks.theory import largest_curvature, softmax_sharpness
+from tests.blocks import oracle
+from tests.blocks.reference import ACTIVATION_NAMES, LOSS_NAMES, SHAPES, assert_near, problem
+
+
+def flat_loss(layout, activation, loss, kind="plain"):
+    """J as JAX's function of the flat vector: a block's [W b] lies there column by column."""
+    n = layout.sizes
+    ends = np.cumsum([n[l] * (n[l - 1] + 1) for l in range(1, len(n))])[:-1]  # noqa: E741
+
+    def value(flat, x, y):
+        joined = [part.reshape(-1, units).T for part, units in zip(jnp.split(flat, ends), n[1:], strict=True)]
+        parameters = [(block[:, :-1], block[:, -1:]) for block in joined]
+        return oracle.LOSSES[loss](oracle.logits_of(parameters, x, activation, kind), y)
+
+    return value
+
+
+@cache
+def jax_product(sizes, activation, loss, kind="plain"):
+    value = flat_loss(Layout(sizes), activation, loss, kind)
+    return jax.jit(lambda flat, x, y, v: jax.jvp(lambda at: jax.grad(value)(at, x, y), (flat,), (v,))[1])
+
+
+def jax_eigenvalues(network, x, y, loss):
+    """All of them, the largest first."""
+    value = flat_loss(network.layout, network.activation.name, loss, network.kind)
+    hessian = jax.hessian(value)(jnp.asarray(network.parameters), jnp.asarray(x), jnp.asarray(y))
+    return np.linalg.eigvalsh(hessian)[::-1]
+
+
+def standardised(load):
+    x, y = load(return_X_y=True)
+    deviation = x.std(axis=0)
+    return ((x - x.mean(axis=0)) / np.where(deviation > 0, deviation, 1)).T, y
+
+
+OTHER_KINDS = [kind for kind in KINDS if kind != "plain"]
+
+# The Hessian times a vector.
+
+
+def test_every_activation_has_a_second_derivative():
+    assert list(SECOND_DERIVATIVES) == ACTIVATION_NAMES
+
+
+@pytest.mark.parametrize("activation", [name for name, second in SECOND_DERIVATIVES.items() if second])
+def test_second_derivatives_are_jaxs(activation):
+    z = np.concatenate([np.linspace(-12, 12, 401), [-800.0, -50.0, 50.0, 800.0]])
+    actual = SECOND_DERIVATIVES[activation](z, ACTIVATIONS[activation].function(z))
+    expected = jax.vmap(jax.grad(jax.grad(oracle.ACTIVATIONS[activation])))(jnp.asarray(z))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+@pytest.mark.parametrize(
+    ("activation", "depth"),
+    [(name, depth) for name in ACTIVATION_NAMES for depth in SHAPES if SECOND_DERIVATIVES[name] or depth > 3],
+)
+def test_products_are_jaxs_forward_over_reverse(activation, loss, depth):
+    network, x, y = problem(activation, loss, SHAPES[depth])
+    v = np.random.default_rng(1).standard_normal(network.parameters.shape)
+    expected = jax_product(network.layout.sizes, activation, loss)(network.parameters, x, y, v)
+    assert_near(hessian_vector_product(network, x, y, LOSSES[loss], v), expected, 1e-11)
+
+
+@pytest.mark.parametrize(
+    ("activation", "loss", "sizes", "m"),
+    [
+        *[(name, "softmax_cross_entropy", SHAPES[4], 7) for name in ACTIVATION_NAMES],
+        ("gelu", "half_mean_squared_error", [3, 5, 5, 5, 5, 5, 2], 1),
+        ("tanh", "sigmoid_cross_entropy", SHAPES[2], 7),
+    ],
+)
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_products_of_every_kind_are_jaxs_forward_over_reverse(kind, activation, loss, sizes, m):
+    network, x, y = problem(activation, loss, sizes, m=m, kind=kind)
+    v = np.random.default_rng(1).standard_normal(network.parameters.shape)
+    expected = jax_product(network.layout.sizes, activation, loss, kind)(network.parameters, x, y, v)
+    assert_near(hessian_vector_product(network, x, y, LOSSES[loss], v), expected, 1e-11)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_are_symmetric(kind):
+    network, x, y = problem("gelu", "softmax_cross_entropy", SHAPES[4], kind=kind)
+    H = hessian_vector_product(network, x, y, losses.softmax_cross_entropy, np.eye(network.layout.size))
+    assert_near(H, H.T, 1e-13)
+
+
+@pytest.mark.parametrize("logit", [-800.0, 800.0])
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+def test_certain_networks_have_finite_products(loss, logit):
+    network, x, y = problem("identity", loss, [3, 2])
+    network.parameters[...] = logit * np.sign(network.parameters)
+    v = np.ones(network.layout.size)
+    expected = jax_product(network.layout.sizes, "identity", loss)(network.parameters, x, y, v)
+    assert_near(hessian_vector_product(network, x, y, LOSSES[loss], v), expected, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+@pytest.mark.parametrize("activation", ACTIVATION_NAMES)
+def test_a_lane_has_the_products_bits_of_the_network_alone(activation, loss, dtype):
+    network, x, y = problem(activation, loss, [6, 16, 9, 16, 3], (2, 3), m=33, dtype=dtype)
+    v = np.random.default_rng(1).standard_normal((4, *network.parameters.shape))
+    together = hessian_vector_product(network, x, y, LOSSES[loss], v)
+    assert together.dtype == dtype
+    for lane in np.ndindex(2, 3):
+        alone = Network(network.layout.sizes, activation, network.parameters[lane].copy())
+        for direction in range(4):
+            product = hessian_vector_product(alone, x, y, LOSSES[loss], v[(direction, *lane)])
+            assert product.tobytes() == together[(direction, *lane)].tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_a_lane_of_every_kind_has_the_bits_of_the_network_alone(kind, dtype):
+    loss = losses.softmax_cross_entropy
+    network, x, y = problem("gelu", loss.name, [6, 16, 16, 16, 3], (2, 3), m=33, dtype=dtype, kind=kind)
+    v = np.random.default_rng(1).standard_normal((4, *network.parameters.shape))
+    products, norms = hessian_vector_product(network, x, y, loss, v), example_gradient_norms(network, x, y, loss)
+    tops = sharpness(network, x, y, loss, 2, rng=np.random.default_rng(0))
+    for lane in np.ndindex(2, 3):
+        alone = network.with_parameters(network.parameters[lane].copy())
+        assert hessian_vector_product(alone, x, y, loss, v[(3, *lane)]).tobytes() == products[(3, *lane)].tobytes()
+        assert example_gradient_norms(alone, x, y, loss).tobytes() == norms[lane].tobytes()
+        assert sharpness(alone, x, y, loss, 2, rng=np.random.default_rng(0)).tobytes() == tops[lane].tobytes()
+
+
+def test_lanes_may_have_data_of_their_own():
+    loss = losses.softmax_cross_entropy
+    network, x, y = problem("tanh", loss.name, SHAPES[3], (2,))
+    xs, ys = np.stack([x, -x]), np.stack([y, y[::-1]])
+    v = np.random.default_rng(1).standard_normal(network.parameters.shape)
+    together = hessian_vector_product(network, xs, ys, loss, v)
+    norms = example_gradient_norms(network, xs, ys, loss)
+    for lane in range(2):
+        alone = Network(network.layout.sizes, "tanh", network.parameters[lane].copy())
+        assert (hessian_vector_product(alone, xs[lane], ys[lane], loss, v[lane]) == together[lane]).all()
+        assert (example_gradient_norms(alone, xs[lane], ys[lane], loss) == norms[lane]).all()
+
+
+# Sharpness.
+
+
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+@pytest.mark.parametrize("activation", ACTIVATION_NAMES)
+def test_sharpness_is_the_top_of_jaxs_full_hessian(activation, loss):
+    network, x, y = problem(activation, loss, SHAPES[3], m=12)
+    expected = jax_eigenvalues(network, x, y, loss)
+    for count in (1, 5):
+        actual = sharpness(network, x, y, LOSSES[loss], count, rng=np.random.default_rng(2))
+        np.testing.assert_allclose(actual, expected[:count], rtol=1e-8)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "gelu"])
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_sharpness_of_every_kind_is_the_top_of_jaxs_full_hessian(kind, activation):
+    loss = losses.softmax_cross_entropy
+    network, x, y = problem(activation, loss.name, SHAPES[4], m=12, kind=kind)
+    actual = sharpness(network, x, y, loss, 5, rng=np.random.default_rng(2))
+    np.testing.assert_allclose(actual, jax_eigenvalues(network, x, y, loss.name)[:5], rtol=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+def test_every_eigenvalue_of_a_small_network(loss):
+    network, x, y = problem("softplus", loss, [2, 3, 2])
+    size = network.layout.size
+    actual = sharpness(network, x, y, LOSSES[loss], size, rng=np.random.default_rng(2))
+    np.testing.assert_allclose(actual, jax_eigenvalues(network, x, y, loss), rtol=0, atol=1e-13 * actual[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-4, 1e-8])
+def test_the_tolerance_bounds_the_error_and_the_residual(tolerance):
+    loss = losses.half_mean_squared_error
+    network, x, y = problem("tanh", loss.name, [8, 16, 16, 3], m=40)
+    start = np.random.default_rng(2).standard_normal((2, network.layout.size))
+    values, vectors = top_eigenpairs(network, x, y, loss, start, tolerance=tolerance)
+    expected = jax_eigenvalues(network, x, y, loss.name)
+    assert np.abs(values - expected[:2]).max() <= tolerance * np.abs(expected).max()
+    assert_near(vectors @ vectors.T, np.eye(2), 1e-12)
+    residuals = hessian_vector_product(network, x, y, loss, vectors) - values[:, None] * vectors
+    assert np.linalg.norm(residuals, axis=-1).max() <= 1.0001 * tolerance * np.abs(expected).max()
+
+
+def test_eigenvectors_are_a_start_that_needs_one_product():
+    loss = losses.softmax_cross_entropy
+    network, x, y = problem("tanh", loss.name, SHAPES[3])
+    start = np.random.default_rng(2).standard_normal((2, network.layout.size))
+    values, vectors = top_eigenpairs(network, x, y, loss, start)
+    assert np.isnan(top_eigenpairs(network, x, y, loss, start, iterations=3)[0]).all()
+    again = top_eigenpairs(network, x, y, loss, vectors, tolerance=1e-7, iterations=1)[0]
+    np.testing.assert_allclose(again, values, rtol=1e-12)
+
+
+@pytest.mark.parametrize("start", [np.zeros((2, 53)), np.ones((2, 53)), np.eye(2, 53)])
+def test_any_start_is_completed(start):
+    network, x, y = problem("tanh", "softmax_cross_entropy", [4, 6, 2, 3])
+    start = start[:, : network.layout.size]
+    values, _ = top_eigenpairs(network, x, y, losses.softmax_cross_entropy, start)
+    np.testing.assert_allclose(values, jax_eigenvalues(network, x, y, "softmax_cross_entropy")[:2], rtol=1e-8)
+
+
+@pytest.mark.parametrize("load", [load_iris, load_wine, load_digits, load_breast_cancer])
+def test_softmax_regression_at_zero_has_its_sharpness_in_closed_form(load):
+    x, y = standardised(load)
+    K = len(np.unique(y))
+    network = Network.create([len(x), K], initializer="zeros", rng=np.random.default_rng(0))
+    actual = sharpness(network, x, y, losses.softmax_cross_entropy, K, rng=np.random.default_rng(0))
+    # diag(p) - p p^T has 1 / K as often as K - 1 times.
+    np.testing.assert_allclose(actual[: K - 1], softmax_sharpness(x, K), rtol=1e-8)
+    assert actual[K - 1] < 0.99 * actual[0]
+
+
+@pytest.mark.parametrize("load", [load_iris, load_wine, load_digits, load_breast_cancer, load_diabetes])
+def test_a_linear_model_has_the_curvature_of_its_data(load):
+    x, y = standardised(load)
+    network = Network.create([len(x), 1], rng=np.random.default_rng(0))
+    actual = sharpness(network, x, y.astype(float), losses.half_mean_squared_error, rng=np.random.default_rng(0))
+    np.testing.assert_allclose(actual, [largest_curvature(x)], rtol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_lane_has_the_sharpness_bits_of_the_network_alone(dtype):
+    loss = losses.softmax_cross_entropy
+    network, x, y = problem("tanh", loss.name, [6, 16, 9, 3], (5,), m=33, dtype=dtype)
+    network.parameters *= np.array([0.0, 0.1, 0.5, 1.0, 3.0], dtype)[:, None]
+    together = sharpness(network, x, y, loss, 2, rng=np.random.default_rng(0))
+    assert np.isfinite(together).all()
+    for lane in range(5):
+        alone = Network(network.layout.sizes, "tanh", network.parameters[lane].copy())
+        assert sharpness(alone, x, y, loss, 2, rng=np.random.default_rng(0)).tobytes() == together[lane].tobytes()
+
+
+def test_float32_is_near_float64():
+    loss = losses.softmax_cross_entropy
+    network, x, y = problem("gelu", loss.name, [8, 16, 16, 3], m=40)
+    single = Network(network.layout.sizes, "gelu", network.parameters.astype(np.float32))
+    one, two = (sharpness(each, x, y, loss, 3, rng=np.random.default_rng(0)) for each in (single, network))
+    np.testing.assert_allclose(one, two, rtol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_lane_that_is_not_finite_is_nan_alone(dtype):
+    loss = losses.half_mean_squared_error
+    network, x, y = problem("relu", loss.name, SHAPES[3], (4,), dtype=dtype)
+    network.parameters[1] *= np.finfo(dtype).max / 100
+    network.parameters[3] = np.nan
+    if dtype == np.float64:
+        # H is finite there, the squares of its entries are not.
+        network.parameters[1] = 1e40
+    values = sharpness(network, x, y, loss, rng=np.random.default_rng(0))
+    assert np.isnan(values[:, 0]).tolist() == [False, True, False, True]
+    alone = Network(network.layout.sizes, "relu", network.parameters[2].copy())
+    assert sharpness(alone, x, y, loss, rng=np.random.default_rng(0)).tobytes() == values[2].tobytes()
+    assert np.isfinite(example_gradient_norms(network, x, y, loss)[[0, 2]]).all()
+    assert np.isfinite(saturated(network, x)).all()
+
+
+def test_a_hessian_of_low_rank():
+    network = Network.create([3, 4, 2], "tanh", "zeros", rng=np.random.default_rng(0))
+    x, y = np.zeros((3, 5)), np.zeros((2, 5))
+    # The biases of the logits alone matter there: their Hessian is the unit matrix.
+    values = sharpness(network, x, y, losses.half_mean_squared_error, 5, rng=np.random.default_rng(0))
+    np.testing.assert_allclose(values, [1, 1, 0, 0, 0], atol=1e-14)

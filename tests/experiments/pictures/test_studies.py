@@ -1,0 +1,230 @@
+"""The studies' verdicts on measurements made up to hold and not to, and on the presets themselves."""
+
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from blocks.history import History, Quantity
+from experiments.pictures.studies import STUDIES, Observed, Verdict
+from experiments.run.config import typed
+
+
+@dataclass(frozen=True)
+class Made:
+    """Stands where a run's record is read."""
+
+    history: History
+
+    def files(self):
+        return self
+
+
+def history(depth=3, loss=(2.0, 1.0), accuracy=0.9, **quantities):
+    steps = len(loss)
+    return History(
+        np.array(loss),
+        np.ones((steps, depth)),
+        np.ones((steps, depth)),
+        np.ones(steps, int),
+        steps,
+        np.array([0, steps]),
+        {"accuracy/train": np.array([0.1, accuracy])},
+        {name: Quantity(np.arange(len(values)), np.array(values)) for name, values in quantities.items()},
+    )
+
+
+@pytest.fixture
+def observed(composed):
+    """observed(preset, overrides, outcome, history) -> a run of it."""
+
+    def one(preset, overrides, outcome, made):
+        return Observed(typed(composed(f"experiment={preset}", *overrides)), outcome, Made(made))
+
+    return one
+
+
+def verdict(name, runs) -> Verdict:
+    return STUDIES[name].draw(runs)[1]
+
+
+@pytest.mark.parametrize(("factor", "holds"), [(0.432, True), (0.45, True), (0.50, False), (0.38, False)])
+def test_signals_are_compared_with_chi_1(observed, factor, holds):
+    # tanh with sigma_w^2 = 0.5 and sigma_b^2 = 0.05 has chi_1 = 0.431987 (Schoenholz et al. 2017).
+    norms = [[factor ** ((32 - block) / 2) for block in range(1, 33)]]
+    axes = ["network.gain=0.5", "network.bias_variance=0.05"]
+    runs = [observed("signal_propagation", axes, "stuck", history(32, example_norm=norms))]
+    told = verdict("signal_propagation", runs)
+    assert told.holds == holds
+    assert f"at {int(holds)} of 1 points, the worst {100 * abs(factor / 0.431987 - 1):.1f} % off" in told.text
+
+
+def test_a_narrow_network_is_told(observed):
+    norms = [[0.432 ** ((32 - block) / 2) for block in range(1, 33)]]
+    axes = ["network.gain=0.5", "network.bias_variance=0.05", "network.width=64"]
+    runs = [observed("signal_propagation", axes, "stuck", history(32, example_norm=norms))]
+    assert "warning: the theory is of wide blocks, width 64 is narrow at depth 32" in str(verdict("signal_propagation", runs))
+    assert "warning" not in str(verdict("signal_propagation", [replace(runs[0], config=replace_width(runs[0].config, 300))]))
+
+
+def replace_width(config, width):
+    return replace(config, network=replace(config.network, width=width))
+
+
+def test_trained_cells_are_compared_with_6_xi_c(observed):
+    # sigma_w^2 = 1, sigma_b^2 = 0.05: 6 xi_c = 21.8 (Schoenholz et al. 2017); a factor of 2 around it does not count.
+    def runs(accuracies):
+        return [
+            observed("trainable_depth", [f"network.depth={depth}", "network.gain=1.0"], "trained", history(accuracy=accuracy))
+            for depth, accuracy in accuracies.items()
+        ]
+
+    good = verdict("trainable_depth", runs({3: 0.9, 6: 0.9, 16: 0.1, 26: 0.9, 64: 0.1, 100: 0.1}))
+    assert good.holds
+    assert "4 of 4 runs (100.0 %)" in good.text
+    bad = verdict("trainable_depth", runs({3: 0.9, 6: 0.1, 16: 0.1, 26: 0.9, 64: 0.1, 100: 0.9}))
+    assert bad.holds is False
+    assert "2 of 4 runs (50.0 %)" in bad.text
+
+
+@pytest.mark.parametrize(("factor", "holds"), [(0.5, True), (0.9, False)])
+def test_initializers_are_compared_with_theirs(observed, factor, holds):
+    def run(initializer, depth, factor):
+        norms = [[factor ** ((depth - block) / 2) for block in range(1, depth + 1)]]
+        axes = [f"network.initializer={initializer}", f"network.depth={depth}"]
+        return observed("he_or_xavier", axes, "trained" if depth < 33 else "stuck", history(depth, example_norm=norms))
+
+    runs = [run("he", depth, 1.0) for depth in (5, 33)] + [run("glorot", depth, factor) for depth in (2, 5, 33)]
+    told = verdict("he_or_xavier", runs)
+    assert told.holds == holds
+    assert f"glorot changes squared gradients {factor:.2f} times a block (theory 0.5), trains to depth 5" in told.text
+
+
+@pytest.mark.parametrize(
+    ("levels", "holds", "told"),
+    [
+        ({0.2: 5.0, 0.4: 5.0}, True, "rate 0.2 does not get there, rate 0.4 stays at 1.00 times 2 / rate"),
+        ({0.2: 5.0, 0.4: 7.0}, False, "rate 0.4 stays at 1.40 times"),
+        ({0.2: 5.0, 0.4: 3.0}, False, "rate 0.4 does not get there"),
+    ],
+)
+def test_the_sharpness_is_compared_with_2_over_the_rate(observed, levels, holds, told):
+    runs = [
+        observed("edge_of_stability", [f"optimizer.learning_rate={rate}"], "trained", history(sharpness=[[9.0], *[[level]] * 9]))
+        for rate, level in levels.items()
+    ]
+    found = verdict("edge_of_stability", runs)
+    assert found.holds == holds
+    assert told in found.text
+
+
+def test_the_three_phases_of_the_catapult(observed):
+    def run(rate, loss, last, outcome="trained"):
+        made = history(loss=loss, sharpness=[[100.0], [last]])
+        return observed("catapult", [f"optimizer.learning_rate={rate}"], outcome, made)
+
+    lazy, caught = run(0.01, (1.0, 0.5), 100.0), run(0.03, (1.0, 9.0, 0.5), 40.0)
+    gone = run(0.05, (1.0, 9.0), np.nan, "diverged")
+    assert verdict("catapult", [lazy, caught, gone]).holds
+    for wrong in (
+        run(0.01, (1.0, 1.1, 0.5), 100.0),
+        run(0.03, (1.0, 0.9, 0.5), 40.0),
+        run(0.03, (1.0, 9.0, 0.5), 90.0),
+        run(0.05, (1.0, 9.0), 10.0),
+    ):
+        assert verdict("catapult", [lazy, caught, gone, wrong]).holds is False
+
+
+def test_a_data_sets_limit_is_between_the_rates(observed):
+    # digits as it is split here: 2 / lambda_max = 0.2690 (numpy.linalg.eigvalsh).
+    def runs(*diverged):
+        rates = (0.25, 0.26, 0.28, 0.29)
+        outcomes = ["diverged" if rate in diverged else "trained" for rate in rates]
+        return [
+            observed("linear_limit", ["dataset=digits", f"optimizer.learning_rate={rate}"], outcome, history(1))
+            for rate, outcome in zip(rates, outcomes, strict=True)
+        ]
+
+    good = verdict("linear_limit", runs(0.28, 0.29))
+    assert good.holds
+    assert "on 1 of 1 data sets, to 7.7 %" in good.text
+    assert verdict("linear_limit", runs(0.29)).holds is False
+    assert verdict("linear_limit", runs(0.26, 0.28, 0.29)).holds is False
+
+
+def test_the_exponent_and_its_interval(observed):
+    # Rates as L^-1, L^-1.5 and L^-2: mean -1.5, standard deviation 0.5; t(0.975, 2) = 4.3027, half width 4.3027 0.5 / sqrt(3).
+    runs = []
+    for seed, power in enumerate((1.0, 1.5, 2.0)):
+        for depth in (4, 16):
+            largest = depth**-power
+            for rate in (largest / 2, largest, 2 * largest):
+                axes = [f"network.depth={depth}", f"optimizer.learning_rate={rate!r}", f"seed={seed}"]
+                outcome = "trained" if rate <= largest else "stuck"
+                runs.append(observed("learning_rate_by_depth", axes, outcome, history()))
+    told = verdict("learning_rate_by_depth", runs)
+    assert told.holds is None
+    slope, half = map(float, re.search(r"L\^\((-[\d.]+) \+- ([\d.]+)\) \(95 %, 3 seeds\)", told.text).groups())
+    assert slope == -1.5
+    assert half == pytest.approx(4.3027 * 0.5 / np.sqrt(3), abs=0.006)
+    assert "no exponent can be told" in verdict("learning_rate_by_depth", runs[:6]).text
+
+
+BAD = {
+    "sweep.study=tea": "sweep.study 'tea' is unknown, allowed: signal_propagation, trainable_depth,",
+    "network.activation=relu": "network.activation is 'relu', but sweep.study edge_of_stability needs a second derivative, "
+    "which relu has not at its kink: its sharpness, that of the pieces between, jumps where a unit crosses it; allowed: identity",
+    "instruments.sharpness=null": "instruments.sharpness is None, but sweep.study edge_of_stability needs a schedule",
+    "training.batch_size=64": "training.batch_size is 64, but sweep.study edge_of_stability needs null, all examples",
+    "optimizer.name=adam": "optimizer.name is 'adam', but sweep.study edge_of_stability needs gradient_descent",
+    "tracking.enabled=false": "tracking.enabled is false, but sweep.study edge_of_stability reads what is recorded",
+    "network.bias_variance=-1": "network.bias_variance is -1.0, it must be finite and at least 0",
+}
+
+
+@pytest.mark.parametrize("override", BAD)
+def test_what_a_study_cannot_use_is_one_line(lab, override):
+    output = lab.run("-m", "experiment=edge_of_stability", override, status=1)
+    assert BAD[override] in output
+    assert len(output.strip().splitlines()) == 1
+    assert not list(lab.folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "message"),
+    [
+        ("trainable_depth", ["dataset=diabetes"], "dataset.name is 'diabetes', but sweep.study trainable_depth needs a data set"),
+        ("trainable_depth", ["network.kind=residual"], "network.kind is 'residual', but sweep.study trainable_depth needs plain"),
+        ("signal_propagation", ["network.depth=4"], "network.depth is 4, but sweep.study signal_propagation needs at least 8"),
+        ("linear_limit", ["network.depth=2"], "network.depth is 2, but sweep.study linear_limit needs 1, a linear model"),
+    ],
+)
+def test_what_the_others_cannot_use_is_named(composed, preset, overrides, message):
+    from experiments.run.config import UserError
+
+    config = typed(composed(f"experiment={preset}", *overrides))
+    with pytest.raises(UserError, match=re.escape(message)):
+        STUDIES[config.sweep.study].needs(config)
+
+
+SHORTER = {
+    "signal_propagation": ["network.gain=0.5,1.76,3.0", "seed=0"],
+    "trainable_depth": ["network.depth=3,10,40,100", "network.gain=0.5,1.0,1.76,4.0"],
+    "he_or_xavier": [],
+    "edge_of_stability": ["optimizer.learning_rate=0.4,0.5", "training.epochs=1000"],
+    "catapult": [],
+    "linear_limit": ["dataset=iris,diabetes,moons"],
+    "learning_rate_by_depth": ["network.depth=3,8,24", "seed=0,1,2"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", STUDIES)
+def test_the_preset_draws_and_holds(lab, preset):
+    output = lab.run("-m", f"experiment={preset}", *SHORTER[preset])
+    (line,) = [line for line in output.splitlines() if line.startswith(f"{preset}: ")]
+    assert line.startswith(f"{preset}: " + ("the largest" if preset == "learning_rate_by_depth" else "holds: ")), line
+    (parent,) = lab.runs("sweep")
+    assert line in parent.data.tags["mlflow.note.content"]
+    assert lab.artifact(parent, f"{preset}.png").stat().st_size > 10_000
