@@ -6,10 +6,12 @@ written in what backward has at hand, z and a = g(z).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from weakref import WeakValueDictionary
 
 import numpy as np
 
-from blocks.arrays import Array, choice
+from blocks.arrays import Array, Call, choice
 
 LEAK = 0.01
 GELU_SCALE = float(np.sqrt(2 / np.pi))
@@ -27,7 +29,7 @@ class Activation:
     name: the table's key.
     function: `g(z, out=None) -> a`, shapes equal.
     derivative: `g'(z, a, out=None) -> dg/dz`, shapes equal.
-    needs_z: whether g' reads z; a training loop keeps a alone where it does not.
+    needs_z: whether g' reads z; a training loop keeps a alone where it does not, and writes it over z.
     """
 
     name: str
@@ -39,6 +41,14 @@ class Activation:
     def named(cls, name: str) -> "Activation":
         """The activation of that name; raises ValueError with the list of names."""
         return choice("activation", name, ACTIVATIONS)
+
+    def forward_calls(self, z: Array, a: Array) -> list[Call]:
+        """a = g(z); z may be a where g' does not read it."""
+        return [partial(self.function, z, a)]
+
+    def backward_calls(self, da: Array, z: Array, a: Array, dz: Array) -> list[Call]:
+        """dz = da * g'(z)"""
+        return [partial(self.derivative, z, a, dz), partial(np.multiply, da, dz, dz)]
 
 
 def _out(z: Array, out: Array | None) -> Array:
@@ -55,6 +65,18 @@ def identity_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
     out = _out(z, out)
     out.fill(1)
     return out
+
+
+class Identity(Activation):
+    """Nothing to compute where the arrays are the same."""
+
+    def forward_calls(self, z: Array, a: Array) -> list[Call]:
+        """a = z"""
+        return [] if a is z else [partial(np.copyto, a, z)]
+
+    def backward_calls(self, da: Array, z: Array, a: Array, dz: Array) -> list[Call]:
+        """dz = da"""
+        return [] if dz is da else [partial(np.copyto, dz, da)]
 
 
 def sigmoid(z: Array, out: Array | None = None) -> Array:
@@ -87,16 +109,49 @@ def tanh_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
 
 def relu(z: Array, out: Array | None = None) -> Array:
     """g(z) = max(z, 0)"""
-    # Against an array of zeros NumPy's loop is three times faster than against the scalar.
-    out = _out(z, out)
-    out.fill(0)
-    return np.maximum(z, out, out=out)
+    return np.maximum(z, ZERO[z.dtype], out=out)
 
 
 def relu_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
     """g'(z) = 1 where z > 0, else 0 (0 at z = 0)"""
     # a > 0 just where z > 0.
     return np.greater(a, ZERO[a.dtype], _out(a, out))
+
+
+class Relu(Activation):
+    """In a loop the same numbers in half the time.
+
+    Against an array of zeros NumPy's maximum is twice as fast as against one zero. And a positive float is a positive whole
+    number when its bits are read as one: min(a's bits, 1) is 1 where a > 0 and else 0, and da's bits times that are da or 0,
+    while a comparison would have to be converted to floats first.
+    """
+
+    def forward_calls(self, z: Array, a: Array) -> list[Call]:
+        """a = max(z, 0)"""
+        return [partial(np.maximum, z, _constant(0, z.shape, z.dtype), out=a)]
+
+    def backward_calls(self, da: Array, z: Array, a: Array, dz: Array) -> list[Call]:
+        """dz = da where z > 0, else 0"""
+        whole = np.dtype(f"i{a.itemsize}")
+        da_bits, a_bits, dz_bits = (array.view(whole) for array in (da, a, dz))
+        return [
+            partial(np.minimum, a_bits, _constant(1, a.shape, whole), out=dz_bits),
+            partial(np.multiply, da_bits, dz_bits, dz_bits),
+        ]
+
+
+# Held here as long as somebody else does: blocks of one shape share them.
+CONSTANTS: WeakValueDictionary[tuple[int, tuple[int, ...], np.dtype], Array] = WeakValueDictionary()
+
+
+def _constant(value: int, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """An array full of `value`, for all who read it."""
+    key = value, shape, dtype
+    array = CONSTANTS.get(key)
+    if array is None:
+        array = CONSTANTS[key] = np.full(shape, value, dtype)
+        array.flags.writeable = False
+    return array
 
 
 def leaky_relu(z: Array, out: Array | None = None) -> Array:
@@ -107,7 +162,8 @@ def leaky_relu(z: Array, out: Array | None = None) -> Array:
 
 def leaky_relu_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
     """g'(z) = 1 where z > 0, else 0.01"""
-    return np.maximum(relu_derivative(z, a, out), LEAK, out=out)
+    # From z, since g, with z on both sides of a maximum, cannot be written over it.
+    return np.maximum(relu_derivative(z, z, out), LEAK, out=out)
 
 
 def softplus(z: Array, out: Array | None = None) -> Array:
@@ -173,11 +229,11 @@ def gelu_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
 ACTIVATIONS = {
     pair.name: pair
     for pair in (
-        Activation("identity", identity, identity_derivative),
+        Identity("identity", identity, identity_derivative),
         Activation("sigmoid", sigmoid, sigmoid_derivative),
         Activation("tanh", tanh, tanh_derivative),
-        Activation("relu", relu, relu_derivative),
-        Activation("leaky_relu", leaky_relu, leaky_relu_derivative),
+        Relu("relu", relu, relu_derivative),
+        Activation("leaky_relu", leaky_relu, leaky_relu_derivative, needs_z=True),
         Activation("softplus", softplus, softplus_derivative, needs_z=True),
         Activation("elu", elu, elu_derivative, needs_z=True),
         Activation("gelu", gelu, gelu_derivative, needs_z=True),

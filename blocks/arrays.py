@@ -1,19 +1,51 @@
 """What every file of the engine says about its arrays: their type, and the errors that name an argument and its shape."""
 
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
+# A computation with its arrays in place: called again and again, it looks nothing up.
+Call = Callable[[], Any]
 T = TypeVar("T")
 
 
 def transpose(matrices: Array) -> Array:
     """(..., n, m) -> (..., m, n), a view."""
-    return matrices.swapaxes(-1, -2)
+    return matrices.mT
+
+
+def times(left: Array) -> Callable[..., Array]:
+    """`f(right, out=None)` = left right, with the bits of `np.matmul(left, right, out)`; `out` in C order.
+
+    Of two matrices by `left.dot`, whose call takes a half microsecond less: a product of width 64 takes eight, of width 16 one.
+    """
+    if left.ndim > 2:
+        return partial(np.matmul, left)
+    dot = left.dot
+
+    def left_times(right: Array, out: Array | None = None) -> Array:
+        return dot(right, out) if right.ndim == 2 else np.matmul(left, right, out)
+
+    return left_times
+
+
+def product(left: Array, right: Array, out: Array) -> Call:
+    """out = left right, as a call."""
+    return partial(left.dot, right, out) if left.ndim == right.ndim == 2 else partial(np.matmul, left, right, out)
+
+
+def largest(values: Array) -> float:
+    """The largest entry, nan where there is one. For few entries argmax takes a quarter of np.max's time."""
+    return values.item(values.argmax())
+
+
+def smallest(values: Array) -> float:
+    """The smallest entry, nan where there is one."""
+    return values.item(values.argmin())
 
 
 def sum_over_units(values: Array) -> Array:

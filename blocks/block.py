@@ -1,12 +1,13 @@
 """The lecture's building block: a forward step that caches, a backward step that uses the cache."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import numpy as np
 
 from blocks.activations import Activation
-from blocks.arrays import Array, check_shape, transpose
+from blocks.arrays import Array, Call, check_shape, product, transpose
 from blocks.parameters import join, split
 
 # In dW = dz a_prev^T the rows of both factors run along the summed axis. OpenBLAS's kernels for AVX-512 take 1.7 times as
@@ -82,8 +83,7 @@ class Block:
         """An empty cache for a_prev of shape (..., n_{l-1}, m)."""
         *lanes, n_prev, m = a_prev_shape
         a_prev_1 = np.ones((*lanes, n_prev + 1, m), self.W.dtype)
-        lanes = list(np.broadcast_shapes(tuple(lanes), self.W.shape[:-2]))
-        z = np.empty((*lanes, self.W.shape[-2], m), self.W.dtype)
+        z = np.empty((*np.broadcast_shapes(tuple(lanes), self.W.shape[:-2]), self.W.shape[-2], m), self.W.dtype)
         return Cache(a_prev_1, z, np.empty_like(z))
 
     def forward(self, a_prev: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
@@ -134,3 +134,16 @@ class Block:
     def pull_back(self, da: Array, dz: Array, cache: Cache) -> Array:
         """da_prev = W^T dz"""
         return np.matmul(self.W_T, dz, cache.da_prev)
+
+    def forward_calls(self, cache: Cache) -> list[Call]:
+        """What `forward` does with what stands in cache.a_prev."""
+        return [product(self.joined, cache.a_prev_1, cache.z), *self.activation.forward_calls(cache.z, cache.a)]
+
+    def backward_calls(self, da: Array, cache: Cache, out: Array) -> list[Call]:
+        """What `gradient` and, where the cache has room for da_prev, `pull_back` do."""
+        dz = da if cache.dz is None else cache.dz
+        calls, dz_T = self.activation.backward_calls(da, cache.z, cache.a, dz), transpose(dz)
+        if TURNS and cache.dz_T is not None:
+            calls, dz_T = [*calls, partial(np.copyto, cache.dz_T, dz_T)], cache.dz_T
+        pull_back = [] if cache.da_prev is None else [product(self.W_T, dz, cache.da_prev)]
+        return [*calls, product(cache.a_prev_1, dz_T, transpose(out)), *pull_back]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blocks.arrays import Array, check_finite, check_shape, choice, sum_over_units
+from blocks.arrays import Array, check_finite, check_shape, choice, times
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Loss:
     """J(logits, y), the mean over the m examples.
 
     name: the table's key.
-    value_and_gradient: `f(logits, target, dlogits=None) -> value, dlogits`, target as `encode` makes it.
+    value_and_gradient: `f(logits, target, room=None) -> value, dlogits`, target as `encode` makes it, see `Room`.
     encode: `encode(y, n_L) -> target` (..., n_L, m) float64; raises ValueError where y is not what the loss takes.
     decides: `decides(logits) -> classes (..., m)`, or None where the loss is no classifier's.
     """
@@ -53,26 +53,47 @@ def _check_labels(y: Array, classes: int) -> None:
         raise ValueError(f"y of shape {y.shape} has labels {y.min()} to {y.max()}, they must be 0 to {classes - 1}")
 
 
-def _mean_over_examples(values: Array) -> Array:
-    """(..., 1, m) -> (...)"""
-    return np.add.reduce(values, axis=-1)[..., 0] / values.dtype.type(values.shape[-1])
+class Room:
+    """Arrays that a loss computes in: with one made for a loop nothing is allocated in it.
+
+    shape: (..., n_L, m) of the logits.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        *lanes, n, self.m = shape
+        self.dlogits, self.units = np.empty(shape, dtype), np.empty(shape, dtype)
+        self.one, self.two, self.three = np.empty((3, *lanes, 1, self.m), dtype)
+        self.value = np.empty((*lanes, 1, 1), dtype)
+        # A product, since NumPy's own sum over a middle axis may add in another order in a stack.
+        self.sum_over_units = times(np.ones((1, n), dtype))
+        self.over_m = np.full((self.m, 1), 1 / self.m, dtype)
+        self.row_times = times(self.one)
+
+    def mean_over_examples(self) -> Array:
+        """The mean of `one`, (..., 1, m) -> (...)."""
+        return self.row_times(self.over_m, self.value)[..., 0, 0]
 
 
-def _softmax(logits: Array, target: Array, dlogits: Array | None = None) -> tuple[Array, Array]:
+def _softmax(logits: Array, target: Array, room: Room | None = None) -> tuple[Array, Array]:
     """Softmax cross-entropy, p_k = e^z_k / sum_j e^z_j:
 
     J = 1/m sum of log(sum_j e^z_j) - z_y        dJ/dz = (p - onehot(y)) / m
     """
-    top = np.maximum.reduce(logits, axis=-2, keepdims=True)
-    of_label = sum_over_units(np.multiply(target, logits, dlogits)) - top
-    shifted = np.subtract(logits, top)
-    np.exp(shifted, shifted)
-    total = sum_over_units(shifted)
-    value = _mean_over_examples(np.log(total) - of_label)
-    dlogits = np.divide(shifted, total, dlogits)
+    room = room or Room(logits.shape, logits.dtype)
+    top = np.maximum.reduce(logits, axis=-2, keepdims=True, out=room.three)
+    of_label = room.sum_over_units(np.multiply(target, logits, room.dlogits), room.two)
+    of_label -= top
+    # Rows are copied for every unit: a broadcast operation takes longer, and allocates.
+    e, dlogits = room.units, room.dlogits
+    np.copyto(e, top)
+    np.exp(np.subtract(logits, e, e), e)
+    total = room.sum_over_units(e, room.three)
+    np.copyto(dlogits, total)
+    np.divide(e, dlogits, dlogits)
     dlogits -= target
-    dlogits *= logits.dtype.type(1 / logits.shape[-1])
-    return value, dlogits
+    dlogits *= logits.dtype.type(1 / room.m)
+    np.subtract(np.log(total, total), of_label, room.one)
+    return room.mean_over_examples(), dlogits
 
 
 def _one_hot(y: Array, classes: int) -> Array:
@@ -86,17 +107,25 @@ def _largest(logits: Array) -> Array:
     return logits.argmax(axis=-2)
 
 
-def _sigmoid(logits: Array, target: Array, dlogits: Array | None = None) -> tuple[Array, Array]:
+def _sigmoid(logits: Array, target: Array, room: Room | None = None) -> tuple[Array, Array]:
     """Binary cross-entropy of one logit z, labels y of 0 or 1, p = 1 / (1 + e^-z):
 
     J = 1/m sum of max(z, 0) - y z + log(1 + e^-|z|)        dJ/dz = (p - y) / m
     """
-    e = np.exp(-np.abs(logits))
-    value = _mean_over_examples(np.maximum(logits, 0) - target * logits + np.log1p(e))
-    dlogits = np.divide(np.where(logits >= 0, logits.dtype.type(1), e), 1 + e, dlogits)
+    room = room or Room(logits.shape, logits.dtype)
+    one, two, dlogits = room.one, room.two, room.dlogits
+    e = np.abs(logits, out=room.units)
+    np.exp(np.negative(e, e), e)
+    # max(z, 0) - y z + log(1 + e)
+    np.multiply(target, logits, two)
+    np.subtract(np.maximum(logits, 0, out=one), two, one)
+    np.add(one, np.log1p(e, two), one)
+    # p = e^min(z, 0) / (1 + e)
+    np.exp(np.minimum(logits, 0, out=dlogits), dlogits)
+    dlogits /= np.add(e, 1, e)
     dlogits -= target
-    dlogits *= logits.dtype.type(1 / logits.shape[-1])
-    return value, dlogits
+    dlogits *= logits.dtype.type(1 / room.m)
+    return room.mean_over_examples(), dlogits
 
 
 def _zero_or_one(y: Array, units: int) -> Array:
@@ -112,15 +141,17 @@ def _positive(logits: Array) -> Array:
     return (logits[..., 0, :] > 0).astype(int)
 
 
-def _half_squares(logits: Array, target: Array, dlogits: Array | None = None) -> tuple[Array, Array]:
+def _half_squares(logits: Array, target: Array, room: Room | None = None) -> tuple[Array, Array]:
     """Half the mean squared error, summed over the units:
 
     J = 1/(2m) sum of ||z - y||^2        dJ/dz = (z - y) / m
     """
-    dlogits = np.subtract(logits, target, dlogits)
-    value = _mean_over_examples(sum_over_units(dlogits * dlogits)) / 2
-    dlogits *= logits.dtype.type(1 / logits.shape[-1])
-    return value, dlogits
+    room = room or Room(logits.shape, logits.dtype)
+    dlogits = np.subtract(logits, target, room.dlogits)
+    room.sum_over_units(np.multiply(dlogits, dlogits, room.units), room.one)
+    room.one *= logits.dtype.type(0.5)
+    dlogits *= logits.dtype.type(1 / room.m)
+    return room.mean_over_examples(), dlogits
 
 
 def _values(y: Array, units: int) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from blocks.activations import Activation
-from blocks.arrays import Array, check_shape, choice, transpose, whole_number
+from blocks.arrays import Array, Call, check_shape, choice, transpose, whole_number
 from blocks.block import Block, Cache
 from blocks.initializers import initialize
 from blocks.normalized import Normalized
@@ -98,30 +98,38 @@ class Network:
         kind = "" if self.kind == "plain" else f"{self.kind}, "
         return f"Network({sizes}, {kind}{self.activation.name}, {self.parameters.dtype}{lanes}, {self.layout.size} parameters)"
 
-    def new_caches(self, x_shape: tuple[int, ...]) -> list[Cache]:
-        """Empty caches for inputs of that shape, every block's `a` the next one's `a_prev` where that is kept."""
+    def new_caches(self, x_shape: tuple[int, ...], in_place: bool = False) -> list[Cache]:
+        """Empty caches for inputs of that shape, every block's `a` the next one's `a_prev` where that is kept.
+
+        in_place: z is overwritten by a where g' is found from a alone: half as much then lies between forward and backward.
+        """
         caches: list[Cache] = []
         shape = x_shape
         for block in self.blocks:
             cache = block.new_cache(shape)
-            if caches:
-                cache.follow(caches[-1])
-            caches.append(cache)
             shape = cache.z.shape
+            if in_place and not block.activation.needs_z:
+                cache.z = cache.a
+            if caches:
+                before = caches[-1]
+                over_z = before.z is before.a
+                cache.follow(before)
+                if over_z:
+                    before.z = before.a
+            caches.append(cache)
         return caches
 
     def workspace(self, x_shape: tuple[int, ...]) -> list[Cache]:
-        """Caches as `new_caches` makes them, with room for backward's intermediate results, for a loop that allocates nothing.
+        """Caches in place, with room for backward's intermediate results, for a loop that allocates nothing.
 
-        All blocks share that room: what `Block.backward` returns as da_prev is overwritten by the next block's. So is z
-        where g' is found from a alone: half as much then lies between forward and backward.
+        All blocks share that room: what `Block.backward` returns as da_prev is overwritten by the next block's.
         """
-        caches = self.new_caches(x_shape)
+        caches = self.new_caches(x_shape, in_place=True)
         room: dict[tuple[str, tuple[int, ...]], Array] = {}
-        for block, cache, before in zip(self.blocks, caches, [None, *caches], strict=False):
-            if not block.activation.needs_z:
-                cache.z = room.setdefault(("z", cache.z.shape), cache.z)
-            cache.dz = room.setdefault(("dz", cache.z.shape), np.empty_like(cache.z))
+        for cache, before in zip(caches, [None, *caches], strict=False):
+            # The last block's dz is the loss's dlogits.
+            if cache is not caches[-1]:
+                cache.dz = room.setdefault(("dz", cache.z.shape), np.empty_like(cache.z))
             cache.dz_T = room.setdefault(("dz_T", cache.z.shape), np.empty_like(transpose(cache.z), order="C"))
             if before is not None:
                 cache.da_prev = room.setdefault(("da", before.z.shape), np.empty_like(before.z))
@@ -135,8 +143,7 @@ class Network:
         caches: an earlier call's, for the same shape of x, to be written over; the results do not depend on them.
         Returns logits (..., n_L, m).
         """
-        if x.ndim < 2 or x.shape[-2] != self.layout.sizes[0]:
-            check_shape("x", x, (self.layout.sizes[0], "m"))
+        check_shape("x", x, (self.layout.sizes[0], "m"))
         if caches is None:
             caches = self.new_caches(x.shape)
         elif x.shape != caches[0].a_prev.shape:
@@ -176,3 +183,20 @@ class Network:
             da = self.blocks[index].pull_back(da, dz, caches[index])
         dz, _ = self.blocks[0].gradient(da, caches[0], joined[0])
         return da, dz
+
+    def calls(self, joined: list[Array], dlogits: Array, caches: list[Cache]) -> tuple[list[Call], list[Call]]:
+        """`forward` of what stands in caches[0].a_prev, and `backward_into`, as calls one after another.
+
+        For a loop over a workspace: what lies between the products then takes a third less. Same arguments, same bits.
+        """
+        if any(type(block) is not Block for block in self.blocks):
+            # Another kind of block takes steps of its own.
+            forward = partial(self.forward, caches[0].a_prev, caches)
+            return [forward], [partial(self.backward_into, joined, dlogits, caches)]
+        forward_calls = [call for block, cache in zip(self.blocks, caches, strict=True) for call in block.forward_calls(cache)]
+        backward_calls: list[Call] = []
+        da = dlogits
+        for block, cache, out in reversed(list(zip(self.blocks, caches, joined, strict=True))):
+            backward_calls += block.backward_calls(da, cache, out)
+            da = da if cache.da_prev is None else cache.da_prev
+        return forward_calls, backward_calls

@@ -6,6 +6,7 @@ learning rate may be one a parameter, too.
 The gradient is left unchanged.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -13,6 +14,9 @@ import numpy as np
 
 from blocks.arrays import Array, check_number, choice
 from blocks.network import Network
+
+# Numbers that an update goes through at a time: what its passes read again is then still in the processor's cache.
+PART = 65536
 
 ALLOWED: dict[str, dict[str, float]] = {
     "learning_rate": {"above": 0},
@@ -26,16 +30,33 @@ ALLOWED: dict[str, dict[str, float]] = {
 
 @dataclass
 class State:
-    """What an optimizer carries: its moments, the count of its updates, room to compute in, W's places."""
+    """What an optimizer carries: its moments, the count of its updates, room to compute in.
+
+    decays: (..., P) bool, where weight decay is; None without any.
+    decayed: room for the gradient with its decay.
+    alpha: the learning rate times the last update's `factor`.
+    """
 
     moments: list[Array]
     scratch: Array
-    is_weight: Array
+    decays: Array | None = None
+    decayed: Array | None = None
     updates: int = 0
+    factor: float = np.nan
+    alpha: Any = None
 
     def take(self, lanes: Array) -> "State":
         """The state of some lanes alone."""
-        return replace(self, moments=[moment[lanes] for moment in self.moments], scratch=self.scratch[lanes].copy())
+        return self._each(lambda array: array[lanes], lambda room: np.empty_like(room[lanes]))
+
+    def part(self, place: slice) -> "State":
+        """The state of a part of every flat vector."""
+        return self._each(lambda array: array[..., place], lambda room: room[..., : place.stop - place.start])
+
+    def _each(self, of: Callable[[Array], Array], room_of: Callable[[Array], Array]) -> "State":
+        decays = None if self.decays is None else of(self.decays)
+        decayed = None if self.decayed is None else room_of(self.decayed)
+        return State([of(moment) for moment in self.moments], room_of(self.scratch), decays, decayed, self.updates)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,31 +98,55 @@ class Optimizer:
                 raise ValueError(f"{rule.name} has shape {shape}, it must be () or {network.lanes}, one a lane")
         parameters = network.parameters
         moments = [np.zeros_like(parameters) for _ in range(self.moments)]
-        return State(moments, np.empty_like(parameters), network.layout.is_weight)
+        scratch = np.empty((*network.lanes, min(_length(parameters), parameters.shape[-1])), parameters.dtype)
+        if not self.decays:
+            return State(moments, scratch)
+        decays = network.layout.is_weight & (_column(self.weight_decay, parameters.dtype) > 0)
+        return State(moments, scratch, np.broadcast_to(decays, parameters.shape), np.empty_like(scratch))
 
     def update(self, parameters: Array, gradient: Array, state: State, factor: float = 1.0) -> None:
         """One update of `parameters` (..., P) by `gradient` (..., P), in place.
 
         factor: what a schedule makes of the learning rate at this update.
         """
-        if self.decays:
-            gradient = self._decayed(parameters, gradient, state)
         state.updates += 1
+        if state.factor != factor:
+            state.factor, state.alpha = factor, self._alpha(factor, parameters)
+        alpha = state.alpha
+        size, length = parameters.shape[-1], state.scratch.shape[-1]
+        if length == size:
+            self._update(parameters, gradient, state, alpha)
+            return
+        for start in range(0, size, length):
+            place = slice(start, min(start + length, size))
+            own = alpha[..., place] if alpha.shape == parameters.shape else alpha
+            self._update(parameters[..., place], gradient[..., place], state.part(place), own)
+
+    def _alpha(self, factor: float, parameters: Array) -> Array:
         rate = self.learning_rate * factor
-        alpha = rate.astype(parameters.dtype) if rate.shape == parameters.shape else _column(rate, parameters.dtype)
+        return rate.astype(parameters.dtype) if rate.shape == parameters.shape else _column(rate, parameters.dtype)
+
+    def _update(self, parameters: Array, gradient: Array, state: State, alpha: Array) -> None:
+        if state.decays is not None:
+            gradient = self._decayed(parameters, gradient, state)
         self._step(parameters, gradient, state, alpha)
 
     def _decayed(self, parameters: Array, gradient: Array, state: State) -> Array:
         """dW + lambda W on W, db on b, lane by lane: a lane without decay keeps its gradient's very bits."""
-        decay = _column(self.weight_decay, parameters.dtype)
-        where = np.broadcast_to(state.is_weight & (decay > 0), parameters.shape)
-        decayed = gradient.copy()
-        np.multiply(decay, parameters, state.scratch)
-        np.add(gradient, state.scratch, out=decayed, where=where)
-        return decayed
+        assert state.decays is not None
+        assert state.decayed is not None
+        np.copyto(state.decayed, gradient)
+        np.multiply(_column(self.weight_decay, parameters.dtype), parameters, state.scratch)
+        np.add(gradient, state.scratch, out=state.decayed, where=state.decays)
+        return state.decayed
 
     def _step(self, parameters: Array, gradient: Array, state: State, alpha: Array) -> None:
         raise NotImplementedError
+
+
+def _length(parameters: Array) -> int:
+    """Numbers of each lane in a part."""
+    return max(1, PART * parameters.shape[-1] // parameters.size)
 
 
 def _column(values: Array, dtype: np.dtype) -> Array:

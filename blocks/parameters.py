@@ -5,13 +5,13 @@ column makes W a_prev + b one product, [W b] [a_prev; 1], and dW, db one product
 contiguous and its b stands behind it, so that the norms of all blocks of one shape are one vector product.
 """
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from itertools import groupby
 
 import numpy as np
 
-from blocks.arrays import Array, check_shape, transpose
+from blocks.arrays import Array, check_shape, largest, smallest, transpose
 
 # Below it, squares that matter to a sum may have lost digits as subnormal numbers.
 SAFE = {np.dtype(dtype): float(np.finfo(dtype).tiny / np.finfo(dtype).eps ** 2) for dtype in (np.float32, np.float64)}
@@ -81,7 +81,7 @@ class Layout:
         return np.repeat(values, np.diff(self.starts[::2], append=self.size), axis=-1)
 
     @cached_property
-    def _alike(self) -> list[tuple[slice, slice, int, int]]:
+    def alike(self) -> list[tuple[slice, slice, int, int]]:
         """Series of blocks of one shape: (their place in the flat vector, their place among 2 L, how many, length of W)."""
         series, at, end = [], 0, 0
         for (n, n_prev), same in groupby(zip(self.sizes[1:], self.sizes, strict=False)):
@@ -92,32 +92,60 @@ class Layout:
         return series
 
     def norms(self, flat: Array) -> Array:
-        """||W_1||, ||b_1||, ||W_2||, ...: (..., 2 L) Frobenius norms from `flat` (..., P).
-
-        A sum of squares leaves the range of its dtype long before the norm does (in float32 where a norm is below
-        1e-19 or above 1e19, as in any network that vanishes or explodes); those few are summed again, scaled.
-        """
+        """||W_1||, ||b_1||, ||W_2||, ...: (..., 2 L) Frobenius norms from `flat` (..., P)."""
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            sums = np.empty((*flat.shape[:-1], 2 * self.depth), flat.dtype)
-            for place, norms_place, count, length in self._alike:
-                joined = flat[..., place].reshape(*flat.shape[:-1], count, -1)
-                W, b = joined[..., :length], joined[..., length:]
-                # A vector's product with itself is read once; its squares would be written and read again.
-                np.vecdot(W, W, sums[..., norms_place][..., 0::2])
-                np.vecdot(b, b, sums[..., norms_place][..., 1::2])
-            norms = np.sqrt(sums)
-            if not (np.minimum.reduce(sums, axis=None) > SAFE[flat.dtype] and np.maximum.reduce(sums, axis=None) < np.inf):
-                self._rescale(flat.reshape(-1, self.size), sums.reshape(-1, 2 * self.depth), norms.reshape(-1, 2 * self.depth))
-        return norms
+            return Norms(self, flat).measure()
 
-    def _rescale(self, flat: Array, sums: Array, norms: Array) -> None:
+
+class Norms:
+    """The Frobenius norms of all W and b in one flat vector, whose numbers may change: views into it are made once.
+
+    A sum of squares leaves the range of its dtype long before the norm does (in float32 where a norm is below 1e-19 or
+    above 1e19, as in any network that vanishes or explodes); those few are summed again, scaled.
+
+    finite: whether all norms of the last measurement are.
+    """
+
+    def __init__(self, layout: Layout, flat: Array) -> None:
+        self.layout, self.flat = layout, flat
+        self.sums = np.empty((*flat.shape[:-1], 2 * layout.depth), flat.dtype)
+        self.norms = np.empty_like(self.sums)
+        self.products: list[Callable[[], Array]] = []
+        for place, norms_place, count, length in layout.alike:
+            joined = flat[..., place].reshape(*flat.shape[:-1], count, -1)
+            sums = self.sums[..., norms_place]
+            self.products += [_square(joined[..., :length], sums[..., 0::2]), _square(joined[..., length:], sums[..., 1::2])]
+
+    def measure(self) -> Array:
+        """||W_1||, ||b_1||, ||W_2||, ...: (..., 2 L), overwritten by the next call."""
+        for product in self.products:
+            product()
+        np.sqrt(self.sums, self.norms)
+        self.finite = True
+        if not (smallest(self.sums) > SAFE[self.flat.dtype] and largest(self.sums) < np.inf):
+            self._rescale()
+            self.finite = bool(np.isfinite(self.norms).all())
+        return self.norms
+
+    def _rescale(self) -> None:
         """||v|| = c ||v / c||, c the largest |v_i|, wherever the sum of squares has left its range; lanes are rows."""
-        unsafe = ~((sums > SAFE[flat.dtype]) & (sums < np.inf))
+        starts, size = self.layout.starts, self.layout.size
+        sums, norms = (values.reshape(-1, values.shape[-1]) for values in (self.sums, self.norms))
+        unsafe = ~((sums > SAFE[self.flat.dtype]) & (sums < np.inf))
         rows = np.flatnonzero(unsafe.any(axis=-1))
-        flat = flat[rows]
-        largest = np.maximum.reduceat(np.abs(flat), self.starts, axis=-1)
+        flat = self.flat.reshape(-1, size)[rows]
+        largest_of = np.maximum.reduceat(np.abs(flat), starts, axis=-1)
         # All zero, or not finite: the norm is that already, and 1 leaves it so.
-        largest[~((largest > 0) & (largest < np.inf))] = 1
-        flat /= np.repeat(largest, np.diff(self.starts, append=self.size), axis=-1)
-        scaled = largest * np.sqrt(np.add.reduceat(flat * flat, self.starts, axis=-1))
+        largest_of[~((largest_of > 0) & (largest_of < np.inf))] = 1
+        flat /= np.repeat(largest_of, np.diff(starts, append=size), axis=-1)
+        scaled = largest_of * np.sqrt(np.add.reduceat(flat * flat, starts, axis=-1))
         norms[rows] = np.where(unsafe[rows], scaled, norms[rows])
+
+
+def _square(vectors: Array, sums: Array) -> Callable[[], Array]:
+    """What puts every vector's product with itself into `sums`: it is read once, its squares would be written and read again."""
+    if vectors.size == vectors.shape[-1]:
+        # One vector, by the faster of two calls that give the same bits.
+        vector = vectors.reshape(-1)
+        return partial(vector.dot, vector, sums.reshape(()))
+    return partial(np.vecdot, vectors, vectors, sums)

@@ -1,17 +1,19 @@
 """The gradient-descent cycle, over batches, for a whole stack of lanes; every step's loss and gradient norms are kept."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from blocks.arrays import Array, check_finite, whole_number
+from blocks.arrays import Array, check_finite, largest, transpose, whole_number
 from blocks.block import Cache
 from blocks.history import History, log_spaced
 from blocks.instruments import Instrument
-from blocks.losses import Loss
+from blocks.losses import Loss, Room
 from blocks.network import Network
 from blocks.optimizers import Optimizer
+from blocks.parameters import Norms
 from blocks.schedules import schedule_named
 
 Watch = Callable[[int, Callable[[], History]], None]
@@ -64,6 +66,34 @@ def train(
     )
 
 
+class Workspace:
+    """What batches of m examples are gathered into, and computed in.
+
+    rows: (m, n_0 + 1) an example a row, with a 1 behind it: turned, block 1's a_prev_1, so that no batch is copied twice.
+    """
+
+    def __init__(self, network: Network, joined: list[Array], target: Array, m: int) -> None:
+        inputs, dtype = network.layout.sizes[0], network.parameters.dtype
+        self.rows, self.labels = np.empty((m, inputs + 1), dtype), np.empty((*target.shape[:-1], m), dtype)
+        self.caches = network.workspace((inputs, m))
+        self.caches[0] = replace(self.caches[0], a_prev_1=transpose(self.rows))
+        self.x = self.caches[0].a_prev
+        self.room = Room(self.caches[-1].a.shape, dtype)
+        # Every lane's own copy of the labels: broadcasting takes longer, and allocates.
+        self.target = np.empty(self.caches[-1].a.shape, dtype) if network.lanes else self.labels
+        self.forward, self.backward = network.calls(joined, self.room.dlogits, self.caches)
+        self.held: Array | None = None
+
+    def gather(self, rows: Array, target: Array, examples: Array) -> None:
+        """Take these examples of a whole set."""
+        if examples is not self.held:
+            rows.take(examples, 0, self.rows, "clip")
+            target.take(examples, -1, self.labels, "clip")
+            if self.target is not self.labels:
+                np.copyto(self.target, self.labels)
+            self.held = examples
+
+
 class _Training:
     """The lanes still in training, with all they compute in. Lanes are counted along one axis, whatever their shape."""
 
@@ -76,9 +106,9 @@ class _Training:
             network = network.with_parameters(network.parameters.reshape(self.live.size, -1))
             optimizer = optimizer.take(self.live, self.lanes)
         self.whole, self.loss = network, loss
-        self.x, self.target = self._encoded("", x, y)
-        self.y = np.asarray(y)
-        self.m = self.x.shape[-1]
+        self.rows, self.target = self._encoded("", x, y)
+        self.x, self.y = transpose(self.rows[:, :-1]), np.asarray(y)
+        self.m = len(self.rows)
         self.batch_size = self.m if batch_size is None else batch_size
         self.batch_size = whole_number("batch_size", self.batch_size, at_least=1, at_most=self.m)
         if not loss_bound > 0:
@@ -97,20 +127,24 @@ class _Training:
             raise ValueError(f"{name}y has shape {y.shape}, it must be (..., {x.shape[-1]}), an entry for each column of x")
         check_finite(f"{name}x", x)
         target = self.loss.encode(y, sizes[-1])
-        # An example's values side by side: shuffling then moves whole rows.
-        return np.ascontiguousarray(x.T, dtype).T, target.astype(dtype)
+        # An example's values side by side: gathering a batch moves whole rows.
+        rows = np.ones((x.shape[1], x.shape[0] + 1), dtype)
+        rows[:, :-1] = x.T
+        return rows, target.astype(dtype)
 
     def _occupy(self, network: Network, optimizer: Optimizer) -> None:
         self.network, self.optimizer = network, optimizer
         self.gradient = np.empty_like(network.parameters)
         self.joined = network.layout.blocks(self.gradient)
-        self.workspaces: dict[int, tuple[list[Cache], Array]] = {}
+        self.gradient_norms = Norms(network.layout, self.gradient)
+        self.workspaces: dict[int, Workspace] = {}
 
-    def workspace(self, m: int) -> tuple[list[Cache], Array]:
-        """Caches and dlogits for batches of m examples."""
+    def gathered(self, rows: Array, target: Array, examples: Array) -> Workspace:
+        """These examples of a whole set, in the workspace for so many."""
+        m = len(examples)
         if m not in self.workspaces:
-            caches = self.network.workspace((self.x.shape[0], m))
-            self.workspaces[m] = caches, np.empty_like(caches[-1].a)
+            self.workspaces[m] = Workspace(self.network, self.joined, target, m)
+        self.workspaces[m].gather(rows, target, examples)
         return self.workspaces[m]
 
     def run(
@@ -126,7 +160,7 @@ class _Training:
         epochs = whole_number("epochs", epochs, at_least=1)
         evaluations = whole_number("evaluations", evaluations, at_least=2) if evaluations else 0
         factor = schedule_named(schedule)
-        sets = {"train": (self.x, self.target)}
+        sets = {"train": (self.rows, self.target)}
         if validation is not None:
             sets["validation"] = self._encoded("validation ", *validation)
 
@@ -148,27 +182,25 @@ class _Training:
             for instrument in instruments
         }
 
-        x, target = self.x, self.target
-        if orders is not None:
-            x, target = np.empty_like(x), np.empty_like(target)
+        order = np.arange(self.m)
+        examples = [order[batch] for batch in batches]
         # A network that diverges overflows on its way, and one that vanishes underflows: both are results here.
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             step = 0
             for epoch in range(epochs + 1):
                 if epoch in measured_epochs:
                     column = int(np.searchsorted(measured_epochs, epoch))
-                    for name, (data, encoded) in sets.items():
-                        self._measure(name, data, encoded, column)
+                    for name, (rows, target) in sets.items():
+                        self._measure(name, rows, target, column)
                 if epoch == epochs:
                     break
                 if orders is not None:
                     order = self._checked(next(orders, None), epoch)
-                    np.take(self.x.T, order, axis=0, out=x.T, mode="clip")
-                    np.take(self.target, order, axis=-1, out=target, mode="clip")
-                for batch in batches:
+                    examples = [order[batch] for batch in batches]
+                for batch in examples:
                     if self.live.size == 0:
                         break
-                    self._cycle(step, x[..., batch], target[..., batch], factor(step, steps))
+                    self._cycle(step, batch, factor(step, steps))
                     step += 1
                 if watch:
                     watch(step, partial(self._history, (epoch + 1) * len(batches)))
@@ -183,30 +215,32 @@ class _Training:
             raise ValueError(f"an order of shape {order.shape} is no order of {self.m} examples, it must hold 0 to {self.m - 1}")
         return order
 
-    def _cycle(self, step: int, x: Array, target: Array, factor: float) -> None:
+    def _cycle(self, step: int, examples: Array, factor: float) -> None:
         """One cycle of gradient descent, its loss and norms kept at `step`.
 
         Lanes with a loss above the bound, or a gradient that is not finite, leave; the others make the cycle anew, with
         their very bits.
         """
-        caches, dlogits = self.workspace(x.shape[-1])
-        logits, _ = self.network.forward(x, caches)
-        value, _ = self.loss.value_and_gradient(logits, target, dlogits)
+        batch = self.gathered(self.rows, self.target, examples)
+        for call in batch.forward:
+            call()
+        value, _ = self.loss.value_and_gradient(batch.caches[-1].a, batch.target, batch.room)
         self.losses[step, self.place] = value
-        if not np.maximum.reduce(value, axis=None) <= self.loss_bound:
-            # Caches of its own, since a workspace's blocks may share their z.
-            stays, block = np.asarray(value <= self.loss_bound), _first_block(self.network.forward(x)[1])
+        if not largest(value) <= self.loss_bound:
+            # Caches of its own, since a workspace's z may be overwritten by a.
+            stays, block = np.asarray(value <= self.loss_bound), _first_block(self.network.forward(batch.x)[1])
         else:
-            self.network.backward_into(self.joined, dlogits, caches)
-            norms = self.network.layout.norms(self.gradient)
+            for call in batch.backward:
+                call()
+            norms = self.gradient_norms.measure()
             self.norms[step, self.place] = norms
-            if np.maximum.reduce(norms, axis=None) < np.inf:
+            if self.gradient_norms.finite:
                 self._update(step, factor)
                 return
             stays, block = np.asarray(np.isfinite(norms).all(axis=-1)), _last_block(norms)
         self._part(step, np.reshape(stays, -1), np.reshape(block, -1))
         if self.live.size:
-            self._cycle(step, x, target, factor)
+            self._cycle(step, examples, factor)
 
     def _update(self, step: int, factor: float) -> None:
         """The update, and what is measured around it."""
@@ -234,21 +268,22 @@ class _Training:
         if self.network is not self.whole and self.live.size:
             self.whole.parameters.reshape(-1, self.whole.layout.size)[self.live] = self.network.parameters
 
-    def _measure(self, name: str, x: Array, target: Array, column: int) -> None:
+    def _measure(self, name: str, rows: Array, target: Array, column: int) -> None:
         """Loss, and accuracy or r2, over a whole set, in batches of the training's size."""
         if self.live.size == 0:
             return
-        m = x.shape[-1]
+        m = len(rows)
         total, right = np.zeros(self.network.lanes), np.zeros(self.network.lanes)
         for start in range(0, m, self.batch_size):
-            batch = slice(start, min(start + self.batch_size, m))
-            caches, dlogits = self.workspace(batch.stop - batch.start)
-            logits, _ = self.network.forward(x[..., batch], caches)
-            value, _ = self.loss.value_and_gradient(logits, target[..., batch], dlogits)
-            total += value * np.float64(batch.stop - batch.start)
+            batch = self.gathered(rows, target, np.arange(start, min(start + self.batch_size, m)))
+            for call in batch.forward:
+                call()
+            logits = batch.caches[-1].a
+            value, _ = self.loss.value_and_gradient(logits, batch.target, batch.room)
+            total += value * np.float64(batch.x.shape[-1])
             if self.loss.decides:
                 # The encoded target less a half decides for its own label, whichever the encoding.
-                right += (self.loss.decides(logits) == self.loss.decides(target[..., batch] - 0.5)).sum(axis=-1)
+                right += (self.loss.decides(logits) == self.loss.decides(batch.target - 0.5)).sum(axis=-1)
         loss = total / m
         self.measures[f"loss/{name}"][column, self.live] = loss
         if self.loss.decides:

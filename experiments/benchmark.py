@@ -13,8 +13,11 @@ import argparse
 
 from experiments.benchmarks.backends import backends
 from experiments.benchmarks.command import end_to_end, scale
+from experiments.benchmarks.compiled import compiled, stacks
 from experiments.benchmarks.drills import kills, outages, reproductions
 from experiments.benchmarks.instruments import instruments
+from experiments.benchmarks.larger import larger, start_up
+from experiments.benchmarks.profile import profile
 from experiments.benchmarks.step import step
 from experiments.benchmarks.sweep import sweep
 from experiments.benchmarks.trainability import trainability
@@ -22,7 +25,23 @@ from experiments.run.environment import environment
 
 BENCHMARKS = {
     run.__name__: run
-    for run in (step, instruments, sweep, trainability, end_to_end, scale, reproductions, kills, outages, backends)
+    for run in (
+        step,
+        profile,
+        compiled,
+        stacks,
+        larger,
+        start_up,
+        instruments,
+        sweep,
+        trainability,
+        end_to_end,
+        scale,
+        backends,
+        reproductions,
+        kills,
+        outages,
+    )
 }
 
 

@@ -7,45 +7,62 @@ from itertools import pairwise
 import numpy as np
 
 from blocks import GradientDescent, Network, losses, reshuffled, train
-from blocks.arrays import Array, transpose
-from experiments.benchmarks.tables import alternate, table
+from blocks.arrays import Array, product, transpose
+from blocks.parameters import Norms
+from experiments.benchmarks.tables import alternate, ratio, table
 
-EPOCHS, BATCHES = 5, 22
-CLASSES = 10
+# depth, width, batch, epochs a turn: short turns, so that a busy machine slows all contestants alike.
+SHAPES = ((9, 64, 64, 5), (33, 64, 64, 1), (5, 512, 256, 1), (5, 16, 32, 20))
+BATCHES, ROUNDS = 22, 25
+INPUTS, CLASSES = 64, 10
 
 
-def step(depth: int = 9, width: int = 64, batch: int = 64, inputs: int = 64) -> None:
+def step() -> None:
     """One update, every block's gradient norms included, beside bare products, PyTorch's eager loop and scikit-learn."""
-    sizes = [inputs, *[width] * (depth - 1), CLASSES]
+    for depth, width, batch, epochs in SHAPES:
+        sizes, x, y = problem(depth, width, batch)
+        steps = epochs * BATCHES
+        contestants = {
+            "ours, with norms": ours(sizes, x, y, batch, epochs),
+            "bare np.matmul": bare(sizes, batch, steps),
+            "bare, the calls that ours makes": bare(sizes, batch, steps, fast=True),
+            "the norms alone": _norms(sizes, steps),
+            "PyTorch eager, with norms": torch_loop(sizes, x, y, batch, True, epochs),
+            "PyTorch eager, without norms": torch_loop(sizes, x, y, batch, False, epochs),
+            "scikit-learn, without norms": _sklearn(sizes, x, y, batch, epochs),
+        }
+        times_of = alternate(contestants, steps, ROUNDS)
+        table(f"a step of {depth} blocks x {width}, batch {batch}, float32, relu, one thread", times_of, "us", 1e6)
+        own = times_of["ours, with norms"]
+        print(f"  ours over the bare products: {ratio(own, times_of['bare np.matmul'])}")
+        print(f"  the norms' part of ours:     {ratio(times_of['the norms alone'], own)}")
+
+
+def problem(depth: int, width: int, batch: int, inputs: int = INPUTS, batches: int = BATCHES) -> tuple[list[int], Array, Array]:
+    """sizes, x and y of a network and data for it, float32."""
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((inputs, BATCHES * batch)).astype(np.float32)
-    y = rng.integers(0, CLASSES, BATCHES * batch)
-    contestants = {
-        "ours, with norms": _ours(sizes, x, y, batch),
-        "bare np.matmul": _bare(sizes, batch, EPOCHS * BATCHES),
-        "PyTorch eager, with norms": torch_loop(sizes, x, y, batch, norms=True),
-        "PyTorch eager, without norms": torch_loop(sizes, x, y, batch, norms=False),
-        "scikit-learn, without norms": _sklearn(sizes, x, y, batch),
-    }
-    times = alternate(contestants, EPOCHS * BATCHES)
-    table(f"a step of {depth} blocks x {width}, batch {batch}, float32, relu, one thread", times, "us", 1e6)
-    ours = times["ours, with norms"]
-    print(f"  ours over the bare products: {np.median(ours / times['bare np.matmul']):.2f}")
+    x = rng.standard_normal((inputs, batches * batch), np.float32)
+    return [inputs, *[width] * (depth - 1), CLASSES], x, rng.integers(0, CLASSES, batches * batch)
 
 
-def _ours(sizes: list[int], x: Array, y: Array, batch: int) -> Callable[[], None]:
-    network = Network.create(sizes, rng=np.random.default_rng(1), dtype=np.float32)
+def ours(
+    sizes: list[int], x: Array, y: Array, batch: int, epochs: int, lanes: int | None = None, rate: float = 1e-3
+) -> Callable[[], None]:
+    """Epochs of training, the whole sets not measured."""
+    network = Network.create(sizes, rng=np.random.default_rng(1), dtype=np.float32, lanes=lanes)
+    start = network.parameters.copy()
     orders = reshuffled(np.random.default_rng(2), x.shape[1])
-    rule = GradientDescent(1e-3)
+    rule = GradientDescent(rate)
 
     def run() -> None:
+        network.parameters[...] = start
         train(
             network,
             x,
             y,
             loss=losses.softmax_cross_entropy,
             optimizer=rule,
-            epochs=EPOCHS,
+            epochs=epochs,
             batch_size=batch,
             orders=orders,
             evaluations=0,
@@ -54,8 +71,22 @@ def _ours(sizes: list[int], x: Array, y: Array, batch: int) -> Callable[[], None
     return run
 
 
-def _bare(sizes: list[int], batch: int, repeats: int) -> Callable[[], None]:
-    """The products no step can do without: W a_prev, dz a_prev^T and, above block 1, W^T dz."""
+def _norms(sizes: list[int], repeats: int) -> Callable[[], None]:
+    network = Network.create(sizes, rng=np.random.default_rng(1), dtype=np.float32)
+    norms = Norms(network.layout, network.parameters)
+
+    def run() -> None:
+        for _ in range(repeats):
+            norms.measure()
+
+    return run
+
+
+def bare(sizes: list[int], batch: int, repeats: int, fast: bool = False) -> Callable[[], None]:
+    """The products no step can do without: W a_prev, dz a_prev^T and, above block 1, W^T dz.
+
+    fast: by the calls that ours makes, `blocks.arrays.product`.
+    """
     rng = np.random.default_rng(3)
 
     def matrix(*shape: int) -> Array:
@@ -67,20 +98,27 @@ def _bare(sizes: list[int], batch: int, repeats: int) -> Callable[[], None]:
         products += [(W, a_prev, z.copy()), (z, transpose(a_prev), W.copy())]
         if index:
             products.append((transpose(W), z, a_prev.copy()))
+    calls = [product(*matrices) for matrices in products]
 
     def run() -> None:
         for _ in range(repeats):
             for left, right, out in products:
                 np.matmul(left, right, out=out)
 
-    return run
+    def run_fast() -> None:
+        for _ in range(repeats):
+            for call in calls:
+                call()
+
+    return run_fast if fast else run
 
 
-def torch_loop(sizes: list[int], x: Array, y: Array, batch: int, norms: bool, epochs: int = EPOCHS) -> Callable[[], None]:
-    """Epochs of PyTorch's eager loop, on one thread."""
+def torch_loop(
+    sizes: list[int], x: Array, y: Array, batch: int, norms: bool, epochs: int, threads: int = 1
+) -> Callable[[], None]:
+    """Epochs of PyTorch's eager loop."""
     import torch
 
-    torch.set_num_threads(1)
     layers: list[torch.nn.Module] = []
     for n_prev, n in pairwise(sizes):
         layers += [torch.nn.Linear(n_prev, n), torch.nn.ReLU()]
@@ -90,6 +128,7 @@ def torch_loop(sizes: list[int], x: Array, y: Array, batch: int, norms: bool, ep
     X, labels = torch.from_numpy(x.T.copy()), torch.from_numpy(y)
 
     def run() -> None:
+        torch.set_num_threads(threads)
         history, steps = [], []
         for _ in range(epochs):
             order = torch.randperm(len(X))
@@ -106,7 +145,7 @@ def torch_loop(sizes: list[int], x: Array, y: Array, batch: int, norms: bool, ep
     return run
 
 
-def _sklearn(sizes: list[int], x: Array, y: Array, batch: int) -> Callable[[], None]:
+def _sklearn(sizes: list[int], x: Array, y: Array, batch: int, epochs: int) -> Callable[[], None]:
     from sklearn.neural_network import MLPClassifier
 
     X = x.T.copy()
@@ -117,7 +156,7 @@ def _sklearn(sizes: list[int], x: Array, y: Array, batch: int) -> Callable[[], N
         alpha=0,
         batch_size=batch,
         learning_rate_init=1e-3,
-        max_iter=EPOCHS,
+        max_iter=epochs,
         warm_start=True,
     )
 

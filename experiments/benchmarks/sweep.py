@@ -2,13 +2,12 @@
 
 import contextlib
 import warnings
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from blocks import GradientDescent, History, Network, reshuffled, train
 from blocks.arrays import Array
+from experiments.benchmarks.compiled import jax_training
 from experiments.benchmarks.step import torch_loop
 from experiments.benchmarks.tables import alternate, table
 from experiments.run.config import Config, DatasetConfig, NetworkConfig, OptimizerConfig, TrainingConfig
@@ -80,7 +79,8 @@ def _ours_stack(configs: list[Config], of: Task) -> History:
     )
 
 
-def _digits() -> Task:
+def digits() -> Task:
+    """The data set that is trained on."""
     from experiments.run.data import task
 
     return task(_sweep_configs()[0])
@@ -89,44 +89,17 @@ def _digits() -> Task:
 def _jax_sweep() -> None:
     """One compilation a depth, the rates as vmap's axis, epochs and batches as scan's; norms of every block and step."""
     import jax
-    import jax.numpy as jnp
 
     jax.clear_caches()
-    of = _digits()
-    x, y = jnp.asarray(of.dataset.x.T, jnp.float32), jnp.asarray(of.dataset.y)
-    full = len(y) // BATCH
-    orders = np.stack([np.random.default_rng(epoch).permutation(len(y))[: full * BATCH] for epoch in range(SWEEP_EPOCHS)])
-    batches = jnp.asarray(orders.reshape(-1, BATCH))
+    of = digits()
     for depth in DEPTHS:
-        sizes = [x.shape[1], *[WIDTH] * (depth - 1), of.units]
-        rng = np.random.default_rng(depth)
-        start = [
-            (jnp.asarray(rng.normal(0, np.sqrt(2 / n_prev), (n_prev, n)), jnp.float32), jnp.zeros(n, jnp.float32))
-            for n_prev, n in pairwise(sizes)
-        ]
-
-        def loss(parameters: Any, rows: Any) -> Any:
-            a = x[rows]
-            for W, b in parameters[:-1]:
-                a = jax.nn.relu(a @ W + b)
-            W, b = parameters[-1]
-            logits = jax.nn.log_softmax(a @ W + b)
-            return -jnp.mean(jnp.take_along_axis(logits, y[rows][:, None], axis=1))
-
-        def run(rate: Any, start: Any = start, loss: Any = loss) -> Any:
-            def cycle(parameters: Any, rows: Any) -> Any:
-                value, gradients = jax.value_and_grad(loss)(parameters, rows)
-                norms = jnp.stack([jnp.sqrt(jnp.sum(dW**2)) for dW, _ in gradients])
-                parameters = [(W - rate * dW, b - rate * db) for (W, b), (dW, db) in zip(parameters, gradients, strict=True)]
-                return parameters, (value, norms)
-
-            return jax.lax.scan(cycle, start, batches)
-
-        jax.block_until_ready(jax.jit(jax.vmap(run))(jnp.asarray(RATES, jnp.float32)))
+        sizes = [of.dataset.x.shape[0], *[WIDTH] * (depth - 1), of.units]
+        training = jax_training(sizes, of.dataset.x, of.dataset.y, BATCH, SWEEP_EPOCHS)
+        jax.block_until_ready(jax.jit(jax.vmap(training))(np.float32(RATES)))
 
 
 def _torch_sweep() -> None:
-    of = _digits()
+    of = digits()
     x, y = of.dataset.x.astype(np.float32), of.dataset.y
     for depth in DEPTHS:
         for _ in RATES:
@@ -136,7 +109,7 @@ def _torch_sweep() -> None:
 def _sklearn_sweep() -> None:
     from joblib import Parallel, delayed
 
-    of = _digits()
+    of = digits()
     X, y = of.dataset.x.T.astype(np.float32), of.dataset.y
     Parallel(n_jobs=2)(delayed(_sklearn_fit)(X, y, depth, float(rate)) for depth in DEPTHS for rate in RATES)
 

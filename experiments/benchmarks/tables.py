@@ -11,16 +11,20 @@ ROUNDS = 15
 
 
 def alternate(
-    contestants: dict[str, Callable[[], None]], per: float, rounds: int = ROUNDS, warm_up: bool = True
+    contestants: dict[str, Callable[[], None]],
+    per: float,
+    rounds: int = ROUNDS,
+    warm_up: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Array]:
     """name -> seconds of each round over `per`, the contestants taking turns; a first turn that warms up is not kept."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + warm_up):
         for name, run in contestants.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if turn >= warm_up:
-                times[name].append((time.perf_counter() - start) / per)
+                times[name].append((clock() - start) / per)
     return {name: np.array(seconds) for name, seconds in times.items()}
 
 
@@ -29,5 +33,10 @@ def table(title: str, times: dict[str, Array], unit: str, scale: float) -> None:
     ours = next(iter(times.values()))
     print(f"\n{title}")
     for name, seconds in times.items():
-        low, ratio, high = np.quantile(seconds / ours, [0.25, 0.5, 0.75])
-        print(f"  {name:<38}{np.median(seconds) * scale:>10.1f} {unit}   {ratio:6.2f} x ours  ({low:.2f} to {high:.2f})")
+        print(f"  {name:<38}{np.median(seconds) * scale:>10.1f} {unit}   {ratio(seconds, ours)} x ours")
+
+
+def ratio(times: Array, others: Array) -> str:
+    """The median of the rounds' ratios and, in brackets, their quartiles."""
+    low, middle, high = np.quantile(times / others, [0.25, 0.5, 0.75])
+    return f"{middle:6.2f} ({low:.2f} to {high:.2f})"

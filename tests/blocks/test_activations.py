@@ -142,3 +142,30 @@ def test_out_takes_the_same_bits_and_z_stays(name, dtype):
 
 def test_jax_computes_in_float64():
     assert jax.numpy.zeros(1).dtype == np.float64
+
+
+@every_activation
+@every_dtype
+@pytest.mark.parametrize("place", ["beside", "over z", "above a row of ones"])
+def test_in_place_it_is_the_same_g_and_da_times_the_same_slope(name, dtype, place):
+    activation = ACTIVATIONS[name]
+    tiny, huge = np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max / 4
+    special = np.array([0, -0.0, tiny, -tiny, huge, -huge, np.inf, -np.inf, 1, -1])
+    rng = np.random.default_rng(0)
+    z = np.concatenate([special, 3 * rng.standard_normal(50)]).astype(dtype) * np.ones((2, 4, 1), dtype)
+    da = np.where(rng.random(z.shape) < 0.5, 1, -1).astype(dtype) * rng.choice([tiny, 1e-3, 1, 1e3], z.shape).astype(dtype)
+    with np.errstate(invalid="ignore", over="ignore"):
+        a = activation.function(z)
+        dz = da * activation.derivative(z, a)
+        in_z, in_a = z.copy(), np.full((2, 5, z.shape[-1]), 9, dtype)[:, :-1]
+        if place == "over z" and not activation.needs_z:
+            in_a = in_z
+        elif place == "beside":
+            in_a = np.empty_like(z)
+        in_da, in_dz = da.copy(), np.full_like(z, np.nan)
+        forward, backward = activation.forward_calls(in_z, in_a), activation.backward_calls(in_da, in_z, in_a, in_dz)
+        for call in (*forward, *backward, *backward):
+            call()
+    assert_array_equal(in_a, a)
+    assert_array_equal(in_dz, dz)
+    assert_array_equal(in_da, da)

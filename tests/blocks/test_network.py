@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from blocks import LOSSES, Network
+from blocks import LOSSES, Block, Network
 from tests.blocks import oracle
 from tests.blocks.reference import (
     ACTIVATION_NAMES,
@@ -141,6 +141,49 @@ def test_caches_handed_back_change_no_result(sizes, kind, lanes):
     for (dW, db), (expected_dW, expected_db) in zip(gradients, expected, strict=True):
         assert_array_equal(dW, expected_dW)
         assert_array_equal(db, expected_db)
+
+
+@pytest.mark.parametrize("turns", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("lanes", [(), (3,)])
+@pytest.mark.parametrize("activation", ACTIVATION_NAMES)
+@pytest.mark.parametrize("sizes", [(4, 4, 4, 4), (3, 5, 2, 6), (7, 1, 1), (3, 2)])
+def test_calls_have_the_bits_of_forward_and_backward(monkeypatch, sizes, activation, lanes, dtype, turns):
+    monkeypatch.setattr("blocks.block.TURNS", turns)
+    rng = np.random.default_rng(6)
+    network = random_network(sizes, activation, lanes, rng)
+    network = Network(sizes, activation, network.parameters.astype(dtype))
+    dlogits, gradient = rng.standard_normal((*lanes, sizes[-1], 5)).astype(dtype), np.empty_like(network.parameters)
+    caches = network.workspace((sizes[0], 5))
+    forward, backward = network.calls(network.layout.blocks(gradient), dlogits, caches)
+    # Whatever an earlier batch has left.
+    for x in rng.standard_normal((3, sizes[0], 5)).astype(dtype):
+        caches[0].a_prev[...] = x
+        for call in (*forward, *backward):
+            call()
+        logits, fresh = network.forward(x)
+        assert_array_equal(caches[-1].a, logits)
+        expected = np.empty_like(gradient)
+        network.backward_into(network.layout.blocks(expected), dlogits, fresh)
+        assert_array_equal(gradient, expected)
+
+
+def test_a_block_of_another_kind_is_called_itself():
+    class Halved(Block):
+        def forward(self, a_prev, cache=None):
+            a, cache = super().forward(a_prev, cache)
+            a *= 0.5
+            return a, cache
+
+    network = random_network((3, 4, 2), "tanh", (), np.random.default_rng(0))
+    network.blocks[1] = Halved.over(network.blocks[1].joined, network.blocks[1].activation)
+    caches = network.workspace((3, 5))
+    x, dlogits = np.random.default_rng(1).standard_normal((3, 5)), np.zeros((2, 5))
+    caches[0].a_prev[...] = x
+    forward, _ = network.calls(network.layout.blocks(np.empty_like(network.parameters)), dlogits, caches)
+    for call in forward:
+        call()
+    assert_array_equal(caches[-1].a, network.forward(x)[0])
 
 
 def test_two_lane_axes_are_the_lanes_in_a_row():

@@ -1,0 +1,143 @@
+"""One network, and stacks of networks, beside JAX's compiled loops."""
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+
+from blocks.arrays import Array
+from experiments.benchmarks.step import BATCHES, SHAPES, ours, problem
+from experiments.benchmarks.tables import alternate, ratio, table
+
+COMPILED_DEPTHS, EPOCHS, WIDTH, BATCH, RATE = (2, 5, 9, 33), 20, 64, 64, 1e-2
+COMPILED_ROUNDS, STEADY_ROUNDS, STACK_ROUNDS = 5, 25, 15
+LANES = 16
+# depth, width, batch, epochs a turn.
+STACKS = ((5, 16, 32, 5), (9, 64, 64, 1), (33, 64, 64, 1))
+
+
+def jax_training(sizes: list[int], x: Array, y: Array, batch: int, epochs: int) -> Callable[[Any], Any]:
+    """rate -> parameters, (every step's loss, every block's gradient norm): to be compiled, epochs and batches are one scan."""
+    import jax
+    import jax.numpy as jnp
+
+    X, labels = jnp.asarray(x.T, jnp.float32), jnp.asarray(y)
+    full = len(labels) // batch
+    orders = np.stack([np.random.default_rng(epoch).permutation(len(labels))[: full * batch] for epoch in range(epochs)])
+    batches = jnp.asarray(orders.reshape(-1, batch))
+    rng = np.random.default_rng(0)
+    start = [
+        (jnp.asarray(rng.normal(0, np.sqrt(2 / n_prev), (n_prev, n)), jnp.float32), jnp.zeros(n, jnp.float32))
+        for n_prev, n in pairwise(sizes)
+    ]
+
+    def loss(parameters: Any, rows: Any) -> Any:
+        a = X[rows]
+        for W, b in parameters[:-1]:
+            a = jax.nn.relu(a @ W + b)
+        W, b = parameters[-1]
+        logits = jax.nn.log_softmax(a @ W + b)
+        return -jnp.mean(jnp.take_along_axis(logits, labels[rows][:, None], axis=1))
+
+    def training(rate: Any) -> Any:
+        def cycle(parameters: Any, rows: Any) -> Any:
+            value, gradients = jax.value_and_grad(loss)(parameters, rows)
+            norms = jnp.stack([jnp.sqrt(jnp.sum(dW**2)) for dW, _ in gradients])
+            parameters = [(W - rate * dW, b - rate * db) for (W, b), (dW, db) in zip(parameters, gradients, strict=True)]
+            return parameters, (value, norms)
+
+        return jax.lax.scan(cycle, start, batches)
+
+    return training
+
+
+def compiled() -> None:
+    """One network beside JAX's jit(scan), on all cores: a run on digits with the compilation, and a step without it."""
+    from experiments.benchmarks.sweep import digits
+
+    of = digits()
+    x, y = of.dataset.x.astype(np.float32), of.dataset.y
+    for depth in COMPILED_DEPTHS:
+        sizes = [x.shape[0], *[WIDTH] * (depth - 1), of.units]
+        contestants = {
+            "ours, with norms": ours(sizes, x, y, BATCH, EPOCHS, rate=RATE),
+            "JAX jit(scan), compilation included": _jax_from_scratch(sizes, x, y, BATCH, EPOCHS),
+        }
+        table(
+            f"a run of {EPOCHS} epochs on digits, {depth} blocks x {WIDTH}, batch {BATCH}, float32, relu",
+            alternate(contestants, 1, COMPILED_ROUNDS, warm_up=False),
+            "ms",
+            1e3,
+        )
+    for depth, width, batch, epochs in SHAPES:
+        sizes, x, y = problem(depth, width, batch)
+        contestants = {"ours, with norms": ours(sizes, x, y, batch, epochs), "JAX jit(scan)": _jax(sizes, x, y, batch, epochs)}
+        times = alternate(contestants, epochs * BATCHES, STEADY_ROUNDS)
+        table(f"a step of {depth} blocks x {width}, batch {batch}, float32, relu, compilation excluded", times, "us", 1e6)
+
+
+def _jax_from_scratch(sizes: list[int], x: Array, y: Array, batch: int, epochs: int) -> Callable[[], None]:
+    import jax
+
+    def run() -> None:
+        jax.clear_caches()
+        jax.block_until_ready(jax.jit(jax_training(sizes, x, y, batch, epochs))(np.float32(RATE)))
+
+    return run
+
+
+def _jax(sizes: list[int], x: Array, y: Array, batch: int, epochs: int, lanes: int | None = None) -> Callable[[], None]:
+    import jax
+
+    training = jax_training(sizes, x, y, batch, epochs)
+    rate = np.float32(RATE) if lanes is None else np.full(lanes, RATE, np.float32)
+    ready = jax.jit(training if lanes is None else jax.vmap(training)).lower(rate).compile()
+
+    def run() -> None:
+        jax.block_until_ready(ready(rate))
+
+    return run
+
+
+def stacks() -> None:
+    """A network's step in a stack of 16: beside 16 networks one after another, and, two stacks side by side in processes,
+    beside JAX's vmap over as many networks, which takes all cores; compilation excluded.
+    """
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        for depth, width, batch, epochs in STACKS:
+            sizes, x, y = problem(depth, width, batch)
+            alone, stack = ours(sizes, x, y, batch, epochs), ours(sizes, x, y, batch, epochs, LANES)
+
+            def loop(alone: Callable[[], None] = alone) -> None:
+                for _ in range(LANES):
+                    alone()
+
+            def side_by_side(shape: tuple[int, int, int, int] = (depth, width, batch, epochs)) -> None:
+                list(pool.map(_stack_of, [shape] * 2))
+
+            contestants = {
+                f"ours, a stack of {LANES}": stack,
+                f"ours, {LANES} in a loop": loop,
+                f"ours, two stacks of {LANES}, two processes": side_by_side,
+                f"JAX vmap, {2 * LANES} networks": _jax(sizes, x, y, batch, epochs, 2 * LANES),
+            }
+            times = alternate(contestants, epochs * BATCHES * LANES, STACK_ROUNDS)
+            for name in list(times)[2:]:
+                times[name] /= 2
+            table(f"a network's step of {depth} blocks x {width}, batch {batch}, float32, relu", times, "us", 1e6)
+            one, looped, two, jax_s = times.values()
+            print(f"  the loop over the stack: {ratio(looped, one)};  JAX over two stacks: {ratio(jax_s, two)}")
+
+
+_STACKS: dict[tuple[int, int, int, int], Callable[[], None]] = {}
+
+
+def _stack_of(shape: tuple[int, int, int, int]) -> None:
+    """Train that stack, which this process keeps."""
+    if shape not in _STACKS:
+        depth, width, batch, epochs = shape
+        _STACKS[shape] = ours(*problem(depth, width, batch), batch, epochs, LANES)
+    _STACKS[shape]()
