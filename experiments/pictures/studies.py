@@ -184,25 +184,26 @@ def _edges(centres: Sequence[float]) -> Array:
 
 
 def he_or_xavier(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
-    """Gradients at the first step against depth, by initializer, and how deep each trains."""
-    figure, axes = figures.new_axes("gradient norm of block 2 over block L-1's before training: measured (dots), theory (lines)")
+    """Gradients at the first step against depth, by initializer, and how deep each trains.
+
+    With relu and without biases signals change by chi_1 a block on their way up, as gradients do on their way down: the
+    product, dJ_i/dW_l, is alike in all hidden blocks of a network and changes with its depth, as chi_1^(L / 2).
+    """
+    figure, axes = figures.new_axes("gradient norm of hidden blocks before training: measured (dots), theory (lines)")
     told, holds = [], True
     for number, ((initializer,), alike) in enumerate(_grouped(runs, "network.initializer").items()):
-        by_depth = {depth: same for (depth,), same in _grouped(alike, "network.depth").items() if depth > 3}
-        ratios = {depth: float(norms[0] - norms[-1]) for depth, same in by_depth.items() if len(norms := _hidden_norms(same))}
-        chi_1, depths = alike[0].theory.chi_1, np.array(list(ratios))
-        deepest = max(by_depth)
-        measured = float(np.exp(2 * ratios[deepest] / (deepest - 3)))
+        by_depth = {depth: same for (depth,), same in _grouped(alike, "network.depth").items() if depth > 2}
+        depths = np.array(list(by_depth))
+        norms = np.array([_hidden_norms(same).mean() for same in by_depth.values()])
+        chi_1, measured = alike[0].theory.chi_1, float(np.exp(2 * np.polyfit(depths, norms, 1)[0]))
         colour = COLOURS[number]
-        axes.plot(depths, np.exp(list(ratios.values())), "o", color=colour, label=f"{initializer}: $\\chi_1$ {chi_1:g}")
-        axes.plot(depths, chi_1 ** ((depths - 3) / 2), color=colour, linewidth=1)
-        trained = [run.config.network.depth for run in alike if run.outcome == "trained"]
-        told.append(
-            f"{initializer} changes squared gradients {measured:.2f} times a block (theory {chi_1:g}), trains to depth "
-            f"{max(trained, default=0)}"
-        )
+        axes.plot(depths, np.exp(norms), "o", color=colour, label=f"{initializer}: $\\chi_1$ {chi_1:g}")
+        axes.plot(depths, np.exp(norms[0]) * chi_1 ** ((depths - depths[0]) / 2), color=colour, linewidth=1)
+        deepest = max((run.config.network.depth for run in alike if run.outcome == "trained"), default=0)
+        factor = f"changes squared gradients {measured:.2f} times a block (theory {chi_1:g})"
+        told.append(f"{initializer} {factor}, trains to depth {deepest}")
         holds &= abs(measured / chi_1 - 1) < 0.15
-    axes.set(xlabel="depth L (blocks)", ylabel=r"$\|dJ_i/dW_2\| \,/\, \|dJ_i/dW_{L-1}\|$", yscale="log")
+    axes.set(xlabel="depth L (blocks)", ylabel=r"$\|dJ_i/dW_l\|$, mean over blocks 2..L-1", yscale="log")
     axes.legend(fontsize=8, frameon=False)
     return figure, Verdict("; ".join(told) + _narrow(runs), holds)
 
@@ -288,7 +289,7 @@ def linear_limit(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
         found += low <= limit < high
         widest = max(widest, high / low - 1 if low else np.inf)
     axes.set_yticks(range(len(groups)), [name for (name,) in groups])
-    axes.set(xlabel="learning rate", xscale="log")
+    axes.set(xlabel="learning rate", xscale="log", ylim=(-0.7, len(groups) + 0.6))
     figures.legend_once(axes)
     text = f"2 / lambda_max parts the rates that stay bounded from those that diverge on {found} of {len(groups)} data sets"
     return figure, Verdict(f"{text}, to {100 * widest:.1f} %", found == len(groups))
@@ -390,7 +391,7 @@ def _linear(config: Config) -> None:
 STUDIES = {
     "signal_propagation": Study(signal_propagation, _signals("signal_propagation", 8)),
     "trainable_depth": Study(trainable_depth, _accuracy),
-    "he_or_xavier": Study(he_or_xavier, _signals("he_or_xavier", 2)),
+    "he_or_xavier": Study(he_or_xavier, _signals("he_or_xavier", 3)),
     "edge_of_stability": Study(edge_of_stability, _curved("edge_of_stability")),
     "catapult": Study(catapult, _curved("catapult")),
     "linear_limit": Study(linear_limit, _linear),
