@@ -79,7 +79,7 @@ def value_and_gradients(parameters, x, y, activation, loss):
 
 def targets_for(loss, rng, units, m):
     """Random targets as the loss takes them."""
-    if loss == "softmax_cross_entropy":
+    if loss in ("softmax_cross_entropy", "one_hot_squared_error"):
         return rng.integers(0, units, m)
     if loss == "sigmoid_cross_entropy":
         return rng.integers(0, 2, m)
