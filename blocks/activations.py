@@ -119,7 +119,7 @@ def relu_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
 
 
 class Relu(Activation):
-    """In a loop the same numbers in half the time.
+    """In a loop the same numbers in 60 % of the time.
 
     Against an array of zeros NumPy's maximum is twice as fast as against one zero. And a positive float is a positive whole
     number when its bits are read as one: min(a's bits, 1) is 1 where a > 0 and else 0, and da's bits times that are da or 0,

@@ -187,7 +187,7 @@ class Network:
     def calls(self, joined: list[Array], dlogits: Array, caches: list[Cache]) -> tuple[list[Call], list[Call]]:
         """`forward` of what stands in caches[0].a_prev, and `backward_into`, as calls one after another.
 
-        For a loop over a workspace: what lies between the products then takes a third less. Same arguments, same bits.
+        For a loop over a workspace: what lies between the products then takes a quarter less. Same bits.
         """
         if any(type(block) is not Block for block in self.blocks):
             # Another kind of block takes steps of its own.

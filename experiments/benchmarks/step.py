@@ -8,7 +8,7 @@ import numpy as np
 
 from blocks import GradientDescent, Network, losses, reshuffled, train
 from blocks.arrays import Array, product, transpose
-from blocks.parameters import Norms
+from blocks.parameters import Layout, Norms
 from experiments.benchmarks.tables import alternate, ratio, table
 
 # depth, width, batch, epochs a turn: short turns, so that a busy machine slows all contestants alike.
@@ -72,8 +72,8 @@ def ours(
 
 
 def _norms(sizes: list[int], repeats: int) -> Callable[[], None]:
-    network = Network.create(sizes, rng=np.random.default_rng(1), dtype=np.float32)
-    norms = Norms(network.layout, network.parameters)
+    layout = Layout(sizes)
+    norms = Norms(layout, np.random.default_rng(1).standard_normal(layout.size, np.float32))
 
     def run() -> None:
         for _ in range(repeats):
