@@ -22,7 +22,11 @@ from experiments.run.config import Config, InstrumentsConfig
 # Where the record goes, and what becomes of an earlier one: not what is trained.
 SURROUNDINGS = ("tracking", "sweep")
 # Keys that came later, with what every run had before: left out there, so that an older run keeps its fingerprint.
-LATER: dict[str, Any] = {"network.kind": "plain", "instruments": asdict(InstrumentsConfig())}
+LATER: dict[str, Any] = {
+    "network.kind": "plain",
+    "instruments": asdict(InstrumentsConfig()),
+    "optimizer.block_rates": None,
+}
 ROOT = Path(__file__).resolve().parents[2]
 
 
