@@ -43,7 +43,7 @@ from experiments.sweep import check_folder, status_of
 from experiments.train import EXPECTED, one_line, terminated
 
 TICK_SECONDS = 0.5
-MAP, FLOOR = "map.npy", "floor.npy"
+MAP, FLOOR, OWNER = "map.npy", "floor.npy", "fingerprint.txt"
 
 register("base_map", MappedConfig)
 
@@ -269,6 +269,22 @@ def _digest(config: MappedConfig) -> str:
     return digest.hexdigest()
 
 
+def _check_own(folder: Path, mark: str) -> None:
+    """Raise UserError where the folder holds another map's tiles."""
+    with contextlib.suppress(FileNotFoundError):
+        if (folder / OWNER).read_text() != mark:
+            raise UserError(f"map.folder is {str(folder)!r}, which holds the tiles of another map: name another folder")
+
+
+def _claim(folder: Path, mark: str, resume: bool) -> None:
+    """The folder is this map's; without `resume`, what an earlier start has trained goes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        for tile in folder.rglob("*.npz"):
+            tile.unlink()
+    (folder / OWNER).write_text(mark)
+
+
 def run_map(config: MappedConfig) -> None:
     """Check, train, record."""
     check_trainable(config)
@@ -277,6 +293,7 @@ def run_map(config: MappedConfig) -> None:
     mark = fingerprint(what, _digest(config))
     folder = Path(config.map.folder or Path("outputs", "trainability", mark[:12])).absolute()
     check_folder("map.folder", str(folder))
+    _check_own(folder, mark)
     if config.tracking.enabled:
         check_reachable(absolute(config.tracking.uri))
     store = open_store(config.tracking)
@@ -285,6 +302,7 @@ def run_map(config: MappedConfig) -> None:
     try:
         with run.beating():
             run.describe(_params(what))
+            _claim(folder, mark, config.sweep.resume)
             make(config, folder, run)
             run.note((folder / "result" / "map.txt").read_text())
         run.end()

@@ -161,6 +161,21 @@ def test_a_tile_that_was_cut_short_is_trained_again_and_said_so(lab):
     assert len(lab.runs("map")) == 1
 
 
+def test_a_folder_holds_one_map(lab):
+    arguments = [*SMALL, "map.floor=false", "map.folder=there"]
+    lab.run(*arguments, module=MODULE)
+    output = lab.run(*arguments, "map.x.lower=0.1", module=MODULE, status=1)
+    assert "which holds the tiles of another map: name another folder" in output
+    assert len(lab.runs("map")) == 1
+    tile = lab.folder / "there" / "tile_00000.npz"
+    before = tile.stat().st_mtime_ns
+    lab.run(*arguments, module=MODULE)
+    assert tile.stat().st_mtime_ns == before
+    lab.run(*arguments, "sweep.resume=false", module=MODULE)
+    assert tile.stat().st_mtime_ns > before
+    assert len(lab.runs("map")) == 2
+
+
 def test_of_two_starts_at_once_one_says_so(lab):
     process = begun(lab)
     try:
