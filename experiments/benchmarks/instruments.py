@@ -7,6 +7,7 @@ from sklearn.datasets import load_digits
 
 from blocks import INSTRUMENTS, GradientDescent, Instrument, Network, losses, reshuffled, train
 from blocks.arrays import Array
+from blocks.parameters import Norms
 from experiments.benchmarks.tables import ROUNDS, alternate, table
 
 EPOCHS, EVERY = 20, 10
@@ -55,10 +56,11 @@ def _training(
 def _norms(network: Network, step: Array) -> None:
     """The share of every block's norms, which every step has."""
     repeats = 500
+    norms_of = Norms(network.layout, network.parameters)
 
     def run() -> None:
         for _ in range(repeats):
-            network.layout.norms(network.parameters)
+            norms_of.measure()
 
     norms = np.median(alternate({"norms": run}, repeats)["norms"])
     print(f"  every block's norms: {norms * 1e6:.1f} us, {100 * norms / np.median(step):.1f} % of an update")

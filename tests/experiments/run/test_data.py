@@ -58,7 +58,7 @@ def test_any_loader_of_scikit_learn_is_taken_by_its_target(composed):
 
 BAD_DATA = {
     "training.batch_size=1438": "training.batch_size is 1438, it must be null or 1 to 1437",
-    "training.loss=half_mean_squared_error": "does not fit digits, allowed: softmax_cross_entropy, one_hot_squared_error",
+    "training.loss=one_hot_squared_error": "does not fit digits, allowed: softmax_cross_entropy, half_mean_squared_error",
     "training.loss=sigmoid_cross_entropy": "does not fit digits",
     "dataset.loader._target_=sklearn.datasets.load_nothing": "must name a function such as sklearn.datasets.load_digits",
     "dataset.loader._target_=nothing": "must name a function",
@@ -85,7 +85,7 @@ def test_a_class_with_one_example_cannot_be_split(composed):
         task(config)
 
 
-@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "one_hot_squared_error"])
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "half_mean_squared_error"])
 def test_no_constant_prediction_is_better_than_the_constant_loss(composed, loss):
     wine = task(typed(composed("dataset=wine", f"training.loss={loss}")))
     y = wine.dataset.y
