@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.record.address import Unreachable
+from experiments.record.address import Unreachable, absolute, check_reachable
 from experiments.run.config import TrackingConfig, UserError, from_record
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ class Outbox:
         if self.closed and (now or time.monotonic() - self.tried > RETRY_SECONDS):
             self.tried = time.monotonic()
             try:
+                # Asked first: where nothing waits yet, there is nothing to deliver that would tell.
+                check_reachable(absolute(self.tracking.uri))
                 deliver(self.folder.parent, store)
                 self.closed = False
             except Unreachable:

@@ -210,12 +210,12 @@ def test_what_the_others_cannot_use_is_named(composed, preset, overrides, messag
 
 SHORTER = {
     "signal_propagation": ["network.gain=0.5,1.76,3.0", "seed=0"],
-    "trainable_depth": ["network.depth=3,10,40,100", "network.gain=0.5,1.0,1.76,4.0"],
+    "trainable_depth": ["network.depth=3,10,26,64", "network.gain=0.5,1.0,1.76,4.0"],
     "he_or_xavier": [],
     "edge_of_stability": ["optimizer.learning_rate=0.4,0.5", "training.epochs=1000"],
     "catapult": [],
-    "linear_limit": ["dataset=iris,diabetes,moons"],
-    "learning_rate_by_depth": ["network.depth=3,8,24", "seed=0,1,2"],
+    "linear_limit": ["dataset=iris,diabetes,moons", "optimizer.learning_rate=0.461,0.484,0.648,0.681,0.715,1.35,1.41,1.48"],
+    "learning_rate_by_depth": ["network.depth=3,8,24", "optimizer.learning_rate=0.01,0.0316,0.1,0.316,1.0", "seed=0,1,2"],
 }
 
 
