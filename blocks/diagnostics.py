@@ -21,7 +21,8 @@ def check_lanes(argument: str, array: Array, lanes: tuple[int, ...]) -> None:
         raise ValueError(f"{argument} has lanes {array.shape[:-2]}, it must have none or the network's, {lanes}")
 
 
-def _checked(network: Network, x: Array) -> Array:
+def checked_data(network: Network, x: Array) -> Array:
+    """x as an array; raises ValueError where it does not fit the network."""
     x = np.asarray(x)
     check_shape("x", x, (network.layout.sizes[0], "m"))
     check_lanes("x", x, network.lanes)
@@ -31,19 +32,15 @@ def _checked(network: Network, x: Array) -> Array:
     return x
 
 
-def forward_and_loss(
-    network: Network, x: Array, y: Array, loss: Loss, caches: list[Cache] | None = None
-) -> tuple[Array, list[Cache], Array]:
-    """logits, caches, dlogits. caches: see `Network.forward`."""
-    x, y = _checked(network, x), np.asarray(y)
+def checked(network: Network, x: Array, y: Array, loss: Loss) -> tuple[Array, Array]:
+    """x, and the target that the loss takes, in the network's dtype; raises ValueError where they do not fit it."""
+    x, y = checked_data(network, x), np.asarray(y)
     units, m = network.layout.sizes[-1], x.shape[-1]
     if y.shape[-1:] != (m,):
         raise ValueError(f"y has shape {y.shape}, it must be (..., {m}), an entry for each column of x")
     target = loss.encode(y, units)
     check_lanes("y", target, network.lanes)
-    logits, caches = network.forward(x, caches)
-    _, dlogits = loss.value_and_gradient(logits, target.astype(logits.dtype))
-    return logits, caches, dlogits
+    return x, target.astype(network.parameters.dtype)
 
 
 def backward_by_block(network: Network, caches: list[Cache], dlogits: Array) -> list[tuple[Array, Array]]:
@@ -86,7 +83,7 @@ def saturated(network: Network, x: Array, threshold: float = 1e-3) -> Array:
     x: (n_0, m) data, shared by all lanes, or (..., n_0, m). threshold: above 0.
     """
     check_number("threshold", threshold, above=0)
-    _, caches = network.forward(_checked(network, x))
+    _, caches = network.forward(checked_data(network, x))
     shares = np.empty((*network.lanes, network.depth - 1))
     for index, (block, cache) in enumerate(zip(network.blocks[:-1], caches[:-1], strict=True)):
         shares[..., index] = (np.abs(block.slope(cache)) < threshold).all(axis=-1).mean(axis=-1)
@@ -111,7 +108,9 @@ def example_gradient_norms(network: Network, x: Array, y: Array, loss: Loss) -> 
 
     x: (n_0, m) data, shared by all lanes, or (..., n_0, m). y: targets as `loss` takes them.
     """
-    _, caches, dlogits = forward_and_loss(network, x, y, loss)
+    x, target = checked(network, x, y, loss)
+    logits, caches = network.forward(x)
+    _, dlogits = loss.value_and_gradient(logits, target)
     m = dlogits.shape[-1]
     norms = np.empty((*network.lanes, network.depth, m), dlogits.dtype)
     for index, (cache, (_, dz)) in enumerate(zip(caches, backward_by_block(network, caches, dlogits), strict=True)):

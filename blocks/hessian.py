@@ -5,15 +5,15 @@ Source: Pearlmutter, "Fast exact multiplication by the Hessian", 1994: the R-ope
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from blocks.activations import GELU_CUBIC, GELU_SATURATED, GELU_SCALE, sigmoid, sigmoid_derivative
-from blocks.arrays import Array, check_finite, check_shape, choice, sum_over_units, transpose
+from blocks.arrays import Array, check_finite, check_shape, choice, product, sum_over_units, transpose
 from blocks.block import Block, Cache
-from blocks.diagnostics import forward_and_loss
-from blocks.losses import Loss
+from blocks.diagnostics import checked
+from blocks.losses import Loss, Room
 from blocks.network import Network
 from blocks.normalized import Normalized, NormalizedCache, mean_over_units
 from blocks.parameters import split
@@ -63,6 +63,8 @@ SECOND_DERIVATIVES: dict[str, Callable[[Array, Array], Array] | None] = {
 }
 
 Linear = Callable[[Array], Array]
+# Gives an array of a shape, its values unknown.
+Passing = Callable[[tuple[int, ...]], Array]
 
 
 def _softmax_curvature(logits: Array) -> Linear:
@@ -94,18 +96,6 @@ CURVATURES: dict[str, Callable[[Array], Linear]] = {
 }
 
 
-@dataclass
-class _Moved:
-    """How one block moves along v.
-
-    Ra_prev, Rx: its input, and what W multiplies: a_prev itself, x or x_hat; None in block 1, whose data do not move. Rz: its z.
-    """
-
-    Ra_prev: Array | None
-    Rx: Array | None
-    Rz: Array
-
-
 def _bend(block: Block, z: Array, a: Array, upstream: Array) -> Array | None:
     """upstream g''(z), None where it is 0."""
     second = SECOND_DERIVATIVES[block.activation.name]
@@ -113,145 +103,198 @@ def _bend(block: Block, z: Array, a: Array, upstream: Array) -> Array | None:
 
 
 class _Plain:
-    """A block's forward and backward steps differentiated along v = [V c]; what does not depend on v is computed once."""
+    """A block's forward and backward steps differentiated along v = [V c], in arrays that are made once.
 
+    Ra_prev: the move of its input; None in block 1, whose data do not move. Rx: of what W multiplies, a_prev itself, x or x_hat.
+    Ra: of what it gives; on the way back the block behind it writes Rda over it, which becomes Rdz where nothing else reads it.
+    """
+
+    in_place = True
     slope: Array | float
     bend: Array | None
 
-    def __init__(self, block: Block, cache: Cache, da: Array) -> None:
-        self.slope, self.bend = block.slope(cache), _bend(block, cache.z, cache.a, da)
-        self._keep(block, cache, self.slope * da)
+    def __init__(self, block: Block, cache: Cache, Ra_prev: Array | None, V: Array, out: Array, passing: Passing) -> None:
+        self.block, self.cache, self.Ra_prev = block, cache, Ra_prev
+        self.dz, self.derivative = np.empty_like(cache.z), np.empty_like(cache.a)
+        self.Ra = np.empty((*V.shape[:-1], cache.z.shape[-1]), V.dtype)
+        self.Rdz = self.Ra if self.in_place else np.empty_like(self.Ra)
+        # Where g'' is 0 nothing reads Rz again.
+        self.Rz = self.Ra if SECOND_DERIVATIVES[block.activation.name] is None else np.empty_like(self.Ra)
+        # [RdW Rdb] turned: a block's W and b lie column by column in the flat vector.
+        out_T = transpose(out)
+        self.V_x, self.x_Rdz = product(V, cache.a_prev_1, self.Rz), product(cache.a_prev_1, transpose(self.Rdz), out_T)
+        if Ra_prev is not None:
+            self.Rx, self.Rdx = (Ra_prev, Ra_prev) if self.in_place else (np.empty_like(Ra_prev), np.empty_like(Ra_prev))
+            self.RdW_T = out_T[..., :-1, :]
+            self.further_Rz, self.further_RdW_T, self.further_Rdx = (
+                passing(moved.shape) for moved in (self.Ra, self.RdW_T, Ra_prev)
+            )
+            self.W_Rx = product(block.W, self.Rx, self.further_Rz)
+            self.Rx_dz = product(self.Rx, transpose(self.dz), self.further_RdW_T)
+            self.W_Rdz = product(block.W_T, self.Rdz, self.Rdx)
+            self.V_dz = product(transpose(split(V)[0]), self.dz, self.further_Rdx)
 
-    def _keep(self, block: Block, cache: Cache, dz: Array) -> None:
-        self.W, self.W_T, self.cache = block.W, block.W_T, cache
-        self.dz, self.dz_T = dz, transpose(dz)
+    def at(self, da: Array) -> Array:
+        """What does not depend on v, from the block's cache and da; returns da_prev."""
+        self.slope, self.bend = self.block.slope(self.cache, self.derivative), _bend(self.block, self.cache.z, self.cache.a, da)
+        np.multiply(self.slope, da, self.dz)
+        return self.block.pull_back(da, self.dz, self.cache)
 
-    def forward(self, v: Array, Ra_prev: Array | None) -> tuple[Array, _Moved]:
-        """Ra = g'(z) Rz,  Rz = V a_prev + c + W Ra_prev"""
-        Rx = None if Ra_prev is None else self.input(Ra_prev)
-        Rz = v @ self.cache.a_prev_1
-        if Rx is not None:
-            Rz += self.W @ Rx
-        return self.slope * Rz, _Moved(Ra_prev, Rx, Rz)
+    def forward(self) -> None:
+        """Rz = V x + c + W Rx,  Ra = g'(z) Rz"""
+        self.V_x()
+        if self.Ra_prev is not None:
+            self.W_Rx()
+            self.Rz += self.further_Rz
+        np.multiply(self.slope, self.Rz, self.Ra)
 
-    def input(self, Ra_prev: Array) -> Array:
-        """Rx, the move of what W multiplies."""
-        return Ra_prev
-
-    def gradient(self, Rda: Array, moved: _Moved, out: Array) -> Array:
-        """Rdz = g'(z) Rda + da g''(z) Rz; into `out` [RdW Rdb], RdW = Rdz a_prev^T + dz Ra_prev^T."""
-        Rdz = self.slope * Rda
+    def gradient(self) -> None:
+        """Rdz = g'(z) Rda + da g''(z) Rz,  RdW = Rdz x^T + dz Rx^T,  Rdb = sum over m of Rdz"""
+        np.multiply(self.slope, self.Ra, self.Rdz)
         if self.bend is not None:
-            Rdz += np.multiply(self.bend, moved.Rz, moved.Rz)
-        np.matmul(Rdz, self.cache.a_prev_1_T, out)
-        if moved.Rx is not None:
-            # A block's W lies column by column in the flat vector: the sum runs along it.
-            RdW_T = transpose(split(out)[0])
-            RdW_T += moved.Rx @ self.dz_T
-        return Rdz
+            self.Rdz += np.multiply(self.bend, self.Rz, self.Rz)
+        self.x_Rdz()
+        if self.Ra_prev is not None:
+            self.Rx_dz()
+            self.RdW_T += self.further_RdW_T
 
-    def pull_back(self, v: Array, Rda: Array, Rdz: Array, moved: _Moved) -> Array:
-        """Rda_prev = W^T Rdz + V^T dz"""
-        V, _ = split(v)
-        Rda_prev = self.W_T @ Rdz
-        Rda_prev += transpose(V) @ self.dz
-        return Rda_prev
+    def pull_back(self) -> None:
+        """Rda_prev = Rdx = W^T Rdz + V^T dz, over Ra_prev."""
+        self.W_Rdz()
+        self.V_dz()
+        self.Rdx += self.further_Rdx
 
 
 class _Residual(_Plain):
     """x = g(a_prev), z = W x + b, a = a_prev + s z."""
 
-    def __init__(self, block: Residual, cache: ResidualCache, da: Array) -> None:
-        self.slope, self.bend = block.scale, None
-        self._keep(block, cache, block.scale * da)
-        self.slope_of_x, self.bend_of_x = block.slope(cache), _bend(block, cache.skip, cache.a_prev, block.W_T @ self.dz)
+    in_place = False
+    block: Residual
+    cache: ResidualCache
 
-    def input(self, Ra_prev: Array) -> Array:
-        """Rx = g'(a_prev) Ra_prev"""
-        return self.slope_of_x * Ra_prev
+    def at(self, da: Array) -> Array:
+        """dz = s da"""
+        self.slope, self.bend = self.block.scale, None
+        np.multiply(self.slope, da, self.dz)
+        self.slope_of_x = self.block.slope(self.cache)
+        self.bend_of_x = _bend(self.block, self.cache.skip, self.cache.a_prev, self.block.W_T @ self.dz)
+        return self.block.pull_back(da, self.dz, self.cache)
 
-    def forward(self, v: Array, Ra_prev: Array | None) -> tuple[Array, _Moved]:
-        """Ra = Ra_prev + s Rz"""
-        Ra, moved = super().forward(v, Ra_prev)
-        return Ra if Ra_prev is None else Ra + Ra_prev, moved
+    def forward(self) -> None:
+        """Rx = g'(a_prev) Ra_prev,  Ra = Ra_prev + s Rz"""
+        assert self.Ra_prev is not None
+        np.multiply(self.slope_of_x, self.Ra_prev, self.Rx)
+        super().forward()
+        self.Ra += self.Ra_prev
 
-    def pull_back(self, v: Array, Rda: Array, Rdz: Array, moved: _Moved) -> Array:
-        """Rda_prev = g'(a_prev) Rdx + dx g''(a_prev) Ra_prev + Rda,  Rdx = W^T Rdz + V^T dz"""
-        Rda_prev = self.slope_of_x * super().pull_back(v, Rda, Rdz, moved)
+    def pull_back(self) -> None:
+        """Rda_prev = g'(a_prev) Rdx + dx g''(a_prev) Ra_prev + Rda"""
+        super().pull_back()
+        self.Rdx *= self.slope_of_x
         if self.bend_of_x is not None:
-            Rda_prev += self.bend_of_x * moved.Ra_prev
-        Rda_prev += Rda
-        return Rda_prev
+            self.Rdx += self.bend_of_x * self.Ra_prev
+        np.add(self.Rdx, self.Ra, self.Ra_prev)
 
 
 class _Normalized(_Plain):
     """z = W x_hat + b. With N u = r (u - mean u - x_hat mean(x_hat u)): Rx_hat = N Ra_prev, da_prev = N dx_hat."""
 
-    def __init__(self, block: Normalized, cache: NormalizedCache, da: Array) -> None:
-        super().__init__(block, cache, da)
-        self.block, self.x_hat, self.r = block, cache.a_prev, cache.r
-        self.dx_hat = block.W_T @ self.dz
-        self.da_prev = self.input(self.dx_hat)
+    in_place = False
+    block: Normalized
+    cache: NormalizedCache
 
-    def input(self, Ra_prev: Array) -> Array:
+    def __init__(self, block: Block, cache: Cache, *arrays: Any) -> None:
+        super().__init__(block, cache, *arrays)
+        # For one direction alone.
+        cache.room = None
+
+    def at(self, da: Array) -> Array:
+        """da_prev = N dx_hat"""
+        self.da_prev = super().at(da).copy()
+        self.dx_hat = self.block.W_T @ self.dz
+        return self.da_prev
+
+    def forward(self) -> None:
         """Rx_hat = N Ra_prev"""
-        return self.block.through_normalization(Ra_prev, self.cache)
+        assert self.Ra_prev is not None
+        self.block.through_normalization(self.Ra_prev, self.cache, self.Rx)
+        super().forward()
 
-    def pull_back(self, v: Array, Rda: Array, Rdz: Array, moved: _Moved) -> Array:
+    def pull_back(self) -> None:
         """Rda_prev = N Rdx_hat - r (mean(x_hat Ra_prev) da_prev + Rx_hat mean(x_hat dx_hat) + x_hat mean(Rx_hat dx_hat))
 
-        where Rdx_hat = W^T Rdz + V^T dz, since Rr = -r^2 mean(x_hat Ra_prev).
+        since Rr = -r^2 mean(x_hat Ra_prev).
         """
-        Rda_prev = self.input(super().pull_back(v, Rda, Rdz, moved))
-        assert moved.Ra_prev is not None
-        assert moved.Rx is not None
-        turned = mean_over_units(self.x_hat * moved.Ra_prev) * self.da_prev
-        turned += moved.Rx * mean_over_units(self.x_hat * self.dx_hat)
-        turned += self.x_hat * mean_over_units(moved.Rx * self.dx_hat)
-        Rda_prev -= self.r * turned
-        return Rda_prev
+        super().pull_back()
+        assert self.Ra_prev is not None
+        x_hat = self.cache.a_prev
+        turned = mean_over_units(x_hat * self.Ra_prev) * self.da_prev
+        turned += self.Rx * mean_over_units(x_hat * self.dx_hat)
+        turned += x_hat * mean_over_units(self.Rx * self.dx_hat)
+        self.block.through_normalization(self.Rdx, self.cache, self.Ra_prev)
+        self.Ra_prev -= np.multiply(self.cache.r, turned, turned)
 
 
 # By the class of the block.
-STEPS: dict[type[Block], Callable[..., _Plain]] = {Block: _Plain, Residual: _Residual, Normalized: _Normalized}
+STEPS: dict[type[Block], type[_Plain]] = {Block: _Plain, Residual: _Residual, Normalized: _Normalized}
 
 
 class Hessian:
-    """The Hessian H of J in the parameters, at a network's."""
+    """The Hessian H of J in the parameters of a network, as they are at the last `update`.
 
-    def __init__(self, network: Network, x: Array, y: Array, loss: Loss, caches: list[Cache] | None = None) -> None:
-        curvature = choice("loss", loss.name, CURVATURES)
+    directions: axes of vectors in front of the network's lanes.
+    v, product: (*directions, *lanes, P) in the network's dtype, what `times` reads and writes.
+    """
+
+    def __init__(self, network: Network, x: Array, y: Array, loss: Loss, directions: tuple[int, ...] = ()) -> None:
+        self.curvature_at = choice("loss", loss.name, CURVATURES)
         choice("activation with a second derivative", network.activation.name, SECOND_DERIVATIVES)
-        logits, caches, dlogits = forward_and_loss(network, x, y, loss, caches)
-        self.layout, self.curvature, self.caches = network.layout, curvature(logits), caches
+        self.network, self.loss = network, loss
+        self.x, self.target = checked(network, x, y, loss)
+        self.caches = network.workspace(self.x.shape)
+        self.room = Room(self.caches[-1].a.shape, network.parameters.dtype)
+        # Without the axes of a single direction: products of two matrices then, which are faster than stacked ones.
+        shape, dtype = network.parameters.shape, network.parameters.dtype
+        v, product = np.empty((2, *(directions if np.prod(directions) != 1 else ()), *shape), dtype)
+        self.v, self.product = v.reshape(*directions, *shape), product.reshape(*directions, *shape)
+
+        arrays: dict[tuple[int, ...], Array] = {}
+
+        def passing(shape: tuple[int, ...]) -> Array:
+            return arrays.setdefault(shape, np.empty(shape, dtype))
+
         self.steps: list[_Plain] = []
-        da = dlogits
-        for block, cache in zip(reversed(network.blocks), reversed(caches), strict=True):
-            self.steps.insert(0, STEPS[type(block)](block, cache, da))
-            if block is not network.blocks[0]:
-                da = block.pull_back(da, self.steps[0].dz, cache)
-
-    def times(self, v: Array, product: Array) -> Array:
-        """H v, written into `product`: what backward computes, differentiated along v.
-
-        v, product: (..., P), C-contiguous, in the network's dtype.
-        """
-        V = self.layout.blocks(v)
-        moves: list[_Moved] = []
         Ra = None
-        for step, own in zip(self.steps, V, strict=True):
-            Ra, moved = step.forward(own, Ra)
-            moves.append(moved)
-        assert Ra is not None
+        joined = zip(network.layout.blocks(v), network.layout.blocks(product), strict=True)
+        for block, cache, (V, out) in zip(network.blocks, self.caches, joined, strict=True):
+            self.steps.append(STEPS[type(block)](block, cache, Ra, V, out, passing))
+            Ra = self.steps[-1].Ra
+        np.copyto(self.caches[0].a_prev, self.x)
+        self.forward, _ = network.calls(network.layout.blocks(product), self.room.dlogits, self.caches)
+        self.update()
 
-        Rda = self.curvature(Ra)
-        out = self.layout.blocks(product)
-        for index in range(len(self.steps) - 1, -1, -1):
-            step, moved = self.steps[index], moves[index]
-            Rdz = step.gradient(Rda, moved, out[index])
-            if index > 0:
-                Rda = step.pull_back(V[index], Rda, Rdz, moved)
-        return product
+    @np.errstate(over="ignore", invalid="ignore")
+    def update(self) -> None:
+        """Take the network's parameters as they are now."""
+        for call in self.forward:
+            call()
+        logits = self.caches[-1].a
+        self.curvature = self.curvature_at(logits)
+        _, da = self.loss.value_and_gradient(logits, self.target, self.room)
+        for step in reversed(self.steps):
+            da = step.at(da)
+
+    def times(self) -> Array:
+        """`product` = H v: what backward computes, differentiated along v."""
+        for step in self.steps:
+            step.forward()
+        Rlogits = self.steps[-1].Ra
+        np.copyto(Rlogits, self.curvature(Rlogits))
+        for step in reversed(self.steps):
+            step.gradient()
+            if step.Ra_prev is not None:
+                step.pull_back()
+        return self.product
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -277,5 +320,6 @@ def hessian_vector_product(network: Network, x: Array, y: Array, loss: Loss, v: 
     v = np.asarray(v)
     check_shape("v", v, network.parameters.shape)
     check_finite("v", v)
-    v = v.astype(network.parameters.dtype, order="C")
-    return Hessian(network, x, y, loss).times(v, np.empty_like(v))
+    hessian = Hessian(network, x, y, loss, v.shape[: v.ndim - network.parameters.ndim])
+    np.copyto(hessian.v, v)
+    return hessian.times()

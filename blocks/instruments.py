@@ -12,6 +12,7 @@ import numpy as np
 
 from blocks.arrays import Array, choice, whole_number
 from blocks.diagnostics import example_gradient_norms, saturated, update_ratios
+from blocks.hessian import Hessian
 from blocks.history import Quantity, log_spaced
 from blocks.lanczos import Room, top_eigenpairs
 from blocks.losses import Loss
@@ -127,6 +128,7 @@ class Sharpness(Mounted):
         self.start = np.random.default_rng(0).standard_normal((instrument.count, network.layout.size))
         self.start = self.start.astype(network.parameters.dtype)
         self.vectors = np.broadcast_to(self.start, (self.values.shape[1], *self.start.shape)).copy()
+        self.hessian: Hessian | None = None
         self.room = Room()
 
     @staticmethod
@@ -136,10 +138,12 @@ class Sharpness(Mounted):
 
     def measure(self, network: Network, live: slice | Array) -> Array:
         """The eigenvalues, the largest first."""
+        if self.hessian is not None and self.hessian.network is network:
+            self.hessian.update()
+        else:
+            self.hessian = Hessian(network, self.x, self.y, self.loss, self.start.shape[:1])
         start = self.vectors[live].reshape(*network.lanes, *self.start.shape)
-        values, vectors = top_eigenpairs(
-            network, self.x, self.y, self.loss, start, tolerance=SHARPNESS_TOLERANCE, of_values=True, room=self.room
-        )
+        values, vectors = top_eigenpairs(self.hessian, start, tolerance=SHARPNESS_TOLERANCE, of_values=True, room=self.room)
         lost = np.isnan(values).any(axis=-1)
         vectors[lost] = self.start
         self.vectors[live] = vectors

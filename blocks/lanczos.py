@@ -7,15 +7,17 @@
 
 import numpy as np
 
-from blocks.arrays import Array, check_finite, check_number, check_shape, transpose, whole_number
-from blocks.block import Cache
+from blocks.arrays import Array, check_finite, check_number, check_shape, largest, smallest, times, transpose, whole_number
 from blocks.diagnostics import check_lanes
 from blocks.hessian import Hessian
 from blocks.losses import Loss
 from blocks.network import Network
+from blocks.parameters import SAFE
 
-# The squares of what is smaller, and their sums, are finite in float64.
-LARGEST = 1e150
+TINY = float(np.finfo(np.float64).tiny)
+ONE = np.ones((1, 1))
+# See `_Basis`: from what tolerance on a looser orthogonality does, and how much a projection is to leave there, and else.
+COARSE, COARSE_LEFT, LEFT = 1e-3, 0.01, 0.5
 
 
 class Room:
@@ -23,7 +25,6 @@ class Room:
 
     def __init__(self) -> None:
         self.arrays: dict[str, Array] = {}
-        self.caches: list[Cache] = []
 
     def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Array:
         """The array of that name, its values unknown; another one where shape or dtype have changed."""
@@ -32,24 +33,23 @@ class Room:
             self.arrays[name] = kept = np.empty(shape, dtype)
         return kept
 
-    def caches_of(self, network: Network, x: Array) -> list[Cache] | None:
-        """The caches of the last call where they fit."""
-        fit = self.caches and self.caches[0].a_prev.shape == x.shape and self.caches[0].z.shape[:-2] == network.lanes
-        return self.caches if fit else None
-
 
 class _Basis:
-    """Orthonormal rows (..., k, P), in memory that is moved when it is full."""
+    """Orthonormal rows (..., k, P), in memory that is moved when it is full.
 
-    def __init__(self, lanes: tuple[int, ...], size: int, dtype: np.dtype, room: Room) -> None:
-        self.room, self.passing = room, room.array("passing", (*lanes, 1, size), dtype)
+    left: a vector is projected anew where a projection has left less of it, since its rounding errors weigh then (Kahan).
+    """
+
+    def __init__(self, lanes: tuple[int, ...], size: int, dtype: np.dtype, left: float, room: Room) -> None:
+        self.left, self.passing = left, room.array("passing", (*lanes, 1, size), dtype)
         self.all = room.array("basis", (*lanes, min(8, size), size), dtype)
         self.rows = self.all[..., :0, :]
 
-    def append(self, vectors: Array) -> Array:
+    def append(self, vectors: Array, length: Array | None = None, before: Array | float = np.inf) -> Array:
         """Orthonormal rows spanning what is new in `vectors` (..., s, P), which are overwritten.
 
         A vector that holds nothing new is replaced by some direction that does.
+        length, before: (..., 1, 1) of a single vector that was projected once already, now and before.
         """
         k, s = self.rows.shape[-2], vectors.shape[-2]
         if k + s > self.all.shape[-2]:
@@ -57,34 +57,28 @@ class _Basis:
             self.all[..., :k, :] = full[..., :k, :]
         for place in range(k, k + s):
             self.rows = self.all[..., :place, :]
-            self.all[..., place : place + 1, :] = self._new_in(vectors[..., place - k : place - k + 1, :])
+            vector = vectors[..., place - k : place - k + 1, :]
+            self._put(vector, _lengths(vector) if length is None else length, before if place else 0.0)
         self.rows = self.all[..., : k + s, :]
         return self.all[..., k : k + s, :]
 
-    def _new_in(self, v: Array) -> Array:
-        """A unit vector (..., 1, P), written into v: LAPACK's factors of a tall matrix take longer."""
-        lost = np.ones((*v.shape[:-1], 1), dtype=bool)
-        length = _length(v)
-        # A second pass where the first has left little, and its rounding errors weigh (Kahan); one more for a direction put in.
+    def _put(self, v: Array, length: Array, before: Array | float) -> None:
+        """v (..., 1, P) behind the rows, made orthonormal: LAPACK's factors of a tall matrix take longer."""
+        lost = ~(length > self.left * before)
         for _ in range(3):
-            np.matmul(v @ transpose(self.rows), self.rows, self.passing)
-            np.subtract(v, self.passing, v, where=lost)
-            before, length = length, _length(v)
-            lost = ~(length > 0.5 * before)
             if not lost.any():
                 break
+            times(v @ transpose(self.rows))(self.rows, self.passing)
+            np.subtract(v, self.passing, v, where=True if lost.all() else lost)
+            before, length = length, _lengths(v)
+            lost = ~(length > self.left * before)
             nothing = ~(length > 10 * np.finfo(v.dtype).eps * before)
             if nothing.any():
                 other: Array = np.random.default_rng(self.rows.shape[-2]).standard_normal((v.shape[-1],)).astype(v.dtype)
                 np.copyto(v, other, where=nothing)
-                length = _length(v)
-        v /= length
-        return v
-
-
-def _length(v: Array) -> Array:
-    """(..., 1, P) -> (..., 1, 1)"""
-    return np.sqrt(np.vecdot(v, v))[..., None]
+                length = _lengths(v)
+        k = self.rows.shape[-2]
+        np.divide(v, length, self.all[..., k : k + 1, :])
 
 
 def _errors(residuals: Array, eigenvalues: Array) -> Array:
@@ -93,20 +87,17 @@ def _errors(residuals: Array, eigenvalues: Array) -> Array:
     gap: to the nearest other one of the Ritz values (..., k), in ascending order; an estimate, since it stands for the
     distance to the nearest other eigenvalue.
     """
-    if eigenvalues.shape[-1] == 1:
-        return residuals
-    gaps = np.full((*eigenvalues.shape[:-1], eigenvalues.shape[-1] + 1), np.inf)
-    gaps[..., 1:-1] = np.diff(eigenvalues)
-    nearest = np.minimum(gaps[..., 1:], gaps[..., :-1])[..., : -residuals.shape[-1] - 1 : -1]
-    return np.where(nearest > residuals, residuals * (residuals / np.maximum(nearest, residuals)), residuals)
+    top = eigenvalues[..., : -residuals.shape[-1] - 2 : -1]
+    # From each of the largest down to the next one; where there is none, r is all that is known.
+    nearest = np.zeros(residuals.shape)
+    nearest[..., : top.shape[-1] - 1] = top[..., :-1] - top[..., 1:]
+    nearest[..., 1:] = np.minimum(nearest[..., 1:], nearest[..., :-1])
+    return residuals * (residuals / np.maximum(np.maximum(nearest, residuals), TINY))
 
 
 @np.errstate(over="ignore", invalid="ignore")
 def top_eigenpairs(
-    network: Network,
-    x: Array,
-    y: Array,
-    loss: Loss,
+    hessian: Hessian,
     start: Array,
     *,
     tolerance: float = 1e-8,
@@ -120,7 +111,7 @@ def top_eigenpairs(
     eigenvalues asked for finds a multiple eigenvalue as often as it occurs. All lanes at once; a lane's result is taken
     when it has converged, and has the bits of the lane alone.
 
-    x: (n_0, m) data, shared by all lanes, or (..., n_0, m). y: targets as `loss` takes them.
+    hessian: its vectors of shape (count, ..., P): made with (count,) directions, at least 1.
     start: (count, P) or (..., count, P), random vectors, or the eigenvectors of a network near by: fewer products then.
     tolerance: bound on r / max |lambda|, r = ||H u - lambda u||, which bounds lambda's error too; with float32 at least 1e-6.
         From the square root of the dtype's epsilon on (float32: 3.5e-4), the subspace is kept in the network's dtype.
@@ -129,71 +120,100 @@ def top_eigenpairs(
         others; lambda's error is of second order in that of u, so that this takes fewer products.
     room: an earlier call's, to be written over; the results do not depend on it.
     Returns eigenvalues (..., count), the largest first, float64, and unit vectors (..., count, P) in the subspace's dtype; nan
-    in a lane that has not converged, or where an entry of H u is not finite or above 1e150.
+    in a lane that has not converged, or where H u is not finite.
     """
     room = room or Room()
-    hessian = Hessian(network, x, y, loss, room.caches_of(network, x))
-    room.caches = hessian.caches
+    network, (count, *_) = hessian.network, hessian.v.shape
     dtype, lanes, size = network.parameters.dtype, network.lanes, network.layout.size
     start = np.asarray(start)
-    check_shape("start", start, ("count", size))
+    check_shape("start", start, (count, size))
     check_lanes("start", start, lanes)
     check_finite("start", start)
-    count = whole_number("count", start.shape[-2], at_least=1, at_most=size)
+    whole_number("count", count, at_least=1, at_most=size)
     check_number("tolerance", tolerance, above=0)
     epsilon = float(np.finfo(dtype).eps)
     precision = dtype if tolerance >= epsilon**0.5 else np.dtype(np.float64)
     tolerance = max(tolerance, 8 * epsilon)
     iterations = whole_number("iterations", iterations, at_least=1)
 
-    images = room.array("images", (count, *lanes, size), precision)
-    products = images if precision == dtype else room.array("products", images.shape, dtype)
-    passing = room.array("blocks", (*lanes, count, size), precision)
-    new = np.moveaxis(images, 0, -2)
-    np.copyto(new, start)
-    basis, projected = _Basis(lanes, size, precision, room), np.empty((*lanes, 0, 0))
-    values, vectors = np.full((*lanes, count), np.nan), np.full((*lanes, count, size), np.nan, precision)
+    v, product = np.moveaxis(hessian.v, 0, -2), np.moveaxis(hessian.product, 0, -2)
+    images = product if precision == dtype else room.array("images", product.shape, precision)
+    passing = room.array("passing blocks", product.shape, precision)
+    basis = _Basis(lanes, size, precision, COARSE_LEFT if tolerance >= COARSE else LEFT, room)
+    np.copyto(images, start)
+    new = basis.append(images)
+    projected = np.empty((*lanes, 0, 0))
+    values, vectors = np.full((*lanes, count), np.nan), np.empty((*lanes, count, size), precision)
     pending = np.ones(lanes, dtype=bool)
     scale: Array | None = None
     for _ in range(iterations):
-        new = basis.append(new[..., : size - basis.rows.shape[-2], :])
         s = new.shape[-2]
-        hessian.times(np.moveaxis(new, -2, 0).astype(dtype, order="C", copy=False), products[:s])
-        if products is not images:
-            images[:s] = products[:s]
-        image = np.moveaxis(images[:s], 0, -2)
-        largest = np.maximum(image.max(axis=(-2, -1), keepdims=True), -image.min(axis=(-2, -1), keepdims=True))
-        in_range = largest < LARGEST
-        if not in_range.all():
-            np.copyto(image, 0, where=~in_range)
-            largest[~in_range] = 0
-            pending &= in_range[..., 0, 0]
+        np.copyto(v[..., :s, :], new)
+        if s < count:
+            v[..., s:, :] = 0
+        hessian.times()
+        image = images[..., :s, :]
+        if images is not product:
+            np.copyto(image, product[..., :s, :])
         if scale is None:
-            # A power of two, so that it changes no digit, and the squares of what is large or small stay in range.
-            scale = np.ldexp(precision.type(1), np.clip(np.frexp(largest)[1], -100, 100))
-        image /= scale
+            scale = _scale(image)
+        if scale is not ONE:
+            image /= scale
+        # The last rows of basis H basis^T; H is symmetric, and eigh reads what lies on and below the diagonal.
+        rows = transpose(basis.rows @ transpose(image))
+        before, k = projected, rows.shape[-1]
+        projected = np.empty((*lanes, k, k))
+        projected[..., :-s, :-s], projected[..., -s:, :] = before, rows
+        new = np.subtract(image, times(rows)(basis.rows, passing[..., :s, :]), image)
 
-        # The last columns of basis H basis^T; H is symmetric, and they are its last rows too.
-        columns = basis.rows @ transpose(image)
-        rows = transpose(columns)
-        projected = np.concatenate([np.concatenate([projected, columns[..., :-s, :]], axis=-1), rows], axis=-2)
-        new = np.subtract(image, np.matmul(rows, basis.rows, passing[..., :s, :]), image)
+        of_new = new @ transpose(new)
+        in_range = np.isfinite(of_new).all(axis=(-2, -1))
+        if not in_range.all():
+            new[~in_range], projected[~in_range] = 0, 0
+            pending &= in_range
 
         eigenvalues, Y = np.linalg.eigh(projected)
         top, Y_T = eigenvalues[..., : -count - 1 : -1], transpose(Y[..., : -count - 1 : -1])
         # H u - lambda u, where u = Y^T basis: all but the last block's images lie in the basis.
-        left = Y_T[..., -s:].astype(precision) @ new
-        residuals = np.sqrt(np.vecdot(left, left)).astype(np.float64)
+        last = Y_T[..., -s:]
+        residuals = np.sqrt(np.maximum(np.vecdot(last @ of_new.astype(np.float64), last), 0))
         errors = _errors(residuals, eigenvalues) if of_values else residuals
         converged = (errors <= tolerance * np.abs(eigenvalues).max(axis=-1, keepdims=True)).all(axis=-1)
-        complete = basis.rows.shape[-2] == size
+        complete = k == size
         done = pending & (converged | complete)
         if done.any():
-            values[done], vectors[done] = (top * scale[..., 0])[done], (Y_T.astype(precision) @ basis.rows)[done]
+            values[done] = (top * scale[..., 0])[done]
+            combined = times(Y_T.astype(precision))(basis.rows)
+            vectors = combined if done.all() else np.where(done[..., None, None], combined, vectors)
             pending &= ~done
         if complete or not pending.any():
             break
+        if s == 1:
+            length = np.sqrt(of_new)
+            new = basis.append(new, length, np.sqrt(of_new + np.vecdot(rows, rows)[..., None]))
+        else:
+            new = basis.append(new[..., : size - k, :])
+    vectors[np.isnan(values).any(axis=-1)] = np.nan
     return values, vectors
+
+
+def _lengths(vectors: Array) -> Array:
+    """(..., s, P) -> (..., s, 1)"""
+    return np.sqrt(np.vecdot(vectors, vectors))[..., None]
+
+
+def _scale(image: Array) -> Array:
+    """What to divide by so that the squares of (..., s, P), and their sums, stay in range: (..., 1, 1), ONE where all do.
+
+    A power of two otherwise, so that it changes no digit.
+    """
+    squares = np.vecdot(image, image)
+    lowest, highest = SAFE[image.dtype], SAFE[image.dtype] ** -0.5
+    if lowest < smallest(squares) and largest(squares) < highest:
+        return ONE
+    safe = ((squares > lowest) & (squares < highest)).all(axis=-1)[..., None, None]
+    exponents = np.clip(np.frexp(np.abs(image).max(axis=(-2, -1), keepdims=True))[1], -100, 100)
+    return np.ldexp(image.dtype.type(1), np.where(safe, 0, exponents))
 
 
 def sharpness(
@@ -210,10 +230,10 @@ def sharpness(
     """The `count` largest eigenvalues of the Hessian of J in the parameters, (..., count), the largest first.
 
     Full-batch gradient descent is unstable along an eigenvector whose eigenvalue is above 2 / learning rate (Cohen et al.
-    2021). See `top_eigenpairs` for the arguments, and `hessian_vector_product` for what it is with relu and leaky_relu.
+    2021). See `hessian_vector_product` for the data, and what it is with relu and leaky_relu, `top_eigenpairs` for the rest.
 
     rng: where the start comes from, the same for every lane.
     """
     count = whole_number("count", count, at_least=1, at_most=network.layout.size)
     start = rng.standard_normal((count, network.layout.size))
-    return top_eigenpairs(network, x, y, loss, start, tolerance=tolerance, iterations=iterations)[0]
+    return top_eigenpairs(Hessian(network, x, y, loss, (count,)), start, tolerance=tolerance, iterations=iterations)[0]

@@ -66,14 +66,18 @@ class Layout:
             W[...], b[...] = True, False
         return mask
 
+    @cached_property
+    def places(self) -> list[tuple[slice, tuple[int, int]]]:
+        """Every block's place in the flat vector, and the shape of [W b]^T, which lies there row by row."""
+        starts = [*self.starts[::2].tolist(), self.size]
+        turned = zip(starts, starts[1:], self.sizes, self.sizes[1:], strict=False)
+        return [(slice(start, end), (n_prev + 1, n)) for start, end, n_prev, n in turned]
+
     def blocks(self, flat: Array) -> list[Array]:
         """[W b] of blocks 1..L, (..., n_l, n_{l-1} + 1), as views into `flat` (..., P)."""
         check_shape("flat", flat, (self.size,))
-        ends = [*self.starts[2::2], self.size]
-        return [
-            transpose(flat[..., start:end].reshape(*flat.shape[:-1], n_prev + 1, n))
-            for start, end, n_prev, n in zip(self.starts[::2], ends, self.sizes, self.sizes[1:], strict=False)
-        ]
+        lanes = flat.shape[:-1]
+        return [transpose(flat[..., place].reshape(*lanes, *turned)) for place, turned in self.places]
 
     def of_blocks(self, values: Array) -> Array:
         """(..., P) from (..., L), one value a block: for every parameter its block's."""

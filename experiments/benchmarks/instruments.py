@@ -1,6 +1,8 @@
-"""What watching costs: a training with an instrument at every 10th update beside one without, and the norms' share of a step."""
+"""What watching costs: a run with an instrument at every 10th update beside one without, and the norms' share of a step."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -9,16 +11,34 @@ from blocks import INSTRUMENTS, GradientDescent, Instrument, Network, losses, re
 from blocks.arrays import Array
 from blocks.parameters import Norms
 from experiments.benchmarks.tables import alternate, table
+from experiments.run.config import Config, DatasetConfig, InstrumentsConfig, NetworkConfig
+from experiments.run.data import task
+from experiments.run.stack import steps_of, train_stack
 
 EVERY = 10
 
 
 def instruments(depth: int = 9, width: int = 64) -> None:
-    """A training on digits with each instrument on as many examples as a batch has, over one with none: in batches of 64, and
-    with all examples at once, where the vectors of Lanczos weigh nothing beside the products.
+    """Each instrument, on as many examples as a batch has, over none: in a run on digits with the configuration's defaults, as
+    the laboratory trains it; and in a training alone, nothing evaluated, in batches of 64, and with all examples at once,
+    where the vectors of Lanczos weigh nothing beside the products.
     """
+    _runs(depth, width)
     for batch, epochs in ((64, 20), (1797, 200)):
         _instruments(depth, width, batch, epochs)
+
+
+def _runs(depth: int, width: int) -> None:
+    digits = DatasetConfig("digits", {"_target_": "sklearn.datasets.load_digits"})
+    for activation, initializer in (("relu", "he"), ("tanh", "lecun")):
+        network = NetworkConfig(depth, width, activation=activation, initializer=initializer)
+        bare = Config(dataset=digits, network=network)
+        of = task(bare)
+        configs = {"none": bare}
+        configs |= {name: replace(bare, instruments=replace(InstrumentsConfig(), **{name: str(EVERY)})) for name in INSTRUMENTS}
+        runs = {name: partial(train_stack, [config], of) for name, config in configs.items()}
+        title = f"an update of a run of {depth} blocks x {width}, {activation}, an instrument at every {EVERY}th"
+        table(title, alternate(runs, steps_of(bare, of)), "us", 1e6)
 
 
 def _instruments(depth: int, width: int, batch: int, epochs: int) -> None:
@@ -32,7 +52,7 @@ def _instruments(depth: int, width: int, batch: int, epochs: int) -> None:
         runs |= {name: _training(sizes, activation, initializer, x, y, batch, epochs, name) for name in INSTRUMENTS}
         times = alternate(runs, steps, rounds=5)
         table(
-            f"an update of {depth} blocks x {width}, batch {batch}, {activation}, an instrument at every {EVERY}th",
+            f"an update of a training alone, {depth} blocks x {width}, batch {batch}, {activation}",
             times,
             "us",
             1e6,

@@ -1,7 +1,7 @@
 """Contestants that take turns, and the table of their times."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -11,7 +11,7 @@ ROUNDS = 15
 
 
 def alternate(
-    contestants: dict[str, Callable[[], None]],
+    contestants: Mapping[str, Callable[[], object]],
     per: float,
     rounds: int = ROUNDS,
     warm_up: bool = True,

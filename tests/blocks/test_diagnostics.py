@@ -3,7 +3,7 @@ import pytest
 
 from blocks import ACTIVATIONS, KINDS, LOSSES, Activation, Network, losses
 from blocks.diagnostics import example_gradient_norms, saturated, update_ratios
-from blocks.hessian import hessian_vector_product
+from blocks.hessian import Hessian, hessian_vector_product
 from blocks.lanczos import sharpness, top_eigenpairs
 from blocks.parameters import Layout
 from tests.blocks.reference import ACTIVATION_NAMES, LOSS_NAMES, SHAPES, assert_near, problem
@@ -129,6 +129,7 @@ STACK = Network.create([3, 4, 2], "tanh", rng=np.random.default_rng(0), lanes=2)
 P = NETWORK.layout.size
 SOFTMAX = losses.softmax_cross_entropy
 X5, Y5, V = np.ones((3, 5)), np.zeros(5, int), np.ones(P)
+HESSIAN = Hessian(NETWORK, X5, Y5, SOFTMAX, (1,))
 NAN = np.array([[np.nan], [0], [0]])
 
 
@@ -172,11 +173,17 @@ NAN = np.array([[np.nan], [0], [0]])
             lambda: sharpness(NETWORK, X5, Y5, SOFTMAX, 27, rng=np.random.default_rng()),
             "count is 27, it must be a whole .* 1 to 26",
         ),
-        (lambda: top_eigenpairs(NETWORK, X5, Y5, SOFTMAX, V), r"start has shape \(26,\), it must be \(..., count, 26\)"),
-        (lambda: top_eigenpairs(NETWORK, X5, Y5, SOFTMAX, np.ones((0, P))), "count is 0, it must be a whole number from 1"),
-        (lambda: top_eigenpairs(STACK, X5, Y5, SOFTMAX, np.ones((3, 1, P))), r"start has lanes \(3,\), it must have none or"),
-        (lambda: top_eigenpairs(NETWORK, X5, Y5, SOFTMAX, V[None], tolerance=0), "tolerance is 0, it must be finite and above 0"),
-        (lambda: top_eigenpairs(NETWORK, X5, Y5, SOFTMAX, V[None], iterations=0), "iterations is 0, it must be a whole number"),
+        (lambda: top_eigenpairs(HESSIAN, V), r"start has shape \(26,\), it must be \(..., 1, 26\)"),
+        (
+            lambda: top_eigenpairs(Hessian(NETWORK, X5, Y5, SOFTMAX, (0,)), np.ones((0, P))),
+            "count is 0, it must be a whole number from 1",
+        ),
+        (
+            lambda: top_eigenpairs(Hessian(STACK, X5, Y5, SOFTMAX, (1,)), np.ones((3, 1, P))),
+            r"start has lanes \(3,\), it must have none or",
+        ),
+        (lambda: top_eigenpairs(HESSIAN, V[None], tolerance=0), "tolerance is 0, it must be finite and above 0"),
+        (lambda: top_eigenpairs(HESSIAN, V[None], iterations=0), "iterations is 0, it must be a whole number"),
         (lambda: update_ratios(V[:-1], V[:-1], NETWORK.layout), r"before has shape \(25,\), it must be \(..., 26\)"),
         (lambda: update_ratios(V, V.astype(int), NETWORK.layout), "after has dtype int64, it must be float32 or float64"),
         (lambda: update_ratios(V, V[:-1], NETWORK.layout), r"after has shape \(25,\), it must be \(..., 26\)"),
