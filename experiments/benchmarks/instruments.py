@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -35,7 +36,9 @@ def _runs(depth: int, width: int) -> None:
         bare = Config(dataset=digits, network=network)
         of = task(bare)
         configs = {"none": bare}
-        configs |= {name: replace(bare, instruments=replace(InstrumentsConfig(), **{name: str(EVERY)})) for name in INSTRUMENTS}
+        for name in INSTRUMENTS:
+            schedule: dict[str, Any] = {name: str(EVERY)}
+            configs[name] = replace(bare, instruments=InstrumentsConfig(**schedule))
         runs = {name: partial(train_stack, [config], of) for name, config in configs.items()}
         title = f"an update of a run of {depth} blocks x {width}, {activation}, an instrument at every {EVERY}th"
         table(title, alternate(runs, steps_of(bare, of)), "us", 1e6)

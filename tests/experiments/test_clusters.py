@@ -171,8 +171,7 @@ def test_an_interrupted_sweep_leaves_no_run_running_and_no_process(lab, backend,
     children = wait_until(lambda: psutil.Process(process.pid).children(recursive=True), "workers")
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
-    # Ray's driver leaves with 1, whatever ends it.
-    assert process.returncode == (1 if number == signal.SIGINT or backend == "ray" else 128 + number), output
+    assert process.returncode == (1 if number == signal.SIGINT else 128 + number), output
     assert "Traceback" not in output
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive

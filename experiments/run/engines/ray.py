@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import ray
@@ -79,11 +80,32 @@ def connect(address: str | None) -> Iterator[Ray]:
             ray.init(address, **quiet)
         else:
             ray.init("local", num_cpus=cores(), include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
-        # Ray sets one of its own, which ends this process with another status.
-        signal.signal(signal.SIGTERM, handler)
-        yield Ray()
+        # Ray has set a handler of its own, which ends this process with another status.
+        with _kept_status(handler):
+            yield Ray()
     finally:
         ray.shutdown()
         for key in [key for key in os.environ if key.startswith("RAY_")]:
             del os.environ[key]
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _kept_status(handler: Any) -> Iterator[None]:
+    """SIGTERM is handled by `handler`, and where that leaves by an exit, its status is kept: Ray's waiting makes it 1."""
+    exits: list[SystemExit] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        try:
+            handler(number, frame)
+        except SystemExit as leaving:
+            exits.append(leaving)
+            raise
+
+    signal.signal(signal.SIGTERM, handle if callable(handler) else handler)
+    try:
+        yield
+    except SystemExit as leaving:
+        raise (exits or [leaving])[0] from None
+    finally:
+        signal.signal(signal.SIGTERM, handler)
