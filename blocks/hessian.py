@@ -135,10 +135,10 @@ class _Plain:
             self.V_dz = product(transpose(split(V)[0]), self.dz, self.further_Rdx)
 
     def at(self, da: Array) -> Array:
-        """What does not depend on v, from the block's cache and da; returns da_prev."""
+        """What does not depend on v, from the block's cache and da; returns da_prev, which nobody reads in block 1."""
         self.slope, self.bend = self.block.slope(self.cache, self.derivative), _bend(self.block, self.cache.z, self.cache.a, da)
         np.multiply(self.slope, da, self.dz)
-        return self.block.pull_back(da, self.dz, self.cache)
+        return da if self.Ra_prev is None else self.block.pull_back(da, self.dz, self.cache)
 
     def forward(self) -> None:
         """Rz = V x + c + W Rx,  Ra = g'(z) Rz"""

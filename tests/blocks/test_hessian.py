@@ -13,7 +13,7 @@ from blocks.lanczos import sharpness, top_eigenpairs
 from blocks.parameters import Layout
 from blocks.theory import largest_curvature, softmax_sharpness
 from tests.blocks import oracle
-from tests.blocks.reference import ACTIVATION_NAMES, LOSS_NAMES, SHAPES, assert_near, problem
+from tests.blocks.reference import ACTIVATION_NAMES, LOSS_NAMES, PAIRS, SHAPES, assert_near, problem
 
 
 def flat_loss(layout, activation, loss, kind="plain"):
@@ -65,10 +65,9 @@ def test_second_derivatives_are_jaxs(activation):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("loss", LOSS_NAMES)
 @pytest.mark.parametrize(
-    ("activation", "depth"),
-    [(name, depth) for name in ACTIVATION_NAMES for depth in SHAPES if SECOND_DERIVATIVES[name] or depth > 3],
+    ("activation", "loss", "depth"),
+    [(*pair, depth) for pair in PAIRS for depth in SHAPES if SECOND_DERIVATIVES[pair[0]] or depth > 3],
 )
 def test_products_are_jaxs_forward_over_reverse(activation, loss, depth):
     network, x, y = problem(activation, loss, SHAPES[depth])
@@ -156,8 +155,7 @@ def test_lanes_may_have_data_of_their_own():
 # Sharpness.
 
 
-@pytest.mark.parametrize("loss", LOSS_NAMES)
-@pytest.mark.parametrize("activation", ACTIVATION_NAMES)
+@pytest.mark.parametrize(("activation", "loss"), PAIRS)
 def test_sharpness_is_the_top_of_jaxs_full_hessian(activation, loss):
     network, x, y = problem(activation, loss, SHAPES[3], m=12)
     expected = jax_eigenvalues(network, x, y, loss)

@@ -1,11 +1,15 @@
 """What the experiments' tests share: the command in a folder of its own, and the store it wrote."""
 
+import atexit
 import contextlib
+import multiprocessing
 import os
+import runpy
 import sqlite3
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,35 @@ from omegaconf import DictConfig
 from experiments.run.config import register
 from experiments.train import CONF
 
+# A command that is only waited for is forked from a process that has imported this: half of a small sweep's time is imports.
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(
+    [
+        *("experiments.train", "experiments.sweep", "experiments.reproduce", "experiments.trainability"),
+        *("experiments.record.tracking", "experiments.record.model", "experiments.pictures.gallery"),
+        *("mlflow.pyfunc", "sklearn.datasets", "matplotlib.pyplot"),
+    ]
+)
+
+
+def _main(module: str, arguments: tuple[str, ...], folder: Path, environ: dict[str, str], output: Path) -> None:
+    """`python -m module arguments` in a forked process."""
+    os.chdir(folder)
+    os.environ.update(environ)
+    sys.path.insert(0, str(folder))
+    sys.argv = [module, *arguments]
+    sys.modules.pop(module, None)
+    with output.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+    finally:
+        atexit._run_exitfuncs()
+
 
 class Lab:
     """A folder with a store of its own."""
@@ -23,18 +56,25 @@ class Lab:
         self.folder = folder
         self.uri = f"sqlite:///{folder / 'runs.db'}"
 
+    @property
+    def environ(self) -> dict[str, str]:
+        return {**os.environ, "MLFLOW_TRACKING_URI": self.uri, "DO_NOT_TRACK": "true"}
+
     def start(self, *arguments: str, module: str = "experiments.train") -> subprocess.Popen[str]:
         """Start the command as a user types it, recording into this folder's store; output goes to one pipe."""
-        environ = {**os.environ, "MLFLOW_TRACKING_URI": self.uri, "DO_NOT_TRACK": "true"}
         command = [sys.executable, "-m", module, *arguments]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.Popen(command, cwd=self.folder, env=environ, text=True, **streams)
+        return subprocess.Popen(command, cwd=self.folder, env=self.environ, text=True, **streams)
 
     def run(self, *arguments: str, module: str = "experiments.train", status: int = 0) -> str:
-        """Its output, once it has left with that status."""
-        process = self.start(*arguments, module=module)
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == status, output
+        """Its output, once it has left with that status. Variables that are read in an import are better patched for `start`."""
+        file = self.folder.with_name(f"{self.folder.name}.output")
+        process = FORKED.Process(target=_main, args=(module, arguments, self.folder, self.environ, file))
+        process.start()
+        process.join(240)
+        assert not process.is_alive(), file.read_text()
+        output = file.read_text()
+        assert process.exitcode == status, output
         return output
 
     def runs(self, kind: str = "run") -> list:

@@ -126,8 +126,7 @@ def on(backend, address=None):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["ray", "dask"])
-@pytest.mark.parametrize("where", ["cluster", "this machine"])
+@pytest.mark.parametrize(("backend", "where"), [("ray", "cluster"), ("dask", "cluster"), ("dask", "this machine")])
 def test_a_sweep_has_the_same_bits_on_every_engine(lab, request, on_this_machine, backend, where):
     address = request.getfixturevalue(f"{backend}_cluster")[0] if where == "cluster" else None
     output = lab.run("-m", *SMALL, *on(backend, address))
@@ -162,8 +161,7 @@ def test_a_killed_worker_costs_nothing_but_time(lab, request, on_this_machine, b
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["ray", "dask"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("backend", "number"), [("ray", signal.SIGTERM), ("dask", signal.SIGINT)])
 def test_an_interrupted_sweep_leaves_no_run_running_and_no_process(lab, backend, number):
     axes = ["network.depth=2,33", "optimizer.learning_rate=0.1,0.2", "training.epochs=1000000"]
     process = lab.start("-m", *axes, *on(backend))
@@ -232,7 +230,7 @@ NOBODY = "127.0.0.1:9"
         ),
         *(
             pytest.param(on(backend, address), f"error: hydra.launcher.address is '{address}', where no ", marks=pytest.mark.slow)
-            for backend, address in [("ray", NOBODY), ("ray", "nonsense"), ("dask", NOBODY), ("dask", "nonsense")]
+            for backend, address in [("ray", NOBODY), ("dask", "nonsense")]
         ),
     ],
 )

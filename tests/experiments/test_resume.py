@@ -27,7 +27,7 @@ def test_a_killed_sweep_is_resumed_to_the_bits_of_an_unbroken_one(tmp_path, whol
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [0.05, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.88, 0.95, 0.99])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.75, 0.97])
 def test_a_sweep_may_be_killed_at_any_moment(tmp_path, whole, share):
     expected, seconds = whole
     assert kill_and_resume(Store(tmp_path), SMALL, share * seconds, expected) == ""
