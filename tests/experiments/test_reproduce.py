@@ -17,7 +17,8 @@ from experiments.record.reading import Archive
 from experiments.run import stack
 from experiments.run.config import UserError, from_record, typed
 
-FEW = ["training.epochs=2", "network.width=8"]
+# Nothing here looks at pictures or models.
+FEW = ["training.epochs=2", "network.width=8", "tracking.pictures=none", "tracking.models=none"]
 AXES = [
     "network.depth=1,5,17",
     "optimizer.learning_rate=0.1,1e6",

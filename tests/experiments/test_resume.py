@@ -19,16 +19,9 @@ def whole(tmp_path_factory):
     return unbroken(tmp_path_factory.mktemp("unbroken"), SMALL)
 
 
-# Of a sweep's time: at the very start, while the store is made, in training, in writing, at the table.
-@pytest.mark.parametrize("share", [0.2, 0.92])
+# Of a sweep's time: while the store is made, at the very start, in training, in writing, at the table.
+@pytest.mark.parametrize("share", [0.2, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.05, 0.6, 0.8, 0.92))])
 def test_a_killed_sweep_is_resumed_to_the_bits_of_an_unbroken_one(tmp_path, whole, share):
-    expected, seconds = whole
-    assert kill_and_resume(Store(tmp_path), SMALL, share * seconds, expected) == ""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("share", [0.05, 0.5, 0.75, 0.97])
-def test_a_sweep_may_be_killed_at_any_moment(tmp_path, whole, share):
     expected, seconds = whole
     assert kill_and_resume(Store(tmp_path), SMALL, share * seconds, expected) == ""
 
@@ -74,6 +67,7 @@ def test_jobs_of_other_launchers_are_resumed_too(lab, launcher):
     assert lab.client().get_run(new).data.tags["trajectory"] == lost.data.tags["trajectory"]
 
 
+@pytest.mark.slow
 def test_of_two_starts_at_once_one_works_and_the_other_says_so(lab):
     axes = ["network.depth=9", "optimizer.learning_rate=0.1,0.2", "training.epochs=600"]
     killed = lab.start("-m", *axes)
