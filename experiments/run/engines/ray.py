@@ -18,9 +18,32 @@ from experiments.run.pool import Lost, cores
 
 
 class Ray:
-    """A connection to a Ray cluster. A lost worker's task is run again three times, Ray's default."""
+    """A connection to a Ray cluster. A lost worker's task is run again three times, Ray's default.
+
+    handler: what SIGTERM is for this process.
+    """
 
     here = False
+
+    def __init__(self, handler: Any) -> None:
+        self.handler = handler
+        self.left_with: Any = None
+
+    def terminated(self, number: int, frame: FrameType | None) -> None:
+        """The handler; the exit by which it leaves is remembered."""
+        try:
+            self.handler(number, frame)
+        except SystemExit as leaving:
+            self.left_with = leaving.code
+            raise
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Ray's waiting turns every exit of a handler into one with status 1."""
+        try:
+            yield
+        except SystemExit as leaving:
+            raise SystemExit(leaving.code if self.left_with is None else self.left_with) from None
 
     @staticmethod
     def cores() -> int:
@@ -37,17 +60,17 @@ class Ray:
         """One task, on one core."""
         return ray.remote(num_cpus=1)(function).remote(*arguments)
 
-    @staticmethod
-    def finished(tasks: Sequence[Any], seconds: float) -> Sequence[Any]:
+    def finished(self, tasks: Sequence[Any], seconds: float) -> Sequence[Any]:
         """See `Cluster`."""
-        done, _ = ray.wait(list(tasks), timeout=seconds)
+        with self._waiting():
+            done, _ = ray.wait(list(tasks), timeout=seconds)
         return done
 
-    @staticmethod
-    def result(task: Any) -> Any:
+    def result(self, task: Any) -> Any:
         """See `Cluster`."""
         try:
-            return ray.get(task)
+            with self._waiting():
+                return ray.get(task)
         except RayTaskError as error:
             raise error.cause from None
         except RayError as error:
@@ -80,32 +103,13 @@ def connect(address: str | None) -> Iterator[Ray]:
             ray.init(address, **quiet)
         else:
             ray.init("local", num_cpus=cores(), include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        engine = Ray(handler)
         # Ray has set a handler of its own, which ends this process with another status.
-        with _kept_status(handler):
-            yield Ray()
+        signal.signal(signal.SIGTERM, engine.terminated if callable(handler) else handler)
+        yield engine
     finally:
         ray.shutdown()
+        signal.signal(signal.SIGTERM, handler)
         for key in [key for key in os.environ if key.startswith("RAY_")]:
             del os.environ[key]
         os.environ.update(before)
-
-
-@contextlib.contextmanager
-def _kept_status(handler: Any) -> Iterator[None]:
-    """SIGTERM is handled by `handler`, and where that leaves by an exit, its status is kept: Ray's waiting makes it 1."""
-    exits: list[SystemExit] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        try:
-            handler(number, frame)
-        except SystemExit as leaving:
-            exits.append(leaving)
-            raise
-
-    signal.signal(signal.SIGTERM, handle if callable(handler) else handler)
-    try:
-        yield
-    except SystemExit as leaving:
-        raise (exits or [leaving])[0] from None
-    finally:
-        signal.signal(signal.SIGTERM, handler)
