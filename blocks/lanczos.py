@@ -15,6 +15,7 @@ from blocks.network import Network
 from blocks.parameters import SAFE
 
 TINY = float(np.finfo(np.float64).tiny)
+# The scale of what needs none: told by identity, so that nothing is divided by it.
 ONE = np.ones((1, 1))
 # See `_Basis`: from what tolerance on a looser orthogonality does, and how much a projection is to leave there, and else.
 COARSE, COARSE_LEFT, LEFT = 1e-3, 0.01, 0.5
@@ -159,6 +160,7 @@ def top_eigenpairs(
             scale = _scale(image)
         if scale is not ONE:
             image /= scale
+
         # The last rows of basis H basis^T; H is symmetric, and eigh reads what lies on and below the diagonal.
         rows = transpose(basis.rows @ transpose(image))
         before, k = projected, rows.shape[-1]
