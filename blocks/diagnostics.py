@@ -21,7 +21,7 @@ def check_lanes(argument: str, array: Array, lanes: tuple[int, ...]) -> None:
         raise ValueError(f"{argument} has lanes {array.shape[:-2]}, it must have none or the network's, {lanes}")
 
 
-def checked_data(network: Network, x: Array) -> Array:
+def _checked_data(network: Network, x: Array) -> Array:
     """x as an array; raises ValueError where it does not fit the network."""
     x = np.asarray(x)
     check_shape("x", x, (network.layout.sizes[0], "m"))
@@ -34,7 +34,7 @@ def checked_data(network: Network, x: Array) -> Array:
 
 def checked(network: Network, x: Array, y: Array, loss: Loss) -> tuple[Array, Array]:
     """x, and the target that the loss takes, in the network's dtype; raises ValueError where they do not fit it."""
-    x, y = checked_data(network, x), np.asarray(y)
+    x, y = _checked_data(network, x), np.asarray(y)
     units, m = network.layout.sizes[-1], x.shape[-1]
     if y.shape[-1:] != (m,):
         raise ValueError(f"y has shape {y.shape}, it must be (..., {m}), an entry for each column of x")
@@ -83,7 +83,7 @@ def saturated(network: Network, x: Array, threshold: float = 1e-3) -> Array:
     x: (n_0, m) data, shared by all lanes, or (..., n_0, m). threshold: above 0.
     """
     check_number("threshold", threshold, above=0)
-    _, caches = network.forward(checked_data(network, x))
+    _, caches = network.forward(_checked_data(network, x))
     shares = np.empty((*network.lanes, network.depth - 1))
     for index, (block, cache) in enumerate(zip(network.blocks[:-1], caches[:-1], strict=True)):
         shares[..., index] = (np.abs(block.slope(cache)) < threshold).all(axis=-1).mean(axis=-1)

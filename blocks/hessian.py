@@ -270,7 +270,7 @@ class Hessian:
             self.steps.append(STEPS[type(block)](block, cache, Ra, V, out, passing))
             Ra = self.steps[-1].Ra
         np.copyto(self.caches[0].a_prev, self.x)
-        self.forward, _ = network.calls(network.layout.blocks(product), self.room.dlogits, self.caches)
+        self.forward = network.forward_calls(self.caches)
         self.update()
 
     @np.errstate(over="ignore", invalid="ignore")

@@ -184,19 +184,27 @@ class Network:
         dz, _ = self.blocks[0].gradient(da, caches[0], joined[0])
         return da, dz
 
-    def calls(self, joined: list[Array], dlogits: Array, caches: list[Cache]) -> tuple[list[Call], list[Call]]:
-        """`forward` of what stands in caches[0].a_prev, and `backward_into`, as calls one after another.
+    def forward_calls(self, caches: list[Cache]) -> list[Call]:
+        """`forward` of what stands in caches[0].a_prev, as calls one after another.
 
         For a loop over a workspace: what lies between the products then takes a quarter less. Same bits.
         """
-        if any(type(block) is not Block for block in self.blocks):
-            # Another kind of block takes steps of its own.
-            forward = partial(self.forward, caches[0].a_prev, caches)
-            return [forward], [partial(self.backward_into, joined, dlogits, caches)]
-        forward_calls = [call for block, cache in zip(self.blocks, caches, strict=True) for call in block.forward_calls(cache)]
-        backward_calls: list[Call] = []
+        if not self._all_plain:
+            return [partial(self.forward, caches[0].a_prev, caches)]
+        return [call for block, cache in zip(self.blocks, caches, strict=True) for call in block.forward_calls(cache)]
+
+    def backward_calls(self, joined: list[Array], dlogits: Array, caches: list[Cache]) -> list[Call]:
+        """`backward_into`, as calls one after another, see `forward_calls`."""
+        if not self._all_plain:
+            return [partial(self.backward_into, joined, dlogits, caches)]
+        calls: list[Call] = []
         da = dlogits
         for block, cache, out in reversed(list(zip(self.blocks, caches, joined, strict=True))):
-            backward_calls += block.backward_calls(da, cache, out)
+            calls += block.backward_calls(da, cache, out)
             da = da if cache.da_prev is None else cache.da_prev
-        return forward_calls, backward_calls
+        return calls
+
+    @property
+    def _all_plain(self) -> bool:
+        """Another kind of block takes steps of its own."""
+        return all(type(block) is Block for block in self.blocks)

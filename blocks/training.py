@@ -81,7 +81,8 @@ class Workspace:
         self.room = Room(self.caches[-1].a.shape, dtype)
         # Every lane's own copy of the labels: broadcasting takes longer, and allocates.
         self.target = np.empty(self.caches[-1].a.shape, dtype) if network.lanes else self.labels
-        self.forward, self.backward = network.calls(joined, self.room.dlogits, self.caches)
+        self.forward = network.forward_calls(self.caches)
+        self.backward = network.backward_calls(joined, self.room.dlogits, self.caches)
         self.held: Array | None = None
 
     def gather(self, rows: Array, target: Array, examples: Array) -> None:

@@ -155,7 +155,8 @@ def test_calls_have_the_bits_of_forward_and_backward(monkeypatch, sizes, activat
     network = Network(sizes, activation, network.parameters.astype(dtype))
     dlogits, gradient = rng.standard_normal((*lanes, sizes[-1], 5)).astype(dtype), np.empty_like(network.parameters)
     caches = network.workspace((sizes[0], 5))
-    forward, backward = network.calls(network.layout.blocks(gradient), dlogits, caches)
+    forward = network.forward_calls(caches)
+    backward = network.backward_calls(network.layout.blocks(gradient), dlogits, caches)
     # Whatever an earlier batch has left.
     for x in rng.standard_normal((3, sizes[0], 5)).astype(dtype):
         caches[0].a_prev[...] = x
@@ -178,9 +179,9 @@ def test_a_block_of_another_kind_is_called_itself():
     network = random_network((3, 4, 2), "tanh", (), np.random.default_rng(0))
     network.blocks[1] = Halved.over(network.blocks[1].joined, network.blocks[1].activation)
     caches = network.workspace((3, 5))
-    x, dlogits = np.random.default_rng(1).standard_normal((3, 5)), np.zeros((2, 5))
+    x = np.random.default_rng(1).standard_normal((3, 5))
     caches[0].a_prev[...] = x
-    forward, _ = network.calls(network.layout.blocks(np.empty_like(network.parameters)), dlogits, caches)
+    forward = network.forward_calls(caches)
     for call in forward:
         call()
     assert_array_equal(caches[-1].a, network.forward(x)[0])
