@@ -271,6 +271,15 @@ def test_a_lane_that_is_not_finite_is_nan_alone(dtype):
     assert np.isfinite(saturated(network, x)).all()
 
 
+@pytest.mark.parametrize("factor", [1e36, 1e80])
+def test_a_sharpness_whose_squares_leave_their_range_is_scaled(factor):
+    loss = losses.half_mean_squared_error
+    network, x, y = problem("relu", loss.name, SHAPES[2])
+    network.parameters *= factor
+    actual = sharpness(network, x, y, loss, rng=np.random.default_rng(0))
+    np.testing.assert_allclose(actual, jax_eigenvalues(network, x, y, loss.name)[:1], rtol=1e-8)
+
+
 def test_a_hessian_of_low_rank():
     network = Network.create([3, 4, 2], "tanh", "zeros", rng=np.random.default_rng(0))
     x, y = np.zeros((3, 5)), np.zeros((2, 5))
