@@ -8,6 +8,7 @@ import runpy
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -46,6 +47,8 @@ def _main(module: str, arguments: tuple[str, ...], folder: Path, environ: dict[s
         traceback.print_exc()
         sys.exit(1)
     finally:
+        # As an interpreter ends: threads first, joblib's processes with them, which multiprocessing would wait for.
+        threading._shutdown()
         atexit._run_exitfuncs()
 
 
@@ -68,12 +71,6 @@ class Lab:
 
     def run(self, *arguments: str, module: str = "experiments.train", status: int = 0) -> str:
         """Its output, once it has left with that status. Variables that are read in an import are better patched for `start`."""
-        if "hydra/launcher=joblib" in arguments:
-            # Its processes end with the interpreter, which a forked process leaves out.
-            typed = self.start(*arguments, module=module)
-            output, _ = typed.communicate(timeout=240)
-            assert typed.returncode == status, output
-            return output
         file = self.folder.with_name(f"{self.folder.name}.output")
         process = FORKED.Process(target=_main, args=(module, arguments, self.folder, self.environ, file))
         process.start()

@@ -124,9 +124,10 @@ def test_a_killed_map_trains_the_missing_tiles_alone(lab, unbroken):
     assert run.info.status == "FINISHED"
 
 
-def test_an_interrupted_map_ends_in_order(lab):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_map_ends_in_order(lab, number):
     process = begun(lab)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "Traceback" not in output
