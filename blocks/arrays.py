@@ -38,6 +38,13 @@ def product(left: Array, right: Array, out: Array) -> Call:
     return partial(left.dot, right, out) if left.ndim == right.ndim == 2 else partial(np.matmul, left, right, out)
 
 
+def inner(left: Array, right: Array, out: Array) -> Call:
+    """out = the sum over the last axis of left right, as a call; of two vectors by the faster of two calls with the same bits."""
+    if left.size == left.shape[-1] and right.size == right.shape[-1]:
+        return partial(left.reshape(-1).dot, right.reshape(-1), out.reshape(()))
+    return partial(np.vecdot, left, right, out)
+
+
 def largest(values: Array) -> float:
     """The largest entry, nan where there is one. For few entries argmax takes a quarter of np.max's time."""
     return values.item(values.argmax())

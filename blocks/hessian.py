@@ -249,7 +249,7 @@ class Hessian:
     def __init__(self, network: Network, x: Array, y: Array, loss: Loss, directions: tuple[int, ...] = ()) -> None:
         self.curvature_at = choice("loss", loss.name, CURVATURES)
         choice("activation with a second derivative", network.activation.name, SECOND_DERIVATIVES)
-        self.network, self.loss = network, loss
+        self.network = network
         self.x, self.target = checked(network, x, y, loss)
         self.caches = network.workspace(self.x.shape)
         self.room = Room(self.caches[-1].a.shape, network.parameters.dtype)
@@ -270,17 +270,16 @@ class Hessian:
             self.steps.append(STEPS[type(block)](block, cache, Ra, V, out, passing))
             Ra = self.steps[-1].Ra
         np.copyto(self.caches[0].a_prev, self.x)
-        self.forward = network.forward_calls(self.caches)
+        self.calls = [*network.forward_calls(self.caches), *loss.calls(self.caches[-1].a, self.target, self.room)]
         self.update()
 
     @np.errstate(over="ignore", invalid="ignore")
     def update(self) -> None:
         """Take the network's parameters as they are now."""
-        for call in self.forward:
+        for call in self.calls:
             call()
-        logits = self.caches[-1].a
-        self.curvature = self.curvature_at(logits)
-        _, da = self.loss.value_and_gradient(logits, self.target, self.room)
+        self.curvature = self.curvature_at(self.caches[-1].a)
+        da = self.room.dlogits
         for step in reversed(self.steps):
             da = step.at(da)
 

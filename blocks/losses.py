@@ -1,15 +1,42 @@
 """The losses, from logits: value and gradient; the one 1/m of the whole engine stands here.
 
 A loss is called with the targets as people have them, and checks them. A training loop encodes and checks them once, as
-an array that lies beside the data, and calls `value_and_gradient`.
+an array that lies beside the data, and computes in one `Room`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from blocks.arrays import Array, check_finite, check_shape, choice, times
+from blocks.arrays import Array, Call, check_finite, check_shape, choice, inner, product
+
+
+class Room:
+    """Where a loss leaves what it computes, and what it computes in: with one made for a loop nothing is allocated there.
+
+    shape: (..., n_L, m) of the logits.
+    value: (...,) J a lane. dlogits: (..., n_L, m) dJ/dlogits.
+    units, row: room for a number a unit and example, and for one an example.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        *lanes, n, m = shape
+        self.value, self.dlogits = np.empty(lanes, dtype), np.empty(shape, dtype)
+        self.units, self.row = np.empty(shape, dtype), np.empty((*lanes, 1, m), dtype)
+        self.over_m = np.full((), 1 / m, dtype)
+        self._ones = np.ones((1, n), dtype)
+
+    def sum_over_units(self, values: Array) -> Call:
+        """`row` = the sums of (..., n_L, m) values. A product: NumPy's own sum over a middle axis may add in another order
+        in a stack.
+        """
+        return product(self._ones, values, self.row)
+
+    def weighted_sum(self, terms: Array, weights: Array) -> Call:
+        """`value` = the sum of the (..., 1, k) terms, each times its weight."""
+        return product(terms, weights[:, None], self.value[..., None, None])
 
 
 @dataclass(frozen=True)
@@ -17,13 +44,13 @@ class Loss:
     """J(logits, y), the mean over the m examples.
 
     name: the table's key.
-    value_and_gradient: `f(logits, target, room=None) -> value, dlogits`, target as `encode` makes it, see `Room`.
+    calls: `calls(logits, target, room)`, what puts value and dlogits into the room, call after call; target as `encode` makes it.
     encode: `encode(y, n_L) -> target` (..., n_L, m) float64; raises ValueError where y is not what the loss takes.
     decides: `decides(logits) -> classes (..., m)`, or None where the loss is no classifier's.
     """
 
     name: str
-    value_and_gradient: Callable[..., tuple[Array, Array]]
+    calls: Callable[[Array, Array, Room], list[Call]]
     encode: Callable[[Array, int], Array]
     decides: Callable[[Array], Array] | None
 
@@ -40,6 +67,13 @@ class Loss:
         check_shape("y", target, logits.shape[-2:])
         return self.value_and_gradient(logits, target.astype(logits.dtype))
 
+    def value_and_gradient(self, logits: Array, target: Array) -> tuple[Array, Array]:
+        """What a call returns, of a target that is encoded."""
+        room = Room(logits.shape, logits.dtype)
+        for call in self.calls(logits, target, room):
+            call()
+        return room.value, room.dlogits
+
     @classmethod
     def named(cls, name: str) -> "Loss":
         """The loss of that name; raises ValueError with the list of names."""
@@ -53,47 +87,41 @@ def _check_labels(y: Array, classes: int) -> None:
         raise ValueError(f"y of shape {y.shape} has labels {y.min()} to {y.max()}, they must be 0 to {classes - 1}")
 
 
-class Room:
-    """Arrays that a loss computes in: with one made for a loop nothing is allocated in it.
-
-    shape: (..., n_L, m) of the logits.
-    """
-
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        *lanes, n, self.m = shape
-        self.dlogits, self.units = np.empty(shape, dtype), np.empty(shape, dtype)
-        self.one, self.two, self.three = np.empty((3, *lanes, 1, self.m), dtype)
-        self.value = np.empty((*lanes, 1, 1), dtype)
-        # A product, since NumPy's own sum over a middle axis may add in another order in a stack.
-        self.sum_over_units = times(np.ones((1, n), dtype))
-        self.over_m = np.full((self.m, 1), 1 / self.m, dtype)
-        self.row_times = times(self.one)
-
-    def mean_over_examples(self) -> Array:
-        """The mean of `one`, (..., 1, m) -> (...)."""
-        return self.row_times(self.over_m, self.value)[..., 0, 0]
-
-
-def _softmax(logits: Array, target: Array, room: Room | None = None) -> tuple[Array, Array]:
+def _softmax(logits: Array, target: Array, room: Room) -> list[Call]:
     """Softmax cross-entropy, p_k = e^z_k / sum_j e^z_j:
 
     J = 1/m sum of log(sum_j e^z_j) - z_y        dJ/dz = (p - onehot(y)) / m
+
+    z less the example's largest: no e^z overflows, and neither sum of J has terms that cancel.
     """
-    room = room or Room(logits.shape, logits.dtype)
-    top = np.maximum.reduce(logits, axis=-2, keepdims=True, out=room.three)
-    of_label = room.sum_over_units(np.multiply(target, logits, room.dlogits), room.two)
-    of_label -= top
-    # Rows are copied for every unit: a broadcast operation takes longer, and allocates.
-    e, dlogits = room.units, room.dlogits
-    np.copyto(e, top)
-    np.exp(np.subtract(logits, e, e), e)
-    total = room.sum_over_units(e, room.three)
-    np.copyto(dlogits, total)
-    np.divide(e, dlogits, dlogits)
-    dlogits -= target
-    dlogits *= logits.dtype.type(1 / room.m)
-    np.subtract(np.log(total, total), of_label, room.one)
-    return room.mean_over_examples(), dlogits
+    m = logits.shape[-1]
+    z, row, dlogits = room.units, room.row, room.dlogits
+    # Every example's log, and the sum of all z_y.
+    terms, weights = np.empty((*room.value.shape, 1, m + 1), z.dtype), np.full(m + 1, 1 / m, z.dtype)
+    weights[m] *= -1
+    lowest = np.array(np.finfo(z.dtype).min)
+    return [
+        partial(np.maximum.reduce, logits, axis=-2, keepdims=True, out=row),
+        # Rows are copied for every unit: a broadcast operation takes longer, and allocates.
+        partial(np.copyto, z, row),
+        partial(np.subtract, logits, z, z),
+        # Never -inf, which times a target of 0 would be nan.
+        partial(np.maximum, z, lowest, out=z),
+        inner(_flat(target), _flat(z), terms[..., 0, m]),
+        partial(np.exp, z, dlogits),
+        room.sum_over_units(dlogits),
+        partial(np.copyto, z, row),
+        partial(np.divide, dlogits, z, dlogits),
+        partial(np.subtract, dlogits, target, dlogits),
+        partial(np.multiply, dlogits, room.over_m, dlogits),
+        partial(np.log, row, terms[..., :m]),
+        room.weighted_sum(terms, weights),
+    ]
+
+
+def _flat(values: Array) -> Array:
+    """(..., n, m) -> (..., n m)"""
+    return values.reshape(*values.shape[:-2], -1)
 
 
 def _one_hot(y: Array, classes: int) -> Array:
@@ -107,25 +135,32 @@ def _largest(logits: Array) -> Array:
     return logits.argmax(axis=-2)
 
 
-def _sigmoid(logits: Array, target: Array, room: Room | None = None) -> tuple[Array, Array]:
+def _sigmoid(logits: Array, target: Array, room: Room) -> list[Call]:
     """Binary cross-entropy of one logit z, labels y of 0 or 1, p = 1 / (1 + e^-z):
 
     J = 1/m sum of max(z, 0) - y z + log(1 + e^-|z|)        dJ/dz = (p - y) / m
     """
-    room = room or Room(logits.shape, logits.dtype)
-    one, two, dlogits = room.one, room.two, room.dlogits
-    e = np.abs(logits, out=room.units)
-    np.exp(np.negative(e, e), e)
-    # max(z, 0) - y z + log(1 + e)
-    np.multiply(target, logits, two)
-    np.subtract(np.maximum(logits, 0, out=one), two, one)
-    np.add(one, np.log1p(e, two), one)
-    # p = e^min(z, 0) / (1 + e)
-    np.exp(np.minimum(logits, 0, out=dlogits), dlogits)
-    dlogits /= np.add(e, 1, e)
-    dlogits -= target
-    dlogits *= logits.dtype.type(1 / room.m)
-    return room.mean_over_examples(), dlogits
+    e, terms, dlogits = room.units, room.row, room.dlogits
+    zero = np.zeros((), logits.dtype)
+    return [
+        # max(z, 0) - y z + log(1 + e), e = e^-|z|
+        partial(np.multiply, target, logits, dlogits),
+        partial(np.maximum, logits, zero, out=terms),
+        partial(np.subtract, terms, dlogits, terms),
+        partial(np.abs, logits, e),
+        partial(np.negative, e, e),
+        partial(np.exp, e, e),
+        partial(np.log1p, e, dlogits),
+        partial(np.add, terms, dlogits, terms),
+        room.weighted_sum(terms, np.full(logits.shape[-1], room.over_m)),
+        # p = e^min(z, 0) / (1 + e)
+        partial(np.minimum, logits, zero, out=dlogits),
+        partial(np.exp, dlogits, dlogits),
+        partial(np.add, e, zero + 1, e),
+        partial(np.divide, dlogits, e, dlogits),
+        partial(np.subtract, dlogits, target, dlogits),
+        partial(np.multiply, dlogits, room.over_m, dlogits),
+    ]
 
 
 def _zero_or_one(y: Array, units: int) -> Array:
@@ -141,17 +176,18 @@ def _positive(logits: Array) -> Array:
     return (logits[..., 0, :] > 0).astype(int)
 
 
-def _half_squares(logits: Array, target: Array, room: Room | None = None) -> tuple[Array, Array]:
+def _half_squares(logits: Array, target: Array, room: Room) -> list[Call]:
     """Half the mean squared error, summed over the units:
 
     J = 1/(2m) sum of ||z - y||^2        dJ/dz = (z - y) / m
     """
-    room = room or Room(logits.shape, logits.dtype)
-    dlogits = np.subtract(logits, target, room.dlogits)
-    room.sum_over_units(np.multiply(dlogits, dlogits, room.units), room.one)
-    room.one *= logits.dtype.type(0.5)
-    dlogits *= logits.dtype.type(1 / room.m)
-    return room.mean_over_examples(), dlogits
+    dlogits = room.dlogits
+    return [
+        partial(np.subtract, logits, target, dlogits),
+        inner(_flat(dlogits), _flat(dlogits), room.value),
+        partial(np.multiply, room.value, room.over_m / 2, room.value),
+        partial(np.multiply, dlogits, room.over_m, dlogits),
+    ]
 
 
 def _values(y: Array, units: int) -> Array:

@@ -5,13 +5,13 @@ column makes W a_prev + b one product, [W b] [a_prev; 1], and dW, db one product
 contiguous and its b stands behind it, so that the norms of all blocks of one shape are one vector product.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from itertools import groupby
 
 import numpy as np
 
-from blocks.arrays import Array, check_shape, largest, smallest, transpose
+from blocks.arrays import Array, Call, check_shape, inner, largest, smallest, transpose
 
 # Below it, squares that matter to a sum may have lost digits as subnormal numbers.
 SAFE = {np.dtype(dtype): float(np.finfo(dtype).tiny / np.finfo(dtype).eps ** 2) for dtype in (np.float32, np.float64)}
@@ -114,17 +114,23 @@ class Norms:
         self.layout, self.flat = layout, flat
         self.sums = np.empty((*flat.shape[:-1], 2 * layout.depth), flat.dtype)
         self.norms = np.empty_like(self.sums)
-        self.products: list[Callable[[], Array]] = []
+        # Products of a vector with itself: it is read once, its squares would be written and read again.
+        self.calls: list[Call] = []
         for place, norms_place, count, length in layout.alike:
             joined = flat[..., place].reshape(*flat.shape[:-1], count, -1)
             sums = self.sums[..., norms_place]
-            self.products += [_square(joined[..., :length], sums[..., 0::2]), _square(joined[..., length:], sums[..., 1::2])]
+            W, b = joined[..., :length], joined[..., length:]
+            self.calls += [inner(W, W, sums[..., 0::2]), inner(b, b, sums[..., 1::2])]
+        self.calls.append(partial(np.sqrt, self.sums, self.norms))
 
     def measure(self) -> Array:
         """||W_1||, ||b_1||, ||W_2||, ...: (..., 2 L), overwritten by the next call."""
-        for product in self.products:
-            product()
-        np.sqrt(self.sums, self.norms)
+        for call in self.calls:
+            call()
+        return self.checked()
+
+    def checked(self) -> Array:
+        """The norms, after the `calls` that compute them."""
         self.finite = True
         if not (smallest(self.sums) > SAFE[self.flat.dtype] and largest(self.sums) < np.inf):
             self._rescale()
@@ -144,12 +150,3 @@ class Norms:
         flat /= np.repeat(largest_of, np.diff(starts, append=size), axis=-1)
         scaled = largest_of * np.sqrt(np.add.reduceat(flat * flat, starts, axis=-1))
         norms[rows] = np.where(unsafe[rows], scaled, norms[rows])
-
-
-def _square(vectors: Array, sums: Array) -> Callable[[], Array]:
-    """What puts every vector's product with itself into `sums`: it is read once, its squares would be written and read again."""
-    if vectors.size == vectors.shape[-1]:
-        # One vector, by the faster of two calls that give the same bits.
-        vector = vectors.reshape(-1)
-        return partial(vector.dot, vector, sums.reshape(()))
-    return partial(np.vecdot, vectors, vectors, sums)

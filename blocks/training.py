@@ -70,9 +70,10 @@ class Workspace:
     """What batches of m examples are gathered into, and computed in.
 
     rows: (m, n_0 + 1) an example a row, with a 1 behind it: turned, block 1's a_prev_1, so that no batch is copied twice.
+    forward: what leaves the loss in `room`. cycle: that, and what leaves the gradient and its norms.
     """
 
-    def __init__(self, network: Network, joined: list[Array], target: Array, m: int) -> None:
+    def __init__(self, network: Network, loss: Loss, gradient: Array, norms: Norms, target: Array, m: int) -> None:
         inputs, dtype = network.layout.sizes[0], network.parameters.dtype
         self.rows, self.labels = np.empty((m, inputs + 1), dtype), np.empty((*target.shape[:-1], m), dtype)
         self.caches = network.workspace((inputs, m))
@@ -81,8 +82,9 @@ class Workspace:
         self.room = Room(self.caches[-1].a.shape, dtype)
         # Every lane's own copy of the labels: broadcasting takes longer, and allocates.
         self.target = np.empty(self.caches[-1].a.shape, dtype) if network.lanes else self.labels
-        self.forward = network.forward_calls(self.caches)
-        self.backward = network.backward_calls(joined, self.room.dlogits, self.caches)
+        self.forward = [*network.forward_calls(self.caches), *loss.calls(self.caches[-1].a, self.target, self.room)]
+        backward = network.backward_calls(network.layout.blocks(gradient), self.room.dlogits, self.caches)
+        self.cycle = [*self.forward, *backward, *norms.calls]
         self.held: Array | None = None
 
     def gather(self, rows: Array, target: Array, examples: Array) -> None:
@@ -136,7 +138,6 @@ class _Training:
     def _occupy(self, network: Network, optimizer: Optimizer) -> None:
         self.network, self.optimizer = network, optimizer
         self.gradient = np.empty_like(network.parameters)
-        self.joined = network.layout.blocks(self.gradient)
         self.gradient_norms = Norms(network.layout, self.gradient)
         self.workspaces: dict[int, Workspace] = {}
 
@@ -144,7 +145,7 @@ class _Training:
         """These examples of a whole set, in the workspace for so many."""
         m = len(examples)
         if m not in self.workspaces:
-            self.workspaces[m] = Workspace(self.network, self.joined, target, m)
+            self.workspaces[m] = Workspace(self.network, self.loss, self.gradient, self.gradient_norms, target, m)
         self.workspaces[m].gather(rows, target, examples)
         return self.workspaces[m]
 
@@ -223,17 +224,14 @@ class _Training:
         their very bits.
         """
         batch = self.gathered(self.rows, self.target, examples)
-        for call in batch.forward:
+        for call in batch.cycle:
             call()
-        value, _ = self.loss.value_and_gradient(batch.caches[-1].a, batch.target, batch.room)
+        value, norms = batch.room.value, self.gradient_norms.checked()
         self.losses[step, self.place] = value
         if not largest(value) <= self.loss_bound:
             # Caches of its own, since a workspace's z may be overwritten by a.
             stays, block = np.asarray(value <= self.loss_bound), _first_block(self.network.forward(batch.x)[1])
         else:
-            for call in batch.backward:
-                call()
-            norms = self.gradient_norms.measure()
             self.norms[step, self.place] = norms
             if self.gradient_norms.finite:
                 self._update(step, factor)
@@ -280,8 +278,7 @@ class _Training:
             for call in batch.forward:
                 call()
             logits = batch.caches[-1].a
-            value, _ = self.loss.value_and_gradient(logits, batch.target, batch.room)
-            total += value * np.float64(batch.x.shape[-1])
+            total += batch.room.value * np.float64(batch.x.shape[-1])
             if self.loss.decides:
                 # The encoded target less a half decides for its own label, whichever the encoding.
                 right += (self.loss.decides(logits) == self.loss.decides(batch.target - 0.5)).sum(axis=-1)

@@ -13,10 +13,10 @@ from experiments.benchmarks.step import BATCHES, SHAPES, ours, problem
 from experiments.benchmarks.tables import alternate, ratio, table
 
 COMPILED_DEPTHS, EPOCHS, WIDTH, BATCH, RATE = (2, 5, 9, 33), 20, 64, 64, 1e-2
-COMPILED_ROUNDS, STEADY_ROUNDS, STACK_ROUNDS = 5, 25, 15
+COMPILED_ROUNDS, STEADY_ROUNDS, STACK_ROUNDS = 5, 15, 9
 LANES = 16
 # depth, width, batch, epochs a turn.
-STACKS = ((5, 16, 32, 5), (9, 64, 64, 1), (33, 64, 64, 1))
+STACKS = ((5, 16, 32, 20), (9, 64, 64, 5), (33, 64, 64, 2))
 
 
 def jax_training(sizes: list[int], x: Array, y: Array, batch: int, epochs: int) -> Callable[[Any], Any]:

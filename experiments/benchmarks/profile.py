@@ -53,7 +53,7 @@ def _parts(sizes: list[int], x: Array, y: Array, batch: int, epochs: int) -> dic
             network,
             x,
             y,
-            loss=replace(softmax, value_and_gradient=clock.timed("loss", softmax.value_and_gradient)),
+            loss=replace(softmax, calls=_as_one(clock, "loss", softmax.calls)),
             optimizer=GradientDescent(1e-3),
             epochs=epochs,
             batch_size=batch,
@@ -109,24 +109,28 @@ def _timed() -> Iterator[_Clock]:
             for method, name in (("forward_calls", "a"), ("backward_calls", "dz")):
                 if method in vars(kind):
                     patches.enter_context(patch.object(kind, method, _as_one(clock, name, vars(kind)[method])))
-        for kind, method, name in ((Workspace, "gather", "batch"), (Norms, "measure", "norms"), (Optimizer, "update", "update")):
+        patches.enter_context(patch("blocks.training.Norms", lambda *arguments: _timed_norms(clock, Norms(*arguments))))
+        for kind, method, name in ((Workspace, "gather", "batch"), (Optimizer, "update", "update")):
             patches.enter_context(patch.object(kind, method, clock.timed(name, getattr(kind, method))))
         yield clock
 
 
 def _as_one(clock: _Clock, name: str, calls_of: Callable[..., list[Call]]) -> Callable[..., list[Call]]:
     """What makes the calls, to make one of them, timed."""
+    return lambda *arrays: [clock.timed(name, _chained(calls_of(*arrays)))]
 
-    def made(*arrays: Any) -> list[Call]:
-        calls = calls_of(*arrays)
 
-        def call() -> None:
-            for each in calls:
-                each()
+def _timed_norms(clock: _Clock, norms: Norms) -> Norms:
+    norms.calls = [clock.timed("norms", _chained(norms.calls))]
+    return norms
 
-        return [clock.timed(name, call)]
 
-    return made
+def _chained(calls: list[Call]) -> Call:
+    def call() -> None:
+        for each in calls:
+            each()
+
+    return call
 
 
 def _page(title: str, parts: dict[str, Array], whole: float) -> None:
