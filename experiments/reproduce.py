@@ -20,6 +20,7 @@ from experiments.record.identity import fingerprint, trajectory_hash
 from experiments.run.config import Config, UserError, from_record
 from experiments.run.data import Task, task
 from experiments.run.environment import uncommitted
+from experiments.run.interrupts import heard
 from experiments.run.pool import Pool, cores
 from experiments.run.stack import Trained, plan, train_stack, work
 from experiments.sweep import BAR
@@ -77,8 +78,12 @@ def reproduce(runs: Sequence["Recorded"], allow: Sequence[str], tolerance: float
     stacks = plan(configs, tasks)
     items = [([configs[k] for k in stack], tasks[stack[0]]) for stack in stacks]
     weights = [work(configs[stack[0]], tasks[stack[0]]) * len(stack) for stack in stacks]
-    with tqdm(total=sum(weights), bar_format=BAR, disable=None) as bar, Pool(train_stack, items, cores()) as pool:
-        for number, trained in pool.results(lambda: None, 1.0):
+    with (
+        tqdm(total=sum(weights), bar_format=BAR, disable=None) as bar,
+        Pool(train_stack, items, cores()) as pool,
+        heard() as interrupted,
+    ):
+        for number, trained in pool.results(interrupted, 1.0):
             for lane, index in enumerate(stacks[number]):
                 run, kept, _, of = ready[index]
                 if isinstance(trained, Exception):

@@ -3,12 +3,11 @@
 import contextlib
 import math
 import os
-import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -21,6 +20,7 @@ from experiments.record.identity import fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
 from experiments.run.config import Config, UserError, flat, run_name, schedules, typed, varied
 from experiments.run.engines import Engine, Loky, connect
+from experiments.run.interrupts import heard, whole
 from experiments.run.pool import Lost
 
 if TYPE_CHECKING:
@@ -101,25 +101,6 @@ def status_of(error: BaseException | None) -> str:
     if error is None:
         return "FINISHED"
     return "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
-
-
-@contextlib.contextmanager
-def _whole() -> Iterator[None]:
-    """An interrupt waits until what is being written is written: no run is left behind RUNNING. In the main thread."""
-    waiting: list[tuple[int, FrameType | None]] = []
-    handlers = {
-        number: signal.signal(number, lambda signum, frame: waiting.append((signum, frame)))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    for signum, frame in waiting:
-        handler = handlers[signal.Signals(signum)]
-        if callable(handler):
-            handler(signum, frame)
 
 
 class Sweep:
@@ -225,10 +206,13 @@ class Sweep:
             with self.engine.pool(function, items, n_jobs) as pool:
                 # MLflow is imported and a new store made while the first stacks train.
                 self.announce()
-                with _UnderWay(self) as under_way:
-                    for number, trained in pool.results(
-                        lambda: under_way.report(sorted(pool.under_way), stacks, reports), TICK_SECONDS
-                    ):
+                with _UnderWay(self) as under_way, heard() as interrupted:
+
+                    def tick() -> None:
+                        interrupted()
+                        under_way.report(sorted(pool.under_way), stacks, reports)
+
+                    for number, trained in pool.results(tick, TICK_SECONDS):
                         for lane, job in enumerate(stacks[number]):
                             yield job, under_way.ended(job, trained if isinstance(trained, Exception) else trained[lane])
                         bar.update(weights[number])
@@ -325,7 +309,7 @@ class _UnderWay:
             with contextlib.suppress(UserError):
                 run.end("KILLED" if kind is GeneratorExit else status_of(error))
 
-    @_whole()
+    @whole()
     def begin(self, job: int) -> None:
         """Its run is RUNNING."""
         if job not in self.runs:
@@ -357,7 +341,7 @@ class _UnderWay:
                         config = self.sweep.configs[job]
                         self.runs[job].progress(history.lane(lane), steps_of(config, task(config)))
 
-    @_whole()
+    @whole()
     def ended(self, job: int, outcome: "Trained | Exception") -> Result | Exception:
         """Write what has come of the job."""
         outbox = self.sweep.outbox

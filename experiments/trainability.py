@@ -35,6 +35,7 @@ from experiments.run.boundary import Dimension, beside, box_sizes, dimension
 from experiments.run.config import UserError, composed, flat, register
 from experiments.run.data import load
 from experiments.run.grid import Grid, MappedConfig, axes, grid, typed_map, windows
+from experiments.run.interrupts import heard
 from experiments.run.paper import PIXEL, TRAINED
 from experiments.run.pool import Lost, Pool, cores
 from experiments.run.tile import OTHER, OUTCOMES, check_trainable, train_tile
@@ -89,8 +90,13 @@ class Frame:
         with tqdm(total=pixels, desc=name, unit=" networks", unit_scale=True, disable=None) as bar:
             while missing:
                 lost = []
-                with Pool(function, _Some(items, missing), n_jobs) as pool:
-                    for index, trained in pool.results(bar.refresh, TICK_SECONDS):
+                with Pool(function, _Some(items, missing), n_jobs) as pool, heard() as interrupted:
+
+                    def tick() -> None:
+                        interrupted()
+                        bar.refresh()
+
+                    for index, trained in pool.results(tick, TICK_SECONDS):
                         if isinstance(trained, Lost):
                             lost.append(missing[index])
                         elif isinstance(trained, Exception):
