@@ -16,7 +16,7 @@ from blocks.arrays import Array, Call, choice
 LEAK = 0.01
 GELU_SCALE = float(np.sqrt(2 / np.pi))
 GELU_CUBIC = 0.044715
-# Where |z| is larger, tanh(u(z)) is +-1 to the last bit of a float64; without the bound z^3 would overflow.
+# Where |z| is larger, tanh(u(z)) is +-1 to the last bit of a float64; without the bound z u' would be inf, and 0 is right.
 GELU_SATURATED = 10.0
 # NumPy compares with an array of the same type faster than with a Python number.
 ZERO = {np.dtype(dtype): np.zeros((), dtype) for dtype in (np.float32, np.float64)}
@@ -47,7 +47,7 @@ class Activation:
         return [partial(self.function, z, a)]
 
     def backward_calls(self, da: Array, z: Array, a: Array, dz: Array) -> list[Call]:
-        """dz = da * g'(z)"""
+        """dz = da * g'(z); nothing reads z after it."""
         return [partial(self.derivative, z, a, dz), partial(np.multiply, da, dz, dz)]
 
 
@@ -190,40 +190,56 @@ def elu_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
     return np.exp(out, out)
 
 
-def _gelu_tanh(z: Array, out: Array | None = None) -> Array:
-    """tanh(u), u = sqrt(2 / pi) (z + 0.044715 z^3)"""
-    z = np.clip(z, -GELU_SATURATED, GELU_SATURATED)
+def _gelu_u(z: Array, out: Array | None = None) -> Array:
+    """u = sqrt(2 / pi) (z + 0.044715 z^3)"""
     out = np.multiply(z, z, out)
     out *= GELU_CUBIC
     out += 1
     out *= z
     out *= GELU_SCALE
-    return np.tanh(out, out)
+    return out
 
 
 def gelu(z: Array, out: Array | None = None) -> Array:
     """g(z) = z (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3))) / 2, the tanh form (Hendrycks and Gimpel 2016)"""
-    out = _gelu_tanh(z, out)
+    # Where z^3 is inf, its tanh is the right limit.
+    with np.errstate(over="ignore"):
+        out = _gelu_u(z, out)
+    np.tanh(out, out)
     out += 1
     out *= 0.5
     out *= z
     return out
 
 
-def gelu_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
-    """g'(z) = (1 + t) / 2 + z (1 - t^2) u' / 2,  t = tanh(u), u' = sqrt(2 / pi) (1 + 3 0.044715 z^2)"""
-    t = _gelu_tanh(z)
-    z = np.clip(z, -GELU_SATURATED, GELU_SATURATED)
-    out = np.multiply(z, z, out)
-    out *= 3 * GELU_CUBIC
-    out += 1
-    out *= GELU_SCALE
-    out *= z
-    out *= 1 - t * t
-    out += t
-    out += 1
+def gelu_derivative(z: Array, a: Array, out: Array | None = None, room: Array | None = None) -> Array:
+    """g'(z) = (1 + t + (1 - t^2) z u') / 2,  t = tanh(u), z u' = 3 u - 2 sqrt(2 / pi) z
+
+    room: an array to compute in, which may be z.
+    """
+    out = np.clip(z, -GELU_SATURATED, GELU_SATURATED, out)
+    u = _gelu_u(out, room)
+    out *= -2 / 3 * GELU_SCALE
+    out += u
+    out *= 3
+    t = np.tanh(u, u)
+    t += 1
+    out *= t
+    np.subtract(2, t, t)
+    out *= t
+    # 1 + t is 2 less what t is by now, 1 - t.
+    out -= t
+    out += 2
     out *= 0.5
     return out
+
+
+class Gelu(Activation):
+    """In a loop g' is computed in z."""
+
+    def backward_calls(self, da: Array, z: Array, a: Array, dz: Array) -> list[Call]:
+        """dz = da * g'(z)"""
+        return [partial(self.derivative, z, a, dz, z), partial(np.multiply, da, dz, dz)]
 
 
 ACTIVATIONS = {
@@ -236,6 +252,6 @@ ACTIVATIONS = {
         Activation("leaky_relu", leaky_relu, leaky_relu_derivative, needs_z=True),
         Activation("softplus", softplus, softplus_derivative, needs_z=True),
         Activation("elu", elu, elu_derivative, needs_z=True),
-        Activation("gelu", gelu, gelu_derivative, needs_z=True),
+        Gelu("gelu", gelu, gelu_derivative, needs_z=True),
     )
 }
