@@ -11,6 +11,7 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from experiments.run.config import UserError
 
@@ -25,13 +26,19 @@ def _free(port: int) -> bool:
     return False
 
 
+def start(port: int, *options: str, **streams: Any) -> subprocess.Popen[bytes]:
+    """MLflow's server on loopback: one worker, and without the dozen processes that wait for jobs nobody here gives it."""
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port), *options]
+    environ = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return subprocess.Popen(command, env=environ, start_new_session=True, **streams)
+
+
 def serve(uri: str, port: int) -> subprocess.Popen[bytes]:
     """MLflow's server on a store, once it answers; raises UserError where it does not start."""
     if not _free(port):
         raise UserError(f"--port is {port}, which another program uses: stop it, or take another one")
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
     log = tempfile.TemporaryFile()  # noqa: SIM115, the server writes into it for as long as it runs
-    process = subprocess.Popen([*command, "--backend-store-uri", uri], stdout=log, stderr=log, start_new_session=True)
+    process = start(port, "--backend-store-uri", uri, stdout=log, stderr=log)
     deadline = time.monotonic() + STARTS_WITHIN
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):

@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from experiments import dashboard
+
 TRAIN = [sys.executable, "-m", "experiments.train", "-m"]
 SMALL = ["network.depth=2,3,9", "optimizer.learning_rate=0.1,0.3,1e6", "network.width=16", "training.epochs=20"]
 LONG = ["network.depth=2,3,5", "optimizer.learning_rate=0.1,0.3", "network.width=32"]
@@ -154,9 +156,8 @@ class Server:
         """Start it and wait until it answers."""
         store = f"sqlite:///{self.folder / 'runs.db'}"
         places = ["--backend-store-uri", store, "--artifacts-destination", str(self.folder / "artifacts")]
-        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(self.port), *places]
         self.log = (self.folder / "server.log").open("a")
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, start_new_session=True, cwd=self.folder)
+        self.process = dashboard.start(self.port, *places, stdout=self.log, stderr=self.log, cwd=self.folder)
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=2):
@@ -190,10 +191,9 @@ POINTS = (
 )
 
 
-def outages(count: int = 10) -> list[str]:
-    """The server killed and started again so many times within a sweep; what is wrong then."""
-    # Long enough for the server to come back as often.
-    axes = [*LONG, f"training.epochs={2500 * count}"]
+def outages(count: int = 10, epochs: int = 2500) -> list[str]:
+    """The server killed and started again so many times within a sweep, of so many epochs each time; what is wrong then."""
+    axes = [*LONG, f"training.epochs={epochs * count}"]
     with tempfile.TemporaryDirectory() as name:
         calm, stormy = Store(Path(name, "calm")), Store(Path(name, "stormy"))
         for store in (calm, stormy):

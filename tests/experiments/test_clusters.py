@@ -195,6 +195,22 @@ def test_an_interrupted_sweep_s_stacks_end_on_a_ray_cluster_too(lab, ray_cluster
     wait_until(lambda: not at_work(), "the end of all work", 20)
 
 
+# The last test of that cluster.
+@pytest.mark.slow
+def test_a_ray_head_that_is_killed_is_one_line(lab, ray_cluster):
+    address, started = ray_cluster
+    axes = ["network.depth=33", "optimizer.learning_rate=0.1,0.2", "training.epochs=1000000"]
+    process = lab.start("-m", *axes, *on("ray", address))
+    lab.wait_for("RUNNING", count=3)
+    (head,) = (child for child in started[0].children(recursive=True) if child.name() == "gcs_server")
+    head.kill()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert output.splitlines()[-1].startswith("error: the Ray head at ")
+    assert "Traceback" not in output
+    assert {run.info.status for run in [*lab.runs(), *lab.runs("sweep")]} == {"FAILED"}
+
+
 @pytest.mark.slow
 def test_a_dask_scheduler_that_is_killed_is_one_line_and_costs_nothing_that_is_finished(lab, tmp_path_factory, on_this_machine):
     logs = tmp_path_factory.mktemp("lost")
@@ -244,11 +260,10 @@ def test_bad_input_is_one_line_within_half_a_minute_and_nothing_is_made(lab, bad
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["ray", "dask"])
-def test_something_else_at_the_address_is_one_line_too(lab, backend):
+def test_something_else_at_the_address_is_one_line_too(lab):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        output = lab.run("-m", *on(backend, address), status=1)
+        output = lab.run("-m", *on("ray", address), status=1)
     assert f"error: hydra.launcher.address is '{address}', where no " in output
     assert len(output.splitlines()) == 1
     assert list(lab.folder.iterdir()) == []

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 from dataclasses import asdict
 from pathlib import Path
 
@@ -218,8 +219,11 @@ def test_a_clone_at_another_commit_under_another_numpy_names_both(one, tmp_path_
     git = ["git", "-C", clone, "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "another"], check=True)
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    install = [folder / "venv/bin/pip", "install", "--quiet", "-e", clone, "numpy<2.4.6", "numpy>=2.4"]
+    install = [folder / "venv/bin/pip", "install", "--quiet", "--no-deps", "-e", clone, "numpy<2.4.6", "numpy>=2.4"]
     subprocess.run(install, check=True, capture_output=True)
+    # All else is this environment's, behind its own.
+    (packages,) = folder.glob("venv/lib/python*/site-packages")
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
     environ = {**os.environ, "MLFLOW_TRACKING_URI": lab.uri, "DO_NOT_TRACK": "true"}
     command = [folder / "venv/bin/python", "-m", "experiments.reproduce", run.info.run_id, "--tolerance", "1e-3"]
     done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False)

@@ -5,6 +5,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -15,6 +16,8 @@ from ray.exceptions import RayError, RayTaskError
 from experiments.run.engines import check_answers
 from experiments.run.engines.cluster import Tasks
 from experiments.run.pool import Lost, cores
+
+HEAD_SECONDS = 10
 
 
 class Ray:
@@ -28,6 +31,7 @@ class Ray:
     def __init__(self, handler: Any) -> None:
         self.handler = handler
         self.left_with: Any = None
+        self.head = ray.get_runtime_context().gcs_address
 
     def terminated(self, number: int, frame: FrameType | None) -> None:
         """The handler; the exit by which it leaves is remembered."""
@@ -64,7 +68,16 @@ class Ray:
         """See `Cluster`."""
         with self._waiting():
             done, _ = ray.wait(list(tasks), timeout=seconds)
+        self._check_head()
         return done
+
+    def _check_head(self) -> None:
+        """Raise Lost where the head is gone: Ray would end this process a minute later, whatever it has still to write."""
+        host, _, port = self.head.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=HEAD_SECONDS).close()
+        except OSError as error:
+            raise Lost(f"the Ray head at {self.head} does not answer any more: {error}") from None
 
     def result(self, task: Any) -> Any:
         """See `Cluster`."""
