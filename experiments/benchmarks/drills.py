@@ -19,7 +19,13 @@ from experiments import dashboard
 
 TRAIN = [sys.executable, "-m", "experiments.train", "-m"]
 SMALL = ["network.depth=2,3,9", "optimizer.learning_rate=0.1,0.3,1e6", "network.width=16", "training.epochs=20"]
-LONG = ["network.depth=2,3,5", "optimizer.learning_rate=0.1,0.3", "network.width=32"]
+LONG = [
+    "network.depth=2,3,5",
+    "optimizer.learning_rate=0.1,0.3",
+    "network.width=32",
+    "tracking.pictures=none",
+    "tracking.models=none",
+]
 MIXED = [
     "network.depth=1,2,5,17,33",
     "optimizer.learning_rate=0.003,0.1,3",

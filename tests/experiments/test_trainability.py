@@ -282,7 +282,7 @@ def test_the_boundary_of_a_linear_model_is_at_the_right_pixel_everywhere(lab):
 
 @pytest.mark.slow
 def test_the_boundary_of_a_linear_model_has_dimension_1(lab):
-    run, pixels, above = linear_boundary(lab, "map.resolution=128", "training.epochs=3000")
+    run, pixels, above = linear_boundary(lab, "map.resolution=96", "training.epochs=2000")
     np.testing.assert_array_equal(pixels["outcome"] == DIVERGED, above)
     assert 1.0 <= round(run.data.metrics["map/dimension"], 9) <= 1.05
     assert run.data.metrics["map/dimension_lower"] <= 1 <= run.data.metrics["map/dimension_upper"]
