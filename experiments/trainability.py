@@ -34,10 +34,11 @@ from experiments.run import paper
 from experiments.run.boundary import Dimension, beside, box_sizes, dimension
 from experiments.run.config import UserError, composed, flat, register
 from experiments.run.data import load
+from experiments.run.engines import Engine, connect
 from experiments.run.grid import Grid, MappedConfig, axes, grid, typed_map, windows
 from experiments.run.interrupts import heard
 from experiments.run.paper import PIXEL, TRAINED
-from experiments.run.pool import Lost, Pool, cores
+from experiments.run.pool import Lost
 from experiments.run.tile import OTHER, OUTCOMES, check_trainable, train_tile
 from experiments.run.tile import floor_tile as train_floor
 from experiments.sweep import check_folder, status_of
@@ -52,11 +53,11 @@ register("base_map", MappedConfig)
 class Frame:
     """One map: its tiles, and the files that come of them.
 
-    config: of its window. folder: for the tiles, and in `result` for what is kept of them.
+    config: of its window. folder: for the tiles, and in `result` for what is kept of them. engine: trains the tiles.
     """
 
-    def __init__(self, config: MappedConfig, folder: Path) -> None:
-        self.config, self.folder = config, folder
+    def __init__(self, config: MappedConfig, folder: Path, engine: Engine) -> None:
+        self.config, self.folder, self.engine = config, folder, engine
         self.grid: Grid = grid(config)
         self.places = self.grid.tiles()
         self.tiles = Tiles(folder, "tile", PIXEL)
@@ -84,13 +85,12 @@ class Frame:
         missing = [number for number, place in enumerate(self.places) if not self._there(tiles, number, place)]
         if missing and len(missing) < len(self.places):
             print(f"{len(self.places) - len(missing)} of {len(self.places)} tiles of the {name} are there already")
-        n_jobs = cores() if self.config.map.n_jobs == -1 else self.config.map.n_jobs
         pixels = sum(_size(self.places[number]) for number in missing)
         started = time.perf_counter()
         with tqdm(total=pixels, desc=name, unit=" networks", unit_scale=True, disable=None) as bar:
             while missing:
                 lost = []
-                with Pool(function, _Some(items, missing), n_jobs) as pool, heard() as interrupted:
+                with self.engine.pool(function, _Some(items, missing), self.config.map.n_jobs) as pool, heard() as interrupted:
 
                     def tick() -> None:
                         interrupted()
@@ -200,16 +200,16 @@ def _size(place: tuple[slice, slice]) -> int:
     return _shape(place)[0] * _shape(place)[1]
 
 
-def make(config: MappedConfig, folder: Path, run: AnyRun) -> None:
+def make(config: MappedConfig, folder: Path, run: AnyRun, engine: Engine) -> None:
     """All frames of a map: trained, drawn, measured, kept."""
-    first = Frame(config, folder)
+    first = Frame(config, folder, engine)
     _keep(first, run, 1)
     if config.map.zoom.frames > 1:
         center = config.map.zoom.center or first.middle()
         pictures = [first.result / "map.png"]
         for number, window in enumerate(windows(config, (center[0], center[1])), 1):
             if number > 1:
-                frame = Frame(window, folder / f"frame_{number:03d}")
+                frame = Frame(window, folder / f"frame_{number:03d}", engine)
                 _keep(frame, run, number)
                 pictures.append(frame.result / "map.png")
         from experiments.pictures.trainability import animation
@@ -295,13 +295,19 @@ def run_map(config: MappedConfig) -> None:
     """Check, train, record."""
     check_trainable(config)
     # Where it is trained, and by how many, is not what is trained.
-    what = replace(config, map=replace(config.map, folder=None, n_jobs=-1))
+    what = replace(config, map=replace(config.map, folder=None, n_jobs=-1, backend="loky", address=None))
     mark = fingerprint(what, _digest(config))
     folder = Path(config.map.folder or Path("outputs", "trainability", mark[:12])).absolute()
     check_folder("map.folder", str(folder))
     _check_own(folder, mark)
     if config.tracking.enabled:
         check_reachable(absolute(config.tracking.uri))
+    with connect(config.map.backend, config.map.address, "map") as engine:
+        _record(config, what, mark, folder, engine)
+
+
+def _record(config: MappedConfig, what: MappedConfig, mark: str, folder: Path, engine: Engine) -> None:
+    """One map as one run. what, mark: of all that is trained, where and by how many left out."""
     store = open_store(config.tracking)
     name = f"map of {config.map.x.key} by {config.map.y.key}"
     run, _ = store.begin_sweep(name, {"kind": "map"}, mark, config.sweep)
@@ -309,7 +315,7 @@ def run_map(config: MappedConfig) -> None:
         with run.beating():
             run.describe(_params(what))
             _claim(folder, mark, config.sweep.resume)
-            make(config, folder, run)
+            make(config, folder, run, engine)
             run.note((folder / "result" / "map.txt").read_text())
         run.end()
     except BaseException as error:

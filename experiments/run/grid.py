@@ -55,7 +55,9 @@ class MapConfig:
     resolution: pixels a side, 2 to 4096. tile: pixels a side of what is trained and stored as one piece.
     early_exit: stop a network of the paper's whose later losses cannot be finite; no label depends on it.
     floor: train the boundary's pixels again, with values one rounding away and in the other precision.
-    n_jobs: processes, -1 is one a core. folder: where tiles are kept; null is outputs/trainability/ and the fingerprint.
+    n_jobs: tiles at once, -1 is one a core. backend, address: where, see `run.engines`: loky is this machine's processes, ray
+        and dask are clusters, whose workers must find `file` under the same name.
+    folder: where tiles are kept; null is outputs/trainability/ and the fingerprint.
     """
 
     x: AxisConfig = field(default_factory=AxisConfig)
@@ -68,6 +70,8 @@ class MapConfig:
     floor: bool = True
     zoom: ZoomConfig = field(default_factory=ZoomConfig)
     n_jobs: int = -1
+    backend: str = "loky"
+    address: str | None = None
     folder: str | None = None
 
 

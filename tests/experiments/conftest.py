@@ -88,8 +88,8 @@ class Lab:
     def run(self, *arguments: str, module: str = "experiments.train", status: int = 0) -> str:
         """Its output, once it has left with that status. Variables that are read in an import are better patched for `start`."""
         store = Path(self.uri.removeprefix("sqlite:///"))
-        # What fails is to make nothing.
-        if status == 0 and store.parent == self.folder and not store.exists():
+        # What fails, or is not tracked, is to make nothing.
+        if status == 0 and "tracking.enabled=false" not in arguments and store.parent == self.folder and not store.exists():
             with contextlib.closing(sqlite3.connect(store)) as empty:
                 _empty_store().backup(empty)
         file = self.folder.with_name(f"{self.folder.name}.output")

@@ -136,6 +136,20 @@ def test_a_sweep_has_the_same_bits_on_every_engine(lab, request, on_this_machine
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["ray", "dask"])
+def test_a_map_has_the_same_bytes_on_every_engine(lab, request, tmp_path_factory, backend):
+    address, _ = request.getfixturevalue(f"{backend}_cluster")
+    small = ["trainability=fractal_tanh", "map.resolution=16", "map.tile=8", "training.epochs=20"]
+    here = type(lab)(tmp_path_factory.mktemp("here"))
+    here.run(*small, module="experiments.trainability")
+    lab.run(*small, f"map.backend={backend}", f"map.address={address}", module="experiments.trainability")
+    (run,), (run_here,) = lab.runs("map"), here.runs("map")
+    for name in ("map.npy", "floor.npy"):
+        assert lab.artifact(run, name).read_bytes() == here.artifact(run_here, name).read_bytes()
+    assert run.data.tags["fingerprint"] == run_here.data.tags["fingerprint"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["ray", "dask"])
 def test_a_killed_worker_costs_nothing_but_time(lab, request, on_this_machine, backend):
     address, started = request.getfixturevalue(f"{backend}_cluster")
 

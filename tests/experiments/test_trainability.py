@@ -233,6 +233,8 @@ def test_a_full_file_system_ends_the_command_in_one_line(lab):
         (["trainability=fractal_sine"], "error: In 'trainability': Could not find 'trainability/fractal_sine'"),
         (["map.pixels=3"], "Key 'pixels' not in 'MapConfig'"),
         (["map.file=nowhere.npz"], "error: map.file is 'nowhere.npz', it must be a .npz with W0, W1, X and Y: "),
+        (["map.backend=slurm"], "error: map.backend 'slurm' is unknown, allowed: loky, ray, dask"),
+        (["map.address=there:1"], "error: map.address is 'there:1', which is for ray and dask: with loky it must be null"),
         (["network.activation=gelu"], "error: network.activation is 'gelu', the paper's set-up has tanh, relu, identity"),
         (["map.x.key=network.gain"], "error: map.x.key is 'network.gain', the paper's set-up maps optimizer.block_rates.1"),
         (["map.folder=/dev/null/there"], "error: map.folder is '/dev/null/there', but /dev/null is not a folder"),

@@ -61,32 +61,32 @@ class Loky:
 
 
 @contextlib.contextmanager
-def connect(backend: str, address: str | None = None) -> Iterator[Engine]:
+def connect(backend: str, address: str | None = None, keys: str = "hydra.launcher") -> Iterator[Engine]:
     """The engine of that name, until the context is left.
 
     address: of a cluster; None starts one on this machine, unless the engine's own variable names one
-    (RAY_ADDRESS, DASK_SCHEDULER_ADDRESS).
+    (RAY_ADDRESS, DASK_SCHEDULER_ADDRESS). keys: where a user has set both, for errors.
 
     Raises UserError where there is no such engine, it is not installed, or nothing answers at the address.
     """
     if backend not in BACKENDS:
-        raise UserError(f"hydra.launcher.backend {backend!r} is unknown, allowed: {', '.join(BACKENDS)}")
+        raise UserError(f"{keys}.backend {backend!r} is unknown, allowed: {', '.join(BACKENDS)}")
     if backend == "loky":
         if address is not None:
-            raise UserError(f"hydra.launcher.address is {address!r}, which is for ray and dask: with loky it must be null")
+            raise UserError(f"{keys}.address is {address!r}, which is for ray and dask: with loky it must be null")
         yield Loky()
         return
     try:
         engine = import_module(f"{__name__}.{backend}")
     except ImportError:
         raise UserError(
-            f"hydra.launcher.backend is {backend!r}, which is not installed: pip install 'depth-laboratory[{backend}]'"
+            f"{keys}.backend is {backend!r}, which is not installed: pip install 'depth-laboratory[{backend}]'"
         ) from None
-    with engine.connect(address) as connected:
+    with engine.connect(address, keys) as connected:
         yield connected
 
 
-def check_answers(address: str, cluster: str, command: list[str]) -> None:
+def check_answers(key: str, address: str, cluster: str, command: list[str]) -> None:
     """Raise UserError unless the command, which asks the cluster, ends well in a bounded time.
 
     Asked by another process: towards something else than a scheduler Ray waits for minutes and then ends its own process,
@@ -98,4 +98,4 @@ def check_answers(address: str, cluster: str, command: list[str]) -> None:
     except subprocess.TimeoutExpired:
         reason = f"waited {ANSWER_SECONDS:g} s"
     if reason:
-        raise UserError(f"hydra.launcher.address is {address!r}, where no {cluster} answers: {reason}")
+        raise UserError(f"{key} is {address!r}, where no {cluster} answers: {reason}")

@@ -83,7 +83,7 @@ def _itself(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def connect(address: str | None) -> Iterator[Dask]:
+def connect(address: str | None, keys: str) -> Iterator[Dask]:
     """A connection to the scheduler at the address, of DASK_SCHEDULER_ADDRESS, or to one of this process with workers on
     this machine; see `engines.connect`.
     """
@@ -92,7 +92,7 @@ def connect(address: str | None) -> Iterator[Dask]:
     address = address or dask.config.get("scheduler-address", None)
     with contextlib.ExitStack() as opened:
         if address:
-            check_answers(address, "Dask scheduler", ["-c", ASK, address])
+            check_answers(f"{keys}.address", address, "Dask scheduler", ["-c", ASK, address])
         else:
             local = LocalCluster(n_workers=cores(), threads_per_worker=1, dashboard_address="127.0.0.1:0")
             address = opened.enter_context(local).scheduler_address

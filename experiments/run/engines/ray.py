@@ -101,7 +101,7 @@ class Ray:
 
 
 @contextlib.contextmanager
-def connect(address: str | None) -> Iterator[Ray]:
+def connect(address: str | None, keys: str) -> Iterator[Ray]:
     """A connection to the cluster at the address, of RAY_ADDRESS, or to a new one on this machine; see `engines.connect`."""
     address = address or os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
@@ -112,7 +112,9 @@ def connect(address: str | None) -> Iterator[Ray]:
         os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_TOKEN=secrets.token_hex(32))
     try:
         if address:
-            check_answers(address, "Ray cluster", ["-m", "ray.scripts.scripts", "status", "--address", address])
+            check_answers(
+                f"{keys}.address", address, "Ray cluster", ["-m", "ray.scripts.scripts", "status", "--address", address]
+            )
             ray.init(address, **quiet)
         else:
             ray.init("local", num_cpus=cores(), include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
