@@ -111,7 +111,7 @@ class Norms:
     """
 
     def __init__(self, layout: Layout, flat: Array) -> None:
-        self.layout, self.flat = layout, flat
+        self.layout, self.flat, self.safe = layout, flat, SAFE[flat.dtype]
         self.sums = np.empty((*flat.shape[:-1], 2 * layout.depth), flat.dtype)
         self.norms = np.empty_like(self.sums)
         # Products of a vector with itself: it is read once, its squares would be written and read again.
@@ -132,7 +132,7 @@ class Norms:
     def checked(self) -> Array:
         """The norms, after the `calls` that compute them."""
         self.finite = True
-        if not (smallest(self.sums) > SAFE[self.flat.dtype] and largest(self.sums) < np.inf):
+        if not (smallest(self.sums) > self.safe and largest(self.sums) < np.inf):
             self._rescale()
             self.finite = bool(np.isfinite(self.norms).all())
         return self.norms
@@ -141,7 +141,7 @@ class Norms:
         """||v|| = c ||v / c||, c the largest |v_i|, wherever the sum of squares has left its range; lanes are rows."""
         starts, size = self.layout.starts, self.layout.size
         sums, norms = (values.reshape(-1, values.shape[-1]) for values in (self.sums, self.norms))
-        unsafe = ~((sums > SAFE[self.flat.dtype]) & (sums < np.inf))
+        unsafe = ~((sums > self.safe) & (sums < np.inf))
         rows = np.flatnonzero(unsafe.any(axis=-1))
         flat = self.flat.reshape(-1, size)[rows]
         largest_of = np.maximum.reduceat(np.abs(flat), starts, axis=-1)
