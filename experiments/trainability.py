@@ -227,7 +227,7 @@ def _keep(frame: Frame, run: AnyRun, number: int) -> None:
     shares, found = frame.shares(), frame.dimension()
     window = ", ".join(f"{axis.key} {axis.lower!r} to {axis.upper!r}" for axis in axes(config).values())
     told = [", ".join(f"{share:.2%} {name}" for name, share in shares.items()), str(found)]
-    title = _title(config)
+    title = title_of(config)
     pictures.save(pictures.map_picture(frame.map, config, f"{title}\n{told[0]}"), frame.result / "map.png")
     pictures.save(pictures.boxes_picture(found), frame.result / "boxes.png")
     metrics = {f"map/{name}": share for name, share in shares.items()}
@@ -250,13 +250,22 @@ def _keep(frame: Frame, run: AnyRun, number: int) -> None:
     run.keep(frame.result, "" if number == 1 else f"frame_{number:03d}")
 
 
-def _title(config: MappedConfig) -> str:
+def title_of(config: MappedConfig) -> str:
+    """What all networks of the map have in common, and how many they are."""
     rows, columns = grid(config).shape
-    network = config.network
+    network, mapped = config.network, [axis.key for axis in axes(config).values()]
+    depth, width, updates = (
+        "" if key in mapped else f", {told}"
+        for key, told in (
+            ("network.depth", f"depth {network.depth}"),
+            ("network.width", f"width {network.width}"),
+            ("training.epochs", f"{config.training.epochs} updates"),
+        )
+    )
     what = (
-        f"{network.activation}, width {network.width}, {config.training.epochs} updates (Sohl-Dickstein 2024)"
+        f"{network.activation}{width}{updates} (Sohl-Dickstein 2024)"
         if config.map.setup == "paper"
-        else f"{config.dataset.name}, {network.activation}, depth {network.depth}, width {network.width}"
+        else f"{config.dataset.name}, {network.activation}{depth}{width}"
     )
     return f"{what}: {columns} x {rows} networks, {config.dtype}"
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from blocks.arrays import Array
-from experiments.benchmarks.step import BATCHES, SHAPES, ours, problem
+from experiments.benchmarks.step import BATCHES, SHAPES, on_two_threads, ours, problem
 from experiments.benchmarks.tables import alternate, ratio, table
 
 COMPILED_DEPTHS, EPOCHS, WIDTH, BATCH, RATE = (2, 5, 9, 33), 20, 64, 64, 1e-2
@@ -74,7 +74,12 @@ def compiled() -> None:
         )
     for depth, width, batch, epochs in SHAPES:
         sizes, x, y = problem(depth, width, batch)
-        contestants = {"ours, with norms": ours(sizes, x, y, batch, epochs), "JAX jit(scan)": _jax(sizes, x, y, batch, epochs)}
+        own = ours(sizes, x, y, batch, epochs)
+        contestants = {
+            "ours, with norms": own,
+            "ours, two threads": on_two_threads(own),
+            "JAX jit(scan)": _jax(sizes, x, y, batch, epochs),
+        }
         times = alternate(contestants, epochs * BATCHES, STEADY_ROUNDS)
         table(f"a step of {depth} blocks x {width}, batch {batch}, float32, relu, compilation excluded", times, "us", 1e6)
 

@@ -4,9 +4,8 @@ import subprocess
 import sys
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-from experiments.benchmarks.step import ours, problem, torch_loop
+from experiments.benchmarks.step import on_two_threads, ours, problem, torch_loop
 from experiments.benchmarks.tables import alternate, ratio, table
 
 EXAMPLES, INPUTS, DEPTH, WIDTH, BATCH = 60_000, 784, 5, 512, 256
@@ -18,13 +17,8 @@ def larger() -> None:
     sizes, x, y = problem(DEPTH, WIDTH, BATCH, INPUTS, -(-EXAMPLES // BATCH))
     x, y = x[:, :EXAMPLES], y[:EXAMPLES]
     epoch = ours(sizes, x, y, BATCH, 1)
-
-    def on_two_threads() -> None:
-        with threadpool_limits(2, user_api="blas"):
-            epoch()
-
     contestants = {
-        "ours, with norms, two threads": on_two_threads,
+        "ours, with norms, two threads": on_two_threads(epoch),
         "ours, with norms, one thread": epoch,
         "PyTorch eager, with norms, two threads": torch_loop(sizes, x, y, BATCH, True, 1, threads=2),
         "PyTorch eager, no norms, two threads": torch_loop(sizes, x, y, BATCH, False, 1, threads=2),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from blocks import GradientDescent, Network, losses, reshuffled, train
 from blocks.arrays import Array, product, transpose
@@ -70,6 +71,16 @@ def ours(
         )
 
     return run
+
+
+def on_two_threads(run: Callable[[], None]) -> Callable[[], None]:
+    """The same with two threads for every product."""
+
+    def on_two() -> None:
+        with threadpool_limits(2, user_api="blas"):
+            run()
+
+    return on_two
 
 
 def _norms(sizes: list[int], repeats: int) -> Callable[[], None]:

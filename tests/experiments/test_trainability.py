@@ -17,6 +17,7 @@ from experiments.run.config import UserError, composed, register
 from experiments.run.data import load
 from experiments.run.grid import MappedConfig, grid, typed_map
 from experiments.run.paper import DIVERGED, PIXEL, TRAINED, Problem, losses, score
+from experiments.trainability import title_of
 
 MODULE = "experiments.trainability"
 PUBLISHED = Path(__file__).parents[1] / "published"
@@ -77,6 +78,12 @@ def test_the_floor_is_what_rounding_and_float32_flip(lab):
     assert run.data.metrics["floor/precision"] == pytest.approx(single[boundary].mean())
     assert run.data.metrics["floor/rounding"] == pytest.approx(rounded[boundary].mean())
     assert single[boundary].mean() > 0.02
+
+
+def test_a_title_names_nothing_that_is_mapped():
+    assert title_of(made("trainability=depth_by_rate")) == "digits, relu, width 16: 32 x 32 networks, float32"
+    paper = "tanh, width 8, 100 updates (Sohl-Dickstein 2024): 256 x 256 networks, float64"
+    assert title_of(made("trainability=fractal_tanh")) == paper
 
 
 @pytest.mark.parametrize(("name", "side", "least"), [("identity", 32, 1.0), ("tanh", 48, 0.995)])
