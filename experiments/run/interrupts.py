@@ -44,7 +44,7 @@ def heard() -> Iterator[Callable[[], None]]:
     """
     came: list[Callable[[], object]] = []
 
-    def interrupt(signum: int, frame: FrameType | None, before: Handler) -> None:
+    def hear(signum: int, frame: FrameType | None, before: Handler) -> None:
         came.append(lambda: before(signum, None))
         before(signum, frame)
 
@@ -52,5 +52,5 @@ def heard() -> Iterator[Callable[[], None]]:
         for interrupt in came:
             interrupt()
 
-    with _handled(interrupt):
+    with _handled(hear):
         yield again
