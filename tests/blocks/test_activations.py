@@ -164,8 +164,15 @@ def test_in_place_it_is_the_same_g_and_da_times_the_same_slope(name, dtype, plac
             in_a = np.empty_like(z)
         in_da, in_dz = da.copy(), np.full_like(z, np.nan)
         forward, backward = activation.forward_calls(in_z, in_a), activation.backward_calls(in_da, in_z, in_a, in_dz)
-        for call in (*forward, *backward):
+        for call in forward:
             call()
+        kept = in_z.copy()
+        for _ in range(2):
+            for call in backward:
+                call()
+            # Backward may compute in a z that is not a.
+            if activation.needs_z:
+                in_z[...] = kept
     assert_array_equal(in_a, a)
     assert_array_equal(in_dz, dz)
     assert_array_equal(in_da, da)

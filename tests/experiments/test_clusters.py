@@ -221,6 +221,7 @@ def test_a_ray_head_that_is_killed_is_one_line(lab, ray_cluster):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert output.splitlines()[-1].startswith("error: the Ray head at ")
+    assert "does not answer any more" in output.splitlines()[-1]
     assert "Traceback" not in output
     assert {run.info.status for run in [*lab.runs(), *lab.runs("sweep")]} == {"FAILED"}
 
