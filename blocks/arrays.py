@@ -57,11 +57,12 @@ def smallest(values: Array) -> float:
 
 def sum_over_units(values: Array) -> Array:
     """(..., n, m) -> (..., 1, m). A product, since NumPy's own sum over a middle axis may add in another order in a stack."""
-    return np.matmul(_ones(values.shape[-2], values.dtype), values)
+    return np.matmul(row_of_ones(values.shape[-2], values.dtype), values)
 
 
 @cache
-def _ones(n: int, dtype: np.dtype) -> Array:
+def row_of_ones(n: int, dtype: np.dtype) -> Array:
+    """(1, n), the same one at every call."""
     return np.ones((1, n), dtype)
 
 

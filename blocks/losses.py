@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from blocks.arrays import Array, Call, check_finite, check_shape, choice, inner, product
+from blocks.arrays import Array, Call, check_finite, check_shape, choice, inner, product, row_of_ones
 
 
 class Room:
@@ -22,17 +22,14 @@ class Room:
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        *lanes, n, m = shape
+        *lanes, _, m = shape
         self.value, self.dlogits = np.empty(lanes, dtype), np.empty(shape, dtype)
         self.units, self.row = np.empty(shape, dtype), np.empty((*lanes, 1, m), dtype)
         self.over_m = np.full((), 1 / m, dtype)
-        self._ones = np.ones((1, n), dtype)
 
     def sum_over_units(self, values: Array) -> Call:
-        """`row` = the sums of (..., n_L, m) values. A product: NumPy's own sum over a middle axis may add in another order
-        in a stack.
-        """
-        return product(self._ones, values, self.row)
+        """`row` = the sums of (..., n_L, m) values, as `arrays.sum_over_units` makes them."""
+        return product(row_of_ones(values.shape[-2], values.dtype), values, self.row)
 
     def weighted_sum(self, terms: Array, weights: Array) -> Call:
         """`value` = the sum of the (..., 1, k) terms, each times its weight."""
