@@ -11,6 +11,8 @@ Array = NDArray[Any]
 # A computation with its arrays in place: called again and again, it looks nothing up.
 Call = Callable[[], Any]
 T = TypeVar("T")
+AVX_512 = not {"X86_V4", "AVX512_SKX"}.isdisjoint(np.show_config(mode="dicts")["SIMD Extensions"]["found"])
+TINY, SMALL = 1200, 10**6
 
 
 def transpose(matrices: Array) -> Array:
@@ -36,6 +38,16 @@ def times(left: Array) -> Callable[..., Array]:
 def product(left: Array, right: Array, out: Array) -> Call:
     """out = left right, as a call."""
     return partial(left.dot, right, out) if left.ndim == right.ndim == 2 else partial(np.matmul, left, right, out)
+
+
+def turning_pays(left: Array, right: Array) -> bool:
+    """Whether left right^T is quicker where left is copied into the order of its transpose first.
+
+    The rows of both run along the summed axis. For small products OpenBLAS's kernels for AVX-512 have a quick way, which such
+    a pair takes only where it is tiny (kernel/x86_64/sgemm_small_kernel_permit_skylakex.c): it pays between the two.
+    """
+    entries = left.shape[-2] * right.shape[-2]
+    return AVX_512 and entries > TINY and entries * left.shape[-1] <= SMALL
 
 
 def inner(left: Array, right: Array, out: Array) -> Call:

@@ -7,12 +7,8 @@ from typing import Self
 import numpy as np
 
 from blocks.activations import Activation
-from blocks.arrays import Array, Call, check_shape, product, transpose
+from blocks.arrays import Array, Call, check_shape, product, transpose, turning_pays
 from blocks.parameters import join, split
-
-# In dW = dz a_prev^T the rows of both factors run along the summed axis. OpenBLAS's kernels for AVX-512 take 1.7 times as
-# long for such a pair as for any other, so that turning dz first pays: 6 % of a step. The older kernels do not, and it costs 3 %.
-TURNS = not {"X86_V4", "AVX512_SKX"}.isdisjoint(np.show_config(mode="dicts")["SIMD Extensions"]["found"])
 
 
 @dataclass
@@ -25,6 +21,7 @@ class Cache:
     dz, da_prev, dz_T: where backward may put its intermediate results, dz_T (..., m, n_l); None makes new arrays.
     room: (..., n_{l-1}, m) where a kind of block that takes more steps may put one's result; None makes new arrays.
     a_prev: (..., n_{l-1}, m) the upper rows of a_prev_1, a view.
+    turns: whether dz is turned before dW's product.
     """
 
     a_prev_1: Array
@@ -39,6 +36,7 @@ class Cache:
         # Views made once: making one costs a tenth of a small product.
         self.a_prev = self.a_prev_1[..., :-1, :]
         self.a_prev_1_T = transpose(self.a_prev_1)
+        self.turns = turning_pays(self.z, self.a_prev_1)
 
     def follow(self, before: "Cache") -> None:
         """Let the block before write its a right where this one keeps its a_prev."""
@@ -116,7 +114,7 @@ class Block:
     def gradient(self, da: Array, cache: Cache, out: Array | None = None) -> tuple[Array, Array]:
         """dz, and [dW db] = dz [a_prev; 1]^T: the row of ones under a_prev sums dz over the examples."""
         dz = self.z_gradient(da, cache)
-        if not TURNS:
+        if not cache.turns:
             return dz, np.matmul(dz, cache.a_prev_1_T, out)
         dz_T = np.empty_like(transpose(dz), order="C") if cache.dz_T is None else cache.dz_T
         np.copyto(dz_T, transpose(dz))
@@ -143,7 +141,7 @@ class Block:
         """What `gradient` and, where the cache has room for da_prev, `pull_back` do."""
         dz = da if cache.dz is None else cache.dz
         calls, dz_T = self.activation.backward_calls(da, cache.z, cache.a, dz), transpose(dz)
-        if TURNS and cache.dz_T is not None:
+        if cache.turns and cache.dz_T is not None:
             calls, dz_T = [*calls, partial(np.copyto, cache.dz_T, dz_T)], cache.dz_T
         pull_back = [] if cache.da_prev is None else [product(self.W_T, dz, cache.da_prev)]
         return [*calls, product(cache.a_prev_1, dz_T, transpose(out)), *pull_back]

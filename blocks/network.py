@@ -130,7 +130,8 @@ class Network:
             # The last block's dz is the loss's dlogits.
             if cache is not caches[-1]:
                 cache.dz = room.setdefault(("dz", cache.z.shape), np.empty_like(cache.z))
-            cache.dz_T = room.setdefault(("dz_T", cache.z.shape), np.empty_like(transpose(cache.z), order="C"))
+            if cache.turns:
+                cache.dz_T = room.setdefault(("dz_T", cache.z.shape), np.empty_like(transpose(cache.z), order="C"))
             if before is not None:
                 cache.da_prev = room.setdefault(("da", before.z.shape), np.empty_like(before.z))
                 cache.room = room.setdefault(("room", before.z.shape), np.empty_like(before.z))

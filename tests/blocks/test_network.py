@@ -149,7 +149,8 @@ def test_caches_handed_back_change_no_result(sizes, kind, lanes):
 @pytest.mark.parametrize("activation", ACTIVATION_NAMES)
 @pytest.mark.parametrize("sizes", [(4, 4, 4, 4), (3, 5, 2, 6), (7, 1, 1), (3, 2)])
 def test_calls_have_the_bits_of_forward_and_backward(monkeypatch, sizes, activation, lanes, dtype, turns):
-    monkeypatch.setattr("blocks.block.TURNS", turns)
+    monkeypatch.setattr("blocks.arrays.AVX_512", turns)
+    monkeypatch.setattr("blocks.arrays.TINY", 0)
     rng = np.random.default_rng(6)
     network = random_network(sizes, activation, lanes, rng)
     network = Network(sizes, activation, network.parameters.astype(dtype))
