@@ -107,6 +107,18 @@ def tanh_derivative(z: Array, a: Array, out: Array | None = None) -> Array:
     return np.subtract(1, out, out)
 
 
+class Tanh(Activation):
+    """In a loop the same by ufuncs alone, for `blocks.program`."""
+
+    def forward_calls(self, z: Array, a: Array) -> list[Call]:
+        """a = tanh z"""
+        return [partial(np.tanh, z, a)]
+
+    def backward_calls(self, da: Array, z: Array, a: Array, dz: Array) -> list[Call]:
+        """dz = da (1 - a^2)"""
+        return [partial(np.multiply, a, a, dz), partial(np.subtract, 1, dz, dz), partial(np.multiply, da, dz, dz)]
+
+
 def relu(z: Array, out: Array | None = None) -> Array:
     """g(z) = max(z, 0)"""
     return np.maximum(z, ZERO[z.dtype], out=out)
@@ -247,7 +259,7 @@ ACTIVATIONS = {
     for pair in (
         Identity("identity", identity, identity_derivative),
         Activation("sigmoid", sigmoid, sigmoid_derivative),
-        Activation("tanh", tanh, tanh_derivative),
+        Tanh("tanh", tanh, tanh_derivative),
         Relu("relu", relu, relu_derivative),
         Activation("leaky_relu", leaky_relu, leaky_relu_derivative, needs_z=True),
         Activation("softplus", softplus, softplus_derivative, needs_z=True),

@@ -6,18 +6,19 @@ learning rate may be one a parameter, too.
 The gradient is left unchanged.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from blocks.arrays import Array, check_number, choice
+from blocks.arrays import Array, Call, check_number, choice
 from blocks.network import Network
+from blocks.program import program
 
-# Numbers that an update goes through at a time, so that it needs room for no more; with a quarter of it an update of 130,000
-# parameters takes a third longer.
-PART = 262144
+# Numbers that an update goes through at a time: it needs room for no more, and they stay in the cache from call to call.
+PART = 32768
 
 ALLOWED: dict[str, dict[str, float]] = {
     "learning_rate": {"above": 0},
@@ -31,11 +32,15 @@ ALLOWED: dict[str, dict[str, float]] = {
 
 @dataclass
 class State:
-    """What an optimizer carries: its moments, the count of its updates, room to compute in.
+    """What an optimizer carries from update to update, and the update itself, as calls.
 
+    moments: (..., P) each.
+    scratch: (..., numbers of a part) room to compute in.
     decays: (..., P) bool, where weight decay is; None without any.
     decayed: room for the gradient with its decay.
-    alpha: the learning rate times the last update's `factor`.
+    updates: how many were made.
+    parameters, gradient: (..., P) what `calls` updates, and by what.
+    numbers: what the calls multiply by, see `Optimizer._numbers`; factor: the schedule's, with which they were made.
     """
 
     moments: list[Array]
@@ -43,21 +48,36 @@ class State:
     decays: Array | None = None
     decayed: Array | None = None
     updates: int = 0
+    parameters: Array = field(default_factory=lambda: np.empty(0))
+    gradient: Array = field(default_factory=lambda: np.empty(0))
+    numbers: tuple[Array, ...] = ()
     factor: float = np.nan
-    alpha: Any = None
+    calls: Sequence[Call] = ()
 
     def take(self, lanes: Array) -> "State":
         """The state of some lanes alone."""
-        return self._each(lambda array: array[lanes], lambda room: np.empty_like(room[lanes]))
+        decays = None if self.decays is None else self.decays[lanes]
+        decayed = None if self.decayed is None else np.empty_like(self.decayed[lanes])
+        moments = [moment[lanes] for moment in self.moments]
+        return State(moments, np.empty_like(self.scratch[lanes]), decays, decayed, self.updates)
 
     def part(self, place: slice) -> "State":
-        """The state of a part of every flat vector."""
-        return self._each(lambda array: array[..., place], lambda room: room[..., : place.stop - place.start])
+        """Views of what belongs to a part of the parameters."""
+        length = place.stop - place.start
+        return State(
+            [moment[..., place] for moment in self.moments],
+            self.scratch[..., :length],
+            None if self.decays is None else self.decays[..., place],
+            None if self.decayed is None else self.decayed[..., :length],
+            self.updates,
+            self.parameters[..., place],
+            self.gradient[..., place],
+            tuple(number[..., place] if number.shape == self.parameters.shape else number for number in self.numbers),
+        )
 
-    def _each(self, of: Callable[[Array], Array], room_of: Callable[[Array], Array]) -> "State":
-        decays = None if self.decays is None else of(self.decays)
-        decayed = None if self.decayed is None else room_of(self.decayed)
-        return State([of(moment) for moment in self.moments], room_of(self.scratch), decays, decayed, self.updates)
+    def __reduce__(self) -> tuple[type["State"], tuple[Any, ...]]:
+        # A copy's calls would be the original's.
+        return State, (self.moments, self.scratch, self.decays, self.decayed, self.updates)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +94,8 @@ class Optimizer:
 
     moments = 0
     decays = False
+    # Whether the numbers are others at every update.
+    varies = False
 
     def __post_init__(self) -> None:
         for rule in fields(self):
@@ -111,37 +133,42 @@ class Optimizer:
         factor: what a schedule makes of the learning rate at this update.
         """
         state.updates += 1
-        if state.factor != factor:
-            state.factor, state.alpha = factor, self._alpha(factor, parameters)
-        alpha = state.alpha
+        if parameters is not state.parameters or gradient is not state.gradient:
+            self._bind(parameters, gradient, state)
+        if self.varies or state.factor != factor:
+            state.factor = factor
+            for number, value in zip(state.numbers, self._numbers(factor, state), strict=True):
+                number[...] = value
+        for call in state.calls:
+            call()
+
+    def _bind(self, parameters: Array, gradient: Array, state: State) -> None:
+        state.parameters, state.gradient, state.factor = parameters, gradient, np.nan
+        state.numbers = tuple(np.array(number) for number in self._numbers(1.0, state))
         size, length = parameters.shape[-1], state.scratch.shape[-1]
-        if length == size:
-            self._update(parameters, gradient, state, alpha)
-            return
+        calls: list[Call] = []
         for start in range(0, size, length):
-            place = slice(start, min(start + length, size))
-            own = alpha[..., place] if alpha.shape == parameters.shape else alpha
-            self._update(parameters[..., place], gradient[..., place], state.part(place), own)
+            part = state.part(slice(start, min(start + length, size)))
+            calls += [*self._decay_calls(part), *self._calls(part)]
+        state.calls = program(calls)
 
-    def _alpha(self, factor: float, parameters: Array) -> Array:
-        rate = self.learning_rate * factor
-        return rate.astype(parameters.dtype) if rate.shape == parameters.shape else _column(rate, parameters.dtype)
+    def _numbers(self, factor: float, state: State) -> tuple[Array, ...]:
+        """What an update multiplies by, broadcasting over the parameters: here alpha, the learning rate times the factor."""
+        rate, parameters = self.learning_rate * factor, state.parameters
+        return (rate.astype(parameters.dtype) if rate.shape == parameters.shape else _column(rate, parameters.dtype),)
 
-    def _update(self, parameters: Array, gradient: Array, state: State, alpha: Array) -> None:
-        if state.decays is not None:
-            gradient = self._decayed(parameters, gradient, state)
-        self._step(parameters, gradient, state, alpha)
-
-    def _decayed(self, parameters: Array, gradient: Array, state: State) -> Array:
+    def _decay_calls(self, state: State) -> list[Call]:
         """dW + lambda W on W, db on b, lane by lane: a lane without decay keeps its gradient's very bits."""
-        assert state.decays is not None
-        assert state.decayed is not None
-        np.copyto(state.decayed, gradient)
-        np.multiply(_column(self.weight_decay, parameters.dtype), parameters, state.scratch)
-        np.add(gradient, state.scratch, out=state.decayed, where=state.decays)
-        return state.decayed
+        if state.decays is None or state.decayed is None:
+            return []
+        gradient, state.gradient = state.gradient, state.decayed
+        return [
+            partial(np.copyto, state.decayed, gradient),
+            partial(np.multiply, _column(self.weight_decay, gradient.dtype), state.parameters, state.scratch),
+            partial(np.add, gradient, state.scratch, out=state.decayed, where=state.decays),
+        ]
 
-    def _step(self, parameters: Array, gradient: Array, state: State, alpha: Array) -> None:
+    def _calls(self, state: State) -> list[Call]:
         raise NotImplementedError
 
 
@@ -152,14 +179,15 @@ def _length(parameters: Array) -> int:
 
 def _column(values: Array, dtype: np.dtype) -> Array:
     """A hyperparameter as an array that broadcasts over the flat vectors: () or (lanes, 1)."""
-    return values.astype(dtype)[..., None] if values.ndim else dtype.type(values)
+    return values.astype(dtype)[..., None] if values.ndim else np.array(values, dtype)
 
 
 class GradientDescent(Optimizer):
     """theta := theta - alpha g"""
 
-    def _step(self, parameters: Array, gradient: Array, state: State, alpha: Array) -> None:
-        parameters -= np.multiply(alpha, gradient, state.scratch)
+    def _calls(self, state: State) -> list[Call]:
+        theta, g, step, (alpha,) = state.parameters, state.gradient, state.scratch, state.numbers
+        return [partial(np.multiply, alpha, g, step), partial(np.subtract, theta, step, theta)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,24 +201,30 @@ class Momentum(Optimizer):
 
     moments = 1
 
-    def _step(self, parameters: Array, gradient: Array, state: State, alpha: Array) -> None:
-        (velocity,) = state.moments
-        velocity *= _column(self.momentum, parameters.dtype)
-        velocity -= np.multiply(alpha, gradient, state.scratch)
-        parameters += velocity
+    def _calls(self, state: State) -> list[Call]:
+        theta, g, step, (alpha,), (v,) = state.parameters, state.gradient, state.scratch, state.numbers, state.moments
+        return [
+            partial(np.multiply, v, _column(self.momentum, theta.dtype), v),
+            partial(np.multiply, alpha, g, step),
+            partial(np.subtract, v, step, v),
+            partial(np.add, theta, v, theta),
+        ]
 
 
 class Nesterov(Momentum):
     """v := mu v - alpha g;  theta := theta + mu v - alpha g  (Nesterov 1983, in the variables of Bengio et al. 2013)"""
 
-    def _step(self, parameters: Array, gradient: Array, state: State, alpha: Array) -> None:
-        (velocity,) = state.moments
-        mu = _column(self.momentum, parameters.dtype)
-        velocity *= mu
-        step = np.multiply(alpha, gradient, state.scratch)
-        velocity -= step
-        parameters -= step
-        parameters += np.multiply(mu, velocity, state.scratch)
+    def _calls(self, state: State) -> list[Call]:
+        theta, g, step, (alpha,), (v,) = state.parameters, state.gradient, state.scratch, state.numbers, state.moments
+        mu = _column(self.momentum, theta.dtype)
+        return [
+            partial(np.multiply, v, mu, v),
+            partial(np.multiply, alpha, g, step),
+            partial(np.subtract, v, step, v),
+            partial(np.subtract, theta, step, theta),
+            partial(np.multiply, mu, v, step),
+            partial(np.add, theta, step, theta),
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,23 +240,37 @@ class Adam(Optimizer):
     epsilon: Any = 1e-8
 
     moments = 2
+    varies = True
 
-    def _step(self, parameters: Array, gradient: Array, state: State, alpha: Array) -> None:
-        first, second = state.moments
-        dtype, scratch = parameters.dtype, state.scratch
-        beta_1, beta_2 = self.beta_1, self.beta_2
-        first *= _column(beta_1, dtype)
-        first += np.multiply(_column(1 - beta_1, dtype), gradient, scratch)
-        second *= _column(beta_2, dtype)
-        np.multiply(gradient, gradient, scratch)
-        scratch *= _column(1 - beta_2, dtype)
-        second += scratch
-        np.divide(second, _column(1 - beta_2**state.updates, dtype), scratch)
-        np.sqrt(scratch, scratch)
-        scratch += _column(self.epsilon, dtype)
-        np.divide(first, scratch, scratch)
-        scratch *= alpha / _column(1 - beta_1**state.updates, dtype)
-        parameters -= scratch
+    def _numbers(self, factor: float, state: State) -> tuple[Array, ...]:
+        """alpha / (1 - beta_1^t), 1 - beta_2^t, epsilon"""
+        t, dtype = state.updates, state.parameters.dtype
+        (alpha,) = super()._numbers(factor, state)
+        numbers = 1 - self.beta_1**t, 1 - self.beta_2**t, self._epsilon(t)
+        rest_1, rest_2, epsilon = (_column(number, dtype) for number in numbers)
+        return alpha / rest_1, rest_2, epsilon
+
+    def _epsilon(self, t: int) -> Array:
+        return self.epsilon
+
+    def _calls(self, state: State) -> list[Call]:
+        theta, g, step, (m, v) = state.parameters, state.gradient, state.scratch, state.moments
+        (alpha, rest, epsilon), dtype = state.numbers, theta.dtype
+        return [
+            partial(np.multiply, m, _column(self.beta_1, dtype), m),
+            partial(np.multiply, _column(1 - self.beta_1, dtype), g, step),
+            partial(np.add, m, step, m),
+            partial(np.multiply, v, _column(self.beta_2, dtype), v),
+            partial(np.multiply, g, g, step),
+            partial(np.multiply, step, _column(1 - self.beta_2, dtype), step),
+            partial(np.add, v, step, v),
+            partial(np.divide, v, rest, step),
+            partial(np.sqrt, step, step),
+            partial(np.add, step, epsilon, step),
+            partial(np.divide, m, step, step),
+            partial(np.multiply, step, alpha, step),
+            partial(np.subtract, theta, step, theta),
+        ]
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {

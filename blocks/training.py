@@ -14,6 +14,7 @@ from blocks.losses import Loss, Room
 from blocks.network import Network
 from blocks.optimizers import Optimizer
 from blocks.parameters import Norms
+from blocks.program import program
 from blocks.schedules import schedule_named
 
 Watch = Callable[[int, Callable[[], History]], None]
@@ -82,9 +83,10 @@ class Workspace:
         self.room = Room(self.caches[-1].a.shape, dtype)
         # Every lane's own copy of the labels: broadcasting takes longer, and allocates.
         self.target = np.empty(self.caches[-1].a.shape, dtype) if network.lanes else self.labels
-        self.forward = [*network.forward_calls(self.caches), *loss.calls(self.caches[-1].a, self.target, self.room)]
+        logits = self.caches[-1].a
+        self.forward = program([*network.forward_calls(self.caches), *loss.calls(logits, self.target, self.room)])
         backward = network.backward_calls(network.layout.blocks(gradient), self.room.dlogits, self.caches)
-        self.cycle = [*self.forward, *backward, *norms.calls]
+        self.cycle = [*self.forward, *program([*backward, *norms.calls])]
         self.held: Array | None = None
 
     def gather(self, rows: Array, target: Array, examples: Array) -> None:

@@ -11,8 +11,8 @@ from tests.blocks import oracle
 
 INPUTS, WIDTH, BATCH, BATCHES = 40, 48, 256, 4
 M = BATCH * BATCHES
-# Views and numbers: less than the smallest array of a batch that has more than one row.
-NO_ARRAY = 2048
+# Views and numbers: less than half the smallest array of a batch that has more than one row, 10 of them.
+NO_ARRAY = 4096
 # NumPy itself takes room for 8192 numbers where it converts booleans or goes through operands that lie differently.
 NUMPYS_OWN = 8192 * 4 + NO_ARRAY
 A_BLOCK_S = WIDTH * BATCH * 4
@@ -50,6 +50,12 @@ def peak_after_the_first_epoch(activation="relu", loss="softmax_cross_entropy", 
     finally:
         tracemalloc.stop()
     return seen[-1][1] - seen[0][0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported():
+    """What the first training of a process imports is no training's."""
+    peak_after_the_first_epoch(weight_decay=0.1)
 
 
 @pytest.mark.parametrize("lanes", [None, 10])

@@ -1,0 +1,250 @@
+"""Calls of NumPy, one after another, without what NumPy does between them: with the extra `compiled`, in the same bits.
+
+A call of NumPy finds types, shapes and room, then runs a loop over numbers, or BLAS's product; at width 16 the finding
+takes three quarters of the time. NumPy lends its loops (`numpy.ufunc._get_strided_loop`): a program holds every call's
+loop and addresses as a row of a table, and a few lines of machine code, llvmlite's, go from row to row.
+"""
+
+import ctypes
+import re
+from collections.abc import Sequence
+from functools import cache, partial
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from blocks.arrays import Array, Call
+
+# A part of the table, and the arrays that it points to.
+Row = tuple[Array, Sequence[Array]]
+# The version of what NumPy lends; one that lends something else has another name.
+CAPSULE = b"numpy_1.24_ufunc_call_info"
+# A row: loop, context, auxiliary data; addresses of its lengths and of its strides; how often it is called; the operands'
+# addresses at the first call, and how far they are from call to call. Loops may move the addresses they are given: a copy.
+ROW, OPERANDS = 14, 4
+MACHINE_CODE = """
+%row = type <{ ptr, ptr, ptr, ptr, ptr, i64, <4 x i64>, <4 x i64> }>
+
+define void @run(ptr %first, i64 %rows) {
+begin:
+  %operands = alloca <4 x i64>
+  br label %each_row
+each_row:
+  %at = phi ptr [ %first, %begin ], [ %behind, %row_done ]
+  %row = load %row, ptr %at, align 8
+  %loop = extractvalue %row %row, 0
+  %context = extractvalue %row %row, 1
+  %auxiliary = extractvalue %row %row, 2
+  %lengths = extractvalue %row %row, 3
+  %strides = extractvalue %row %row, 4
+  %calls = extractvalue %row %row, 5
+  %addresses = extractvalue %row %row, 6
+  %steps = extractvalue %row %row, 7
+  br label %each_call
+each_call:
+  %here = phi <4 x i64> [ %addresses, %each_row ], [ %there, %each_call ]
+  %called = phi i64 [ 0, %each_row ], [ %called_1, %each_call ]
+  store <4 x i64> %here, ptr %operands
+  call i32 %loop(ptr %context, ptr %operands, ptr %lengths, ptr %strides, ptr %auxiliary)
+  %there = add <4 x i64> %here, %steps
+  %called_1 = add i64 %called, 1
+  %calls_done = icmp eq i64 %called_1, %calls
+  br i1 %calls_done, label %row_done, label %each_call
+row_done:
+  %behind = getelementptr %row, ptr %at, i64 1
+  %end = getelementptr %row, ptr %first, i64 %rows
+  %rows_done = icmp eq ptr %behind, %end
+  br i1 %rows_done, label %done, label %each_row
+done:
+  ret void
+}
+"""
+
+
+def program(calls: Sequence[Call]) -> list[Call]:
+    """Calls that do what `calls` do, one after another, in the same bits: those that NumPy lends its loops for are one.
+
+    calls: partials of ufuncs, products and copies, with their arrays, those for the results among them; whatever else is
+        called as it is. Of floating-point errors NumPy warns in the latter alone.
+    """
+    machine = _machine()
+    if machine is None:
+        return list(calls)
+    parts: list[Call] = []
+    for known, series in groupby([(call, _rows(call)) for call in calls], lambda pair: bool(pair[1])):
+        pairs = list(series)
+        parts += [_Program(machine, [row for _, rows in pairs for row in rows])] if known else [call for call, _ in pairs]
+    return parts
+
+
+class _Program:
+    """A table that the machine code reads, and all that it points to."""
+
+    def __init__(self, machine: "_Machine", rows: Sequence[Row]) -> None:
+        self.machine = machine
+        self.table = np.concatenate([table for table, _ in rows])
+        self.operands = [operands for _, operands in rows]
+        self.place = self.table.ctypes.data, len(self.table)
+
+    def __call__(self) -> None:
+        self.machine.run(*self.place)
+
+
+def _rows(call: Call) -> list[Row]:
+    """The call's loops with their operands; none where NumPy lends none that does the same."""
+    rows = [_row(*step) for step in _ufuncs(call)]
+    return [] if None in rows else [row for row in rows if row is not None]
+
+
+def _ufuncs(call: Call) -> list[tuple[np.ufunc, tuple[Any, ...]]]:
+    """The ufuncs that do the same as a call, with their arguments; none where that is not known."""
+    if not isinstance(call, partial):
+        return []
+    function, arguments, keywords = call.func, call.args, call.keywords
+    if isinstance(function, np.ufunc) and keywords.keys() <= {"out"}:
+        return [(function, (*arguments, *keywords.values()))]
+    if function is np.copyto and not keywords:
+        return [(np.positive, arguments[::-1])]
+    owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
+    if isinstance(owner, np.ndarray) and name == "dot":
+        return [(np.matmul if owner.ndim == 2 else np.vecdot, (owner, *arguments))]
+    if owner is np.maximum and name == "reduce" and keywords.keys() == {"axis", "keepdims", "out"} and keywords["axis"] == -2:
+        (values,), out = arguments, keywords["out"]
+        first, *others = (values[..., unit : unit + 1, :] for unit in range(values.shape[-2]))
+        return [(np.positive, (first, out)), *((np.maximum, (out, other, out)) for other in others)]
+    return []
+
+
+def _row(ufunc: np.ufunc, arguments: Sequence[Any]) -> Row | None:
+    """The loop over these operands; None where NumPy would convert or copy one of them first, or refuse them.
+
+    One row of the table, unless there are more than two axes that can not be gone through as one.
+    """
+    core = _core(ufunc)
+    if not len(arguments) == len(core) <= OPERANDS:
+        return None
+    # A Python number has the type of the arrays beside it.
+    dtype = next(argument.dtype for argument in arguments if isinstance(argument, np.ndarray))
+    operands = [np.asarray(argument, dtype if isinstance(argument, int | float) else None) for argument in arguments]
+    loop = _loop(ufunc, tuple(operand.dtype for operand in operands))
+    axes = [operand.ndim - len(names) for operand, names in zip(operands, core, strict=True)]
+    if loop is None or min(axes) < 0 or not _lie_well(operands):
+        return None
+    shape = operands[-1].shape[: axes[-1]]
+    strides = np.zeros((len(shape), OPERANDS), np.int64)
+    lengths: dict[str, int] = {}
+    for number, (operand, outer, names) in enumerate(zip(operands, axes, core, strict=True)):
+        own = operand.shape[:outer]
+        if outer > len(shape) or any(n not in (1, whole) for n, whole in zip(own[::-1], shape[::-1], strict=False)):
+            return None
+        strides[len(shape) - outer :, number] = [0 if n == 1 else stride for n, stride in zip(own, operand.strides, strict=False)]
+        for name, length in zip(names, operand.shape[outer:], strict=True):
+            if lengths.setdefault(name, length) != length:
+                return None
+
+    *rest, (calls, steps), (count, inner) = _merged(shape, strides)
+    addresses = np.zeros((1, OPERANDS), np.int64)
+    addresses[:, : len(operands)] = [operand.ctypes.data for operand in operands]
+    for length, step in rest:
+        addresses = (addresses[:, None] + np.arange(length)[:, None] * step).reshape(-1, OPERANDS)
+    core_strides = [stride for operand, outer in zip(operands, axes, strict=True) for stride in operand.strides[outer:]]
+    table = np.empty((len(addresses), ROW), np.int64)
+    table[:, :3] = loop.pointers
+    table[:, 3] = _words(count, *lengths.values()).ctypes.data
+    table[:, 4] = _words(*inner[: len(operands)], *core_strides).ctypes.data
+    table[:, 5], table[:, 6 : 6 + OPERANDS], table[:, 6 + OPERANDS :] = calls, addresses, steps
+    return table, operands
+
+
+def _lie_well(operands: Sequence[Array]) -> bool:
+    """Whether a loop may go through them as they lie: the result's array is another, or the very same."""
+    *inputs, out = operands
+
+    def apart(operand: Array) -> bool:
+        if not np.may_share_memory(operand, out):
+            return True
+        return (operand.ctypes.data, operand.shape, operand.strides) == (out.ctypes.data, out.shape, out.strides)
+
+    return out.flags.writeable and all(operand.size and operand.flags.aligned for operand in operands) and all(map(apart, inputs))
+
+
+def _merged(shape: tuple[int, ...], strides: Array) -> list[tuple[int, Array]]:
+    """(length, strides of the operands), axis by axis, two at least; those joined that lie behind each other in all operands."""
+    axes: list[tuple[int, Array]] = []
+    for length, step in zip(shape, strides, strict=True):
+        if axes and (axes[-1][1] == length * step).all():
+            axes[-1] = axes[-1][0] * length, step
+        elif length > 1:
+            axes.append((length, step))
+    return [(1, np.zeros(OPERANDS, np.int64))] * (2 - len(axes)) + axes
+
+
+@cache
+def _words(*values: int) -> Array:
+    """The values where machine code can read them: blocks of one shape share them."""
+    return np.array(values, np.int64)
+
+
+@cache
+def _core(ufunc: np.ufunc) -> list[list[str]]:
+    """The names of every operand's last axes, which the loop goes through itself."""
+    if ufunc.signature is None:
+        return [[]] * ufunc.nargs
+    return [re.findall(r"\w+", operand) for operand in re.findall(r"\(([^)]*)\)", ufunc.signature)]
+
+
+class _Loop:
+    """What NumPy lends of a ufunc for certain types.
+
+    pointers: to the loop, its context and its auxiliary data, which live as long as the capsule does.
+    """
+
+    def __init__(self, ufunc: Any, capsule: object) -> None:
+        ufunc._get_strided_loop(capsule)
+        self.capsule = capsule
+        address = _pointer(capsule, CAPSULE)
+        self.pointers = tuple((ctypes.c_int64 * 3).from_address(address))
+        self.needs_python = ctypes.c_bool.from_address(address + ctypes.sizeof(ctypes.c_int64 * 3)).value
+
+
+_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer.argtypes, _pointer.restype = (ctypes.py_object, ctypes.c_char_p), ctypes.c_size_t
+
+
+@cache
+def _loop(ufunc: Any, dtypes: tuple[np.dtype, ...]) -> _Loop | None:
+    """None where types would have to be converted, or the loop needs Python."""
+    resolved, capsule = ufunc._resolve_dtypes_and_context((*dtypes[: ufunc.nin], *[None] * ufunc.nout))
+    if resolved != dtypes:
+        return None
+    loop = _Loop(ufunc, capsule)
+    return None if loop.needs_python else loop
+
+
+class _Machine:
+    """The machine code, which lives as long as this does.
+
+    run: `run(address of the first row, number of rows)`
+    """
+
+    def __init__(self) -> None:
+        import llvmlite.binding as llvm
+
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        target = llvm.Target.from_default_triple().create_target_machine()
+        self.engine = llvm.create_mcjit_compiler(llvm.parse_assembly(MACHINE_CODE), target)
+        self.engine.finalize_object()
+        run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
+        self.run = run(self.engine.get_function_address("run"))
+
+
+@cache
+def _machine() -> _Machine | None:
+    """None without llvmlite, or with a NumPy that lends its loops otherwise."""
+    try:
+        _loop(np.add, (np.dtype(np.float64),) * 3)
+        return _Machine()
+    except (ImportError, AttributeError, ValueError):
+        return None
