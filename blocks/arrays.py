@@ -13,6 +13,8 @@ Call = Callable[[], Any]
 T = TypeVar("T")
 AVX_512 = not {"X86_V4", "AVX512_SKX"}.isdisjoint(np.show_config(mode="dicts")["SIMD Extensions"]["found"])
 TINY, SMALL = 1200, 10**6
+# Numbers that calls one after another go through at a time, so that they stay in the cache from call to call.
+PART = 32768
 
 
 def transpose(matrices: Array) -> Array:
@@ -38,6 +40,20 @@ def times(left: Array) -> Callable[..., Array]:
 def product(left: Array, right: Array, out: Array) -> Call:
     """out = left right, as a call."""
     return partial(left.dot, right, out) if left.ndim == right.ndim == 2 else partial(np.matmul, left, right, out)
+
+
+def in_parts(calls_of: Callable[..., list[Call]], *arrays: Array) -> list[Call]:
+    """calls_of(*arrays), elementwise, of arrays of one shape: of some rows of all of them, then of the next."""
+    n, size = arrays[0].shape[-2], arrays[0].size
+    rows = max(1, PART * n // max(1, size))
+    if rows >= n:
+        return calls_of(*arrays)
+    calls: list[Call] = []
+    for start in range(0, n, rows):
+        # An array that stands twice among them does so in their parts.
+        parts = {id(array): array[..., start : start + rows, :] for array in arrays}
+        calls += calls_of(*(parts[id(array)] for array in arrays))
+    return calls
 
 
 def turning_pays(left: Array, right: Array) -> bool:

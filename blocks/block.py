@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from blocks.activations import Activation
-from blocks.arrays import Array, Call, check_shape, product, transpose, turning_pays
+from blocks.arrays import Array, Call, check_shape, in_parts, product, transpose, turning_pays
 from blocks.parameters import join, split
 
 
@@ -135,12 +135,12 @@ class Block:
 
     def forward_calls(self, cache: Cache) -> list[Call]:
         """What `forward` does with what stands in cache.a_prev."""
-        return [product(self.joined, cache.a_prev_1, cache.z), *self.activation.forward_calls(cache.z, cache.a)]
+        return [product(self.joined, cache.a_prev_1, cache.z), *in_parts(self.activation.forward_calls, cache.z, cache.a)]
 
     def backward_calls(self, da: Array, cache: Cache, out: Array) -> list[Call]:
         """What `gradient` and, where the cache has room for da_prev, `pull_back` do."""
         dz = da if cache.dz is None else cache.dz
-        calls, dz_T = self.activation.backward_calls(da, cache.z, cache.a, dz), transpose(dz)
+        calls, dz_T = in_parts(self.activation.backward_calls, da, cache.z, cache.a, dz), transpose(dz)
         if cache.turns and cache.dz_T is not None:
             calls, dz_T = [*calls, partial(np.copyto, cache.dz_T, dz_T)], cache.dz_T
         pull_back = [] if cache.da_prev is None else [product(self.W_T, dz, cache.da_prev)]

@@ -13,12 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from blocks.arrays import Array, Call, check_number, choice
+from blocks.arrays import PART, Array, Call, check_number, choice
 from blocks.network import Network
 from blocks.program import program
-
-# Numbers that an update goes through at a time: it needs room for no more, and they stay in the cache from call to call.
-PART = 32768
 
 ALLOWED: dict[str, dict[str, float]] = {
     "learning_rate": {"above": 0},

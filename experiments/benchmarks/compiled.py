@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from blocks.arrays import Array
-from experiments.benchmarks.step import BATCHES, SHAPES, on_two_threads, ours, problem
+from experiments.benchmarks.step import BATCHES, SHAPES, by_numpy_alone, on_two_threads, ours, problem
 from experiments.benchmarks.tables import alternate, ratio, table
 
 COMPILED_DEPTHS, EPOCHS, WIDTH, BATCH, RATE = (2, 5, 9, 33), 20, 64, 64, 1e-2
@@ -126,15 +126,18 @@ def stacks() -> None:
             contestants = {
                 f"ours, a stack of {LANES}": stack,
                 f"ours, {LANES} in a loop": loop,
+                f"ours, a stack of {LANES}, NumPy alone": by_numpy_alone(stack),
+                f"ours, {LANES} in a loop, NumPy alone": by_numpy_alone(loop),
                 f"ours, two stacks of {LANES}, two processes": side_by_side,
                 f"JAX vmap, {2 * LANES} networks": _jax(sizes, x, y, batch, epochs, 2 * LANES),
             }
             times = alternate(contestants, epochs * BATCHES * LANES, STACK_ROUNDS)
-            for name in list(times)[2:]:
+            for name in list(times)[4:]:
                 times[name] /= 2
             table(f"a network's step of {depth} blocks x {width}, batch {batch}, float32, relu", times, "us", 1e6)
-            one, looped, two, jax_s = times.values()
-            print(f"  the loop over the stack: {ratio(looped, one)};  JAX over two stacks: {ratio(jax_s, two)}")
+            one, looped, one_by_numpy, looped_by_numpy, two, jax_s = times.values()
+            print(f"  the loop over the stack: {ratio(looped, one)}, with NumPy alone {ratio(looped_by_numpy, one_by_numpy)}")
+            print(f"  JAX over two stacks:     {ratio(jax_s, two)}")
 
 
 _STACKS: dict[tuple[int, int, int, int], Callable[[], None]] = {}

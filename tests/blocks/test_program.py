@@ -70,8 +70,9 @@ def test_every_network_trains_to_the_same_bits(plain, activation, kind, lanes):
 @pytest.mark.parametrize("weight_decay", [0, 0.01])
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 def test_every_optimizer_makes_the_same_bits(plain, monkeypatch, rule, weight_decay, lanes):
-    # A network in several parts.
+    # Parameters, and activations, in several parts.
     monkeypatch.setattr("blocks.optimizers.PART", 1000)
+    monkeypatch.setattr("blocks.arrays.PART", 200)
     run = partial(trained, rule=rule, weight_decay=weight_decay, lanes=lanes, dtype=np.float32)
     assert run() == plain(run)
 
