@@ -8,7 +8,7 @@ loop and addresses as a row of a table, and a few lines of machine code, llvmlit
 import ctypes
 import re
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import groupby
 from typing import Any
 
@@ -85,7 +85,7 @@ class _Program:
         self.machine = machine
         self.table = np.concatenate([table for table, _ in rows])
         self.operands = [operands for _, operands in rows]
-        self.place = self.table.ctypes.data, len(self.table)
+        self.place = _address(self.table), len(self.table)
 
     def __call__(self) -> None:
         self.machine.run(*self.place)
@@ -117,44 +117,59 @@ def _ufuncs(call: Call) -> list[tuple[np.ufunc, tuple[Any, ...]]]:
 
 
 def _row(ufunc: np.ufunc, arguments: Sequence[Any]) -> Row | None:
-    """The loop over these operands; None where NumPy would convert or copy one of them first, or refuse them.
-
-    One row of the table, unless there are more than two axes that can not be gone through as one.
-    """
-    core = _core(ufunc)
-    if not len(arguments) == len(core) <= OPERANDS:
-        return None
+    """The loop over these operands; None where NumPy would convert or copy one of them first, or refuse them."""
     # A Python number has the type of the arrays beside it.
     dtype = next(argument.dtype for argument in arguments if isinstance(argument, np.ndarray))
     operands = [np.asarray(argument, dtype if isinstance(argument, int | float) else None) for argument in arguments]
-    loop = _loop(ufunc, tuple(operand.dtype for operand in operands))
-    axes = [operand.ndim - len(names) for operand, names in zip(operands, core, strict=True)]
-    if loop is None or min(axes) < 0 or not _lie_well(operands):
+    walk = _walk(ufunc, tuple((operand.dtype, operand.shape, operand.strides) for operand in operands))
+    if walk is None or not _lie_well(operands):
         return None
-    shape = operands[-1].shape[: axes[-1]]
-    strides = np.zeros((len(shape), OPERANDS), np.int64)
+    table = walk.copy()
+    table[:, 6 : 6 + len(operands)] += [_address(operand) for operand in operands]
+    return table, operands
+
+
+@lru_cache(1024)
+def _walk(ufunc: np.ufunc, kinds: tuple[tuple[np.dtype, tuple[int, ...], tuple[int, ...]], ...]) -> Array | None:
+    """The row of operands of these types, shapes and strides that all lie at address 0; None as in `_row`.
+
+    One row, unless there are more than two axes that can not be gone through as one.
+    """
+    core = _core(ufunc)
+    if not len(kinds) == len(core) <= OPERANDS:
+        return None
+    loop = _loop(ufunc, tuple(dtype for dtype, _, _ in kinds))
+    axes = [len(shape) - len(names) for (_, shape, _), names in zip(kinds, core, strict=True)]
+    if loop is None or min(axes) < 0:
+        return None
+    whole = kinds[-1][1][: axes[-1]]
+    strides = np.zeros((len(whole), OPERANDS), np.int64)
     lengths: dict[str, int] = {}
-    for number, (operand, outer, names) in enumerate(zip(operands, axes, core, strict=True)):
-        own = operand.shape[:outer]
-        if outer > len(shape) or any(n not in (1, whole) for n, whole in zip(own[::-1], shape[::-1], strict=False)):
+    core_strides: list[int] = []
+    for number, ((_, shape, steps), outer, names) in enumerate(zip(kinds, axes, core, strict=True)):
+        own = shape[:outer]
+        if outer > len(whole) or any(n not in (1, most) for n, most in zip(own[::-1], whole[::-1], strict=False)):
             return None
-        strides[len(shape) - outer :, number] = [0 if n == 1 else stride for n, stride in zip(own, operand.strides, strict=False)]
-        for name, length in zip(names, operand.shape[outer:], strict=True):
+        strides[len(whole) - outer :, number] = [0 if n == 1 else step for n, step in zip(own, steps, strict=False)]
+        core_strides += steps[outer:]
+        for name, length in zip(names, shape[outer:], strict=True):
             if lengths.setdefault(name, length) != length:
                 return None
 
-    *rest, (calls, steps), (count, inner) = _merged(shape, strides)
-    addresses = np.zeros((1, OPERANDS), np.int64)
-    addresses[:, : len(operands)] = [operand.ctypes.data for operand in operands]
+    *rest, (calls, apart), (count, inner) = _merged(whole, strides)
+    offsets = np.zeros((1, OPERANDS), np.int64)
     for length, step in rest:
-        addresses = (addresses[:, None] + np.arange(length)[:, None] * step).reshape(-1, OPERANDS)
-    core_strides = [stride for operand, outer in zip(operands, axes, strict=True) for stride in operand.strides[outer:]]
-    table = np.empty((len(addresses), ROW), np.int64)
-    table[:, :3] = loop.pointers
-    table[:, 3] = _words(count, *lengths.values()).ctypes.data
-    table[:, 4] = _words(*inner[: len(operands)], *core_strides).ctypes.data
-    table[:, 5], table[:, 6 : 6 + OPERANDS], table[:, 6 + OPERANDS :] = calls, addresses, steps
-    return table, operands
+        offsets = (offsets[:, None] + np.arange(length)[:, None] * step).reshape(-1, OPERANDS)
+    walk = np.empty((len(offsets), ROW), np.int64)
+    walk[:, :3] = loop.pointers
+    walk[:, 3] = _address(_words(count, *lengths.values()))
+    walk[:, 4] = _address(_words(*inner[: len(kinds)], *core_strides))
+    walk[:, 5], walk[:, 6 : 6 + OPERANDS], walk[:, 6 + OPERANDS :] = calls, offsets, apart
+    return walk
+
+
+def _address(array: Array) -> int:
+    return array.ctypes.data
 
 
 def _lie_well(operands: Sequence[Array]) -> bool:
@@ -162,9 +177,9 @@ def _lie_well(operands: Sequence[Array]) -> bool:
     *inputs, out = operands
 
     def apart(operand: Array) -> bool:
-        if not np.may_share_memory(operand, out):
+        if operand is out or not np.may_share_memory(operand, out):
             return True
-        return (operand.ctypes.data, operand.shape, operand.strides) == (out.ctypes.data, out.shape, out.strides)
+        return (_address(operand), operand.shape, operand.strides) == (_address(out), out.shape, out.strides)
 
     return out.flags.writeable and all(operand.size and operand.flags.aligned for operand in operands) and all(map(apart, inputs))
 
