@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 
 from blocks.arrays import Array
+from blocks.parameters import Layout
 from experiments.benchmarks.step import BATCHES, SHAPES, by_numpy_alone, on_two_threads, ours, problem
 from experiments.benchmarks.tables import alternate, ratio, table
+from experiments.run.stack import suitable_lanes
 
 COMPILED_DEPTHS, EPOCHS, WIDTH, BATCH, RATE = (2, 5, 9, 33), 20, 64, 64, 1e-2
-COMPILED_ROUNDS, STEADY_ROUNDS, STACK_ROUNDS = 5, 15, 9
+COMPILED_ROUNDS, STEADY_ROUNDS, STACK_ROUNDS = 5, 15, 7
 LANES = 16
 # depth, width, batch, epochs a turn.
-STACKS = ((5, 16, 32, 20), (9, 64, 64, 5), (33, 64, 64, 2))
+STACKS = ((5, 16, 32, 40), (9, 64, 64, 20), (33, 64, 64, 5))
 
 
 def jax_training(sizes: list[int], x: Array, y: Array, batch: int, epochs: int) -> Callable[[Any], Any]:
@@ -120,23 +122,34 @@ def stacks() -> None:
                 for _ in range(LANES):
                     alone()
 
+            suitable = suitable_lanes(Layout(sizes), batch, "float32")
+            few = ours(sizes, x, y, batch, epochs, suitable)
+
+            def in_stacks(few: Callable[[], None] = few, stacks: int = -(-LANES // suitable)) -> None:
+                for _ in range(stacks):
+                    few()
+
             def side_by_side(shape: tuple[int, int, int, int] = (depth, width, batch, epochs)) -> None:
                 list(pool.map(_stack_of, [shape] * 2))
 
             contestants = {
                 f"ours, a stack of {LANES}": stack,
                 f"ours, {LANES} in a loop": loop,
+                f"ours, {-(-LANES // suitable)} x {suitable} in stacks, as a sweep's": in_stacks,
                 f"ours, a stack of {LANES}, NumPy alone": by_numpy_alone(stack),
                 f"ours, {LANES} in a loop, NumPy alone": by_numpy_alone(loop),
                 f"ours, two stacks of {LANES}, two processes": side_by_side,
                 f"JAX vmap, {2 * LANES} networks": _jax(sizes, x, y, batch, epochs, 2 * LANES),
             }
             times = alternate(contestants, epochs * BATCHES * LANES, STACK_ROUNDS)
-            for name in list(times)[4:]:
+            names = list(times)
+            times[names[2]] *= LANES / (-(-LANES // suitable) * suitable)
+            for name in names[5:]:
                 times[name] /= 2
             table(f"a network's step of {depth} blocks x {width}, batch {batch}, float32, relu", times, "us", 1e6)
-            one, looped, one_by_numpy, looped_by_numpy, two, jax_s = times.values()
+            one, looped, sized, one_by_numpy, looped_by_numpy, two, jax_s = times.values()
             print(f"  the loop over the stack: {ratio(looped, one)}, with NumPy alone {ratio(looped_by_numpy, one_by_numpy)}")
+            print(f"  over a sweep's stacks:   {ratio(looped, sized)}")
             print(f"  JAX over two stacks:     {ratio(jax_s, two)}")
 
 
