@@ -16,8 +16,8 @@ import numpy as np
 
 from blocks.arrays import Array, Call
 
-# A part of the table, and the arrays that it points to.
-Row = tuple[Array, Sequence[Array]]
+# A part of the table, and what it points to.
+Row = tuple[Array, Sequence[object]]
 # The version of what NumPy lends; one that lends something else has another name.
 CAPSULE = b"numpy_1.24_ufunc_call_info"
 # A row: loop, context, auxiliary data; addresses of its lengths and of its strides; how often it is called; the operands'
@@ -84,7 +84,7 @@ class _Program:
     def __init__(self, machine: "_Machine", rows: Sequence[Row]) -> None:
         self.machine = machine
         self.table = np.concatenate([table for table, _ in rows])
-        self.operands = [operands for _, operands in rows]
+        self.held = [held for _, held in rows]
         self.place = _address(self.table), len(self.table)
 
     def __call__(self) -> None:
@@ -124,13 +124,13 @@ def _row(ufunc: np.ufunc, arguments: Sequence[Any]) -> Row | None:
     walk = _walk(ufunc, tuple((operand.dtype, operand.shape, operand.strides) for operand in operands))
     if walk is None or not _lie_well(operands):
         return None
-    table = walk.copy()
+    table = walk[0].copy()
     table[:, 6 : 6 + len(operands)] += [_address(operand) for operand in operands]
-    return table, operands
+    return table, (walk, *operands)
 
 
 @lru_cache(1024)
-def _walk(ufunc: np.ufunc, kinds: tuple[tuple[np.dtype, tuple[int, ...], tuple[int, ...]], ...]) -> Array | None:
+def _walk(ufunc: np.ufunc, kinds: tuple[tuple[np.dtype, tuple[int, ...], tuple[int, ...]], ...]) -> Row | None:
     """The row of operands of these types, shapes and strides that all lie at address 0; None as in `_row`.
 
     One row, unless there are more than two axes that can not be gone through as one.
@@ -162,10 +162,10 @@ def _walk(ufunc: np.ufunc, kinds: tuple[tuple[np.dtype, tuple[int, ...], tuple[i
         offsets = (offsets[:, None] + np.arange(length)[:, None] * step).reshape(-1, OPERANDS)
     walk = np.empty((len(offsets), ROW), np.int64)
     walk[:, :3] = loop.pointers
-    walk[:, 3] = _address(_words(count, *lengths.values()))
-    walk[:, 4] = _address(_words(*inner[: len(kinds)], *core_strides))
+    pointed = np.array([count, *lengths.values()], np.int64), np.array([*inner[: len(kinds)], *core_strides], np.int64)
+    walk[:, 3:5] = [_address(numbers) for numbers in pointed]
     walk[:, 5], walk[:, 6 : 6 + OPERANDS], walk[:, 6 + OPERANDS :] = calls, offsets, apart
-    return walk
+    return walk, (loop, *pointed)
 
 
 def _address(array: Array) -> int:
@@ -193,12 +193,6 @@ def _merged(shape: tuple[int, ...], strides: Array) -> list[tuple[int, Array]]:
         elif length > 1:
             axes.append((length, step))
     return [(1, np.zeros(OPERANDS, np.int64))] * (2 - len(axes)) + axes
-
-
-@cache
-def _words(*values: int) -> Array:
-    """The values where machine code can read them: blocks of one shape share them."""
-    return np.array(values, np.int64)
 
 
 @cache

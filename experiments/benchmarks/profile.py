@@ -1,4 +1,4 @@
-"""Where the time of a step goes, block by block."""
+"""Where the time of a step goes, block by block, with NumPy alone."""
 
 import time
 from collections import defaultdict
@@ -16,7 +16,7 @@ from blocks.arrays import Array, Call, product
 from blocks.optimizers import Optimizer
 from blocks.parameters import Norms
 from blocks.training import Workspace
-from experiments.benchmarks.step import BATCHES, SHAPES, ours, problem
+from experiments.benchmarks.step import BATCHES, SHAPES, by_numpy_alone, ours, problem
 from experiments.benchmarks.tables import alternate
 
 ROUNDS = 15
@@ -26,7 +26,7 @@ SHOWN = 3
 
 def profile() -> None:
     """Where the time of a step goes: every product, activation and derivative of every block, loss, norms, update, batch,
-    and what is left for the Python between them.
+    and what is left for the Python between them; with NumPy alone, and what the extra `compiled` makes of it.
     """
     for depth, width, batch, epochs in SHAPES:
         sizes, x, y = problem(depth, width, batch)
@@ -36,11 +36,13 @@ def profile() -> None:
         def parts(problem: Any = (sizes, x, y, batch, epochs), seconds: list[dict[str, Array]] = seconds) -> None:
             seconds.append(_parts(*problem))
 
-        turns = {"whole": ours(sizes, x, y, batch, epochs), "parts": parts}
+        own = ours(sizes, x, y, batch, epochs)
+        turns = {"whole": by_numpy_alone(own), "compiled": own, "parts": by_numpy_alone(parts)}
         # Processor time of the whole: what other processes take from it would all seem to lie between the parts.
-        whole = alternate(turns, steps, ROUNDS, clock=time.thread_time)["whole"]
+        times = alternate(turns, steps, ROUNDS, clock=time.thread_time)
         medians = {name: np.median([turn[name] for turn in seconds[1:]], axis=0) * 1e6 for name in seconds[0]}
-        _page(f"{depth} blocks x {width}, batch {batch}, float32, relu: us of a step", medians, float(np.median(whole)) * 1e6)
+        whole, compiled = (float(np.median(times[name])) * 1e6 for name in ("whole", "compiled"))
+        _page(f"{depth} blocks x {width}, batch {batch}, float32, relu: us of a step", medians, whole, compiled)
 
 
 def _parts(sizes: list[int], x: Array, y: Array, batch: int, epochs: int) -> dict[str, Array]:
@@ -133,7 +135,7 @@ def _chained(calls: list[Call]) -> Call:
     return call
 
 
-def _page(title: str, parts: dict[str, Array], whole: float) -> None:
+def _page(title: str, parts: dict[str, Array], whole: float, compiled: float) -> None:
     columns = {name: values for name, values in parts.items() if np.ndim(values)}
     depth = len(next(iter(columns.values())))
     print(f"\n{title}")
@@ -146,6 +148,6 @@ def _page(title: str, parts: dict[str, Array], whole: float) -> None:
         print(f"  {block + 1:<12}" + "".join(f"{values[block]:13.2f}" for values in columns.values()))
     print(f"  {'all':<12}" + "".join(f"{values.sum():13.2f}" for values in columns.values()))
     once = {name: float(np.sum(values)) for name, values in parts.items() if name not in columns}
-    once["Python between them"] = whole - sum(float(np.sum(values)) for values in parts.values())
-    for name, microseconds in {**once, "the step": whole}.items():
+    once["turning dz, Python"] = whole - sum(float(np.sum(values)) for values in parts.values())
+    for name, microseconds in {**once, "the step": whole, "the step, compiled": compiled}.items():
         print(f"  {name:<22}{microseconds:10.2f}   {100 * microseconds / whole:5.1f} %")
