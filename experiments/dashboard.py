@@ -33,17 +33,24 @@ def start(port: int, *options: str, **streams: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=environ, start_new_session=True, **streams)
 
 
+def answers(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until the server does; False where it has ended before, or takes too long."""
+    deadline = time.monotonic() + STARTS_WITHIN
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+            return True
+        time.sleep(0.2)
+    return False
+
+
 def serve(uri: str, port: int) -> subprocess.Popen[bytes]:
     """MLflow's server on a store, once it answers; raises UserError where it does not start."""
     if not _free(port):
         raise UserError(f"--port is {port}, which another program uses: stop it, or take another one")
     log = tempfile.TemporaryFile()  # noqa: SIM115, the server writes into it for as long as it runs
     process = start(port, "--backend-store-uri", uri, stdout=log, stderr=log)
-    deadline = time.monotonic() + STARTS_WITHIN
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-            return process
-        time.sleep(0.2)
+    if answers(process, port):
+        return process
     stop(process)
     log.seek(0)
     last = log.read().decode(errors="replace").strip().splitlines() or ["no word"]

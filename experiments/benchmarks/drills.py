@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -164,12 +163,8 @@ class Server:
         places = ["--backend-store-uri", store, "--artifacts-destination", str(self.folder / "artifacts")]
         self.log = (self.folder / "server.log").open("a")
         self.process = dashboard.start(self.port, *places, stdout=self.log, stderr=self.log, cwd=self.folder)
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=2):
-                return
-            time.sleep(0.2)
-        raise TimeoutError((self.folder / "server.log").read_text())
+        if not dashboard.answers(self.process, self.port):
+            raise TimeoutError((self.folder / "server.log").read_text())
 
     def kill(self) -> None:
         """SIGKILL it with its workers."""
