@@ -210,10 +210,12 @@ def outages(count: int = 10, epochs: int = 2500) -> list[str]:
                     time.sleep(1)
                     away.start()
                     happened += 1
-            process.communicate(timeout=300)
+            output, _ = process.communicate(timeout=300)
+            folders = list(stormy.folder.glob("multirun/*/*"))
+            if not folders:
+                return [f"the sweep did not begin: {output}"]
             if process.returncode:
-                (folder,) = stormy.folder.glob("multirun/*/*")
-                deliver = [sys.executable, "-m", "experiments.deliver", str(folder)]
+                deliver = [sys.executable, "-m", "experiments.deliver", str(folders[0])]
                 subprocess.run(deliver, check=True, capture_output=True)
         missing = set(calm.ask(POINTS)) ^ set(stormy.ask(POINTS))
     print(f"\nthe server killed and started again {happened} times within a sweep: {len(missing)} series with a fault")
