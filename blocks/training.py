@@ -133,8 +133,8 @@ class _Training:
         check_finite(f"{name}x", x)
         target = self.loss.encode(y, sizes[-1])
         # An example's values side by side: gathering a batch moves whole rows.
-        rows = np.ones((x.shape[1], x.shape[0] + 1), dtype)
-        rows[:, :-1] = x.T
+        rows = np.empty((x.shape[1], x.shape[0] + 1), dtype)
+        rows[:, :-1], rows[:, -1] = x.T, 1
         return rows, target.astype(dtype)
 
     def _occupy(self, network: Network, optimizer: Optimizer) -> None:
