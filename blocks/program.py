@@ -118,9 +118,11 @@ def _ufuncs(call: Call) -> list[tuple[np.ufunc, tuple[Any, ...]]]:
 
 def _row(ufunc: np.ufunc, arguments: Sequence[Any]) -> Row | None:
     """The loop over these operands; None where NumPy would convert or copy one of them first, or refuse them."""
-    # A Python number has the type of the arrays beside it.
-    dtype = next(argument.dtype for argument in arguments if isinstance(argument, np.ndarray))
-    operands = [np.asarray(argument, dtype if isinstance(argument, int | float) else None) for argument in arguments]
+    # A Python number has the type of the floats beside it; NumPy's own have theirs.
+    floats = next(
+        (argument.dtype for argument in arguments if isinstance(argument, np.ndarray) and argument.dtype.kind == "f"), None
+    )
+    operands = [np.asarray(argument, floats if type(argument) in (int, float) else None) for argument in arguments]
     walk = _walk(ufunc, tuple((operand.dtype, operand.shape, operand.strides) for operand in operands))
     if walk is None or not _lie_well(operands):
         return None
@@ -224,7 +226,10 @@ _pointer.argtypes, _pointer.restype = (ctypes.py_object, ctypes.c_char_p), ctype
 @cache
 def _loop(ufunc: Any, dtypes: tuple[np.dtype, ...]) -> _Loop | None:
     """None where types would have to be converted, or the loop needs Python."""
-    resolved, capsule = ufunc._resolve_dtypes_and_context((*dtypes[: ufunc.nin], *[None] * ufunc.nout))
+    try:
+        resolved, capsule = ufunc._resolve_dtypes_and_context((*dtypes[: ufunc.nin], *[None] * ufunc.nout))
+    except TypeError:
+        return None
     if resolved != dtypes:
         return None
     loop = _Loop(ufunc, capsule)

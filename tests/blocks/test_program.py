@@ -154,6 +154,9 @@ NOT_NUMPYS = {
     "nowhere to put it": partial(np.add, A, A),
     "a sum": partial(np.add.reduce, A, axis=-2, keepdims=True, out=np.empty((1, 4))),
     "the maximum of all": partial(np.maximum.reduce, A, axis=None, out=np.empty(())),
+    "a number of NumPy's own type": partial(np.multiply, A.astype("f"), np.float64(0.1), np.empty(A.shape, "f")),
+    "a fraction of whole numbers": partial(np.multiply, np.arange(4), 0.5, np.empty(4)),
+    "no array at all": partial(np.add, 1, 2),
     "nothing": partial(np.add, A[:0], A[:0], np.empty((0, 4))),
     "a method": partial(A.take, [1], 0),
 }
@@ -170,6 +173,12 @@ def test_results_that_overlap_their_operands_stay_with_numpy():
     values = np.arange(8.0)
     call = partial(np.add, values[:-1], values[1:], values[1:])
     assert program([call]) == [call]
+
+
+def test_types_that_numpy_has_no_loop_for_are_its_own_to_refuse():
+    (part,) = program([partial(np.sqrt, np.array(["a"]), np.empty(1))])
+    with pytest.raises(TypeError):
+        part()
 
 
 @pytest.mark.parametrize(
