@@ -33,6 +33,7 @@ def step() -> None:
             "bare np.matmul": bare(sizes, batch, steps),
             "bare, the calls that ours makes": bare(sizes, batch, steps, fast=True),
             "the norms alone": _norms(sizes, steps),
+            "the norms, checked to be finite": _norms(sizes, steps, checked=True),
             "PyTorch eager, with norms": torch_loop(sizes, x, y, batch, True, epochs),
             "PyTorch eager, without norms": torch_loop(sizes, x, y, batch, False, epochs),
             "scikit-learn, without norms": _sklearn(sizes, x, y, batch, epochs),
@@ -43,6 +44,7 @@ def step() -> None:
         print(f"  ours over the bare products: {ratio(own, bare_products)}")
         print(f"  with NumPy alone:            {ratio(times_of['ours, NumPy alone'], bare_products)}")
         print(f"  the norms' part of ours:     {ratio(times_of['the norms alone'], own)}")
+        print(f"  with the check:              {ratio(times_of['the norms, checked to be finite'], own)}")
 
 
 def problem(depth: int, width: int, batch: int, inputs: int = INPUTS, batches: int = BATCHES) -> tuple[list[int], Array, Array]:
@@ -98,7 +100,8 @@ def on_two_threads(run: Callable[[], None]) -> Callable[[], None]:
     return on_two
 
 
-def _norms(sizes: list[int], repeats: int) -> Callable[[], None]:
+def _norms(sizes: list[int], repeats: int, checked: bool = False) -> Callable[[], None]:
+    """All blocks' gradient norms; checked: with what tells a training that a lane has diverged."""
     layout = Layout(sizes)
     norms = Norms(layout, np.random.default_rng(1).standard_normal(layout.size, np.float32))
     # In a step they are part of a longer program, and cost no call of their own.
@@ -108,7 +111,7 @@ def _norms(sizes: list[int], repeats: int) -> Callable[[], None]:
         for _ in range(repeats // TOGETHER):
             for call in calls:
                 call()
-            for _ in range(TOGETHER):
+            for _ in range(TOGETHER * checked):
                 norms.checked()
 
     return run
