@@ -4,6 +4,7 @@ Warnings are errors too: `filterwarnings` in pyproject.toml.
 """
 
 import os
+import signal
 
 # Read when JAX is imported: gradients are compared in float64, and what is compiled for one test is not worth optimizing.
 os.environ["JAX_ENABLE_X64"] = "1"
@@ -14,6 +15,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
+
+# A shell's background job ignores SIGINT, and so would every command that a test starts; a terminal's commands do not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Not underflow: a correct softmax underflows.
 np.seterr(over="raise", divide="raise", invalid="raise")

@@ -15,6 +15,7 @@ import traceback
 from functools import cache
 from pathlib import Path
 
+import psutil
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
@@ -31,6 +32,9 @@ FORKED.set_forkserver_preload(
         *("mlflow.pyfunc", "sklearn.datasets", "matplotlib.pyplot", "llvmlite.binding"),
     ]
 )
+
+# The commands of the test that runs.
+STARTED: list[subprocess.Popen[str]] = []
 
 
 def _main(module: str, arguments: tuple[str, ...], folder: Path, environ: dict[str, str], output: Path) -> None:
@@ -83,7 +87,9 @@ class Lab:
         """Start the command as a user types it, recording into this folder's store; output goes to one pipe."""
         command = [sys.executable, "-m", module, *arguments]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.Popen(command, cwd=self.folder, env=self.environ, text=True, **streams)
+        process = subprocess.Popen(command, cwd=self.folder, env=self.environ, text=True, start_new_session=True, **streams)
+        STARTED.append(process)
+        return process
 
     def run(self, *arguments: str, module: str = "experiments.train", status: int = 0) -> str:
         """Its output, once it has left with that status. Variables that are read in an import are better patched for `start`."""
@@ -128,6 +134,20 @@ class Lab:
     def artifact(self, run, name: str) -> Path:
         """The local file of a run's artifact."""
         return Path(run.info.artifact_uri.removeprefix("file://")) / name
+
+
+@pytest.fixture(autouse=True)
+def end_commands():
+    """Whatever a test's commands have left running ends with the test, failed or not."""
+    yield
+    sessions = {process.pid for process in STARTED}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) in sessions:
+                process.kill()
+    while STARTED:
+        with STARTED.pop():
+            pass
 
 
 @pytest.fixture

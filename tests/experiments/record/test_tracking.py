@@ -4,7 +4,8 @@ import yaml
 
 from blocks.history import log_spaced
 from experiments.record.address import absolute, check_reachable
-from experiments.record.tracking import Store, metrics
+from experiments.record.metrics import metrics
+from experiments.record.tracking import Store
 from experiments.run.config import UserError, flat, typed
 from experiments.run.stack import train_stack
 
