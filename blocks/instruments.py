@@ -139,9 +139,7 @@ class Sharpness(Mounted):
         else:
             self.hessian = Hessian(network, self.x, self.y, self.loss, self.start.shape[:1])
         start = self.vectors[live].reshape(*network.lanes, *self.start.shape) + self.start.dtype.type(RANDOM_SHARE) * self.start
-        values, vectors = top_eigenpairs(
-            self.hessian, start, tolerance=SHARPNESS_TOLERANCE, iterations=PRODUCTS, room=self.room
-        )
+        values, vectors = top_eigenpairs(self.hessian, start, tolerance=SHARPNESS_TOLERANCE, iterations=PRODUCTS, room=self.room)
         lost = np.isnan(vectors).any(axis=(-2, -1))
         self.vectors[live] = np.where(lost[..., None, None], 0, vectors)
         missing = np.where(lost, NOT_FINITE, np.where(np.isnan(values).any(axis=-1), NOT_CONVERGED, ""))

@@ -175,7 +175,12 @@ def test_every_nan_is_the_quiet_one(tmp_path, seed, rate):
     x, y = load_breast_cancer(return_X_y=True)
     x = ((x - x.mean(axis=0)) / x.std(axis=0)).T
     network = Network.create([30, 38, 38, 38, 2], "gelu", "he", rng=np.random.default_rng(seed))
-    common = {"loss": losses.softmax_cross_entropy, "epochs": 6, "batch_size": 64, "instruments": [Instrument("update_ratio", "1")]}
+    common = {
+        "loss": losses.softmax_cross_entropy,
+        "epochs": 6,
+        "batch_size": 64,
+        "instruments": [Instrument("update_ratio", "1")],
+    }
     stack = network.with_parameters(np.stack([network.parameters] * 2))
     history = train(stack, x, y, optimizer=GradientDescent(np.array([rate, 0.1])), **common).lane(0)
     alone = train(network, x, y, optimizer=GradientDescent(rate), **common)

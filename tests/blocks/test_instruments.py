@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from blocks import KINDS, LOSSES, Adam, GradientDescent, History, Instrument, Momentum, Network, instruments, losses, train
+from blocks import LOSSES, Adam, GradientDescent, History, Instrument, Momentum, Network, instruments, losses, train
 from blocks.diagnostics import example_gradient_norms, saturated, update_ratios
 from blocks.hessian import CURVATURES
 from blocks.instruments import INSTRUMENTS, SHARPNESS_TOLERANCE
@@ -131,8 +131,10 @@ def dense_sharpness(network, parameters, x, y):
     return np.linalg.eigvalsh(every)[:, -1].reshape(parameters.shape[:-1])
 
 
-@pytest.mark.parametrize(("activation", "dtype"), [("relu", np.float32), ("gelu", np.float64)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "activation", "dtype"),
+    [("plain", "relu", np.float32), ("residual", "gelu", np.float64), ("normalized", "relu", np.float32)],
+)
 def test_a_sharpness_is_that_of_the_dense_hessian_all_along_a_training(kind, activation, dtype):
     x, y = data()
     sizes = [SIZES[0], 6, 6, 6, SIZES[-1]]
@@ -193,6 +195,17 @@ def test_a_sharpness_that_is_missing_has_its_reason(monkeypatch):
     assert quantity.reasons[0, 0] == "a product of H is not finite"
     assert quantity.reasons[1:].tolist() == [["not within 1% after 200 products of H"] * 3] * 2
     assert history.lane(1).quantities["sharpness"].reasons.tolist() == ["not within 1% after 200 products of H"] * 3
+
+
+@pytest.mark.parametrize("depth", [60, 300])
+def test_the_norm_of_examples_whose_squares_vanish_is_no_zero(depth):
+    network = Network.create([2, *[3] * (depth - 1), 2], "sigmoid", "lecun", rng=np.random.default_rng(0))
+    x, y = np.array([[1.0], [2.0]]), np.array([1])
+    common = {"loss": LOSS, "optimizer": GradientDescent(0.1), "epochs": 1, "evaluations": 0}
+    history = train(network, x, y, instruments=[Instrument("example_norm", "1")], **common)
+    # With one example its gradient is the batch's.
+    assert history.grad_norm[0, 0] < 1e-30
+    np.testing.assert_allclose(history.quantities["example_norm"].values, history.grad_norm, rtol=1e-12)
 
 
 def test_the_first_so_many_examples_are_measured():
