@@ -111,8 +111,8 @@ class Mounted:
 class Sharpness(Mounted):
     """The Hessian's largest eigenvalues, each measurement starting from the last one's eigenvectors and something random.
 
-    Each is within 1 % of the eigenvalue itself, or of rounding, 8 epsilons of the largest |lambda|; see `top_eigenpairs`. One that
-    is not after 200 products is nan, as all are where a product is not finite: `Quantity.reasons` says which.
+    Each is within 1 % of the eigenvalue itself, or of rounding, 8 epsilons of the largest |lambda|; see `top_eigenpairs`. One
+    that is not after 200 products is nan, as all are where a product is not finite: `Quantity.reasons` says which.
     """
 
     symbol = "lambda"
@@ -140,7 +140,7 @@ class Sharpness(Mounted):
             self.hessian = Hessian(network, self.x, self.y, self.loss, self.start.shape[:1])
         start = self.vectors[live].reshape(*network.lanes, *self.start.shape) + self.start.dtype.type(RANDOM_SHARE) * self.start
         values, vectors = top_eigenpairs(self.hessian, start, tolerance=SHARPNESS_TOLERANCE, iterations=PRODUCTS, room=self.room)
-        lost = np.isnan(vectors).any(axis=(-2, -1))
+        lost = np.asarray(np.isnan(vectors).any(axis=(-2, -1)))
         self.vectors[live] = np.where(lost[..., None, None], 0, vectors)
         missing = np.where(lost, NOT_FINITE, np.where(np.isnan(values).any(axis=-1), NOT_CONVERGED, ""))
         self.values[self.place(step), live], self.reasons[self.place(step), live] = values, missing

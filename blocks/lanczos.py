@@ -166,13 +166,9 @@ def top_eigenpairs(
         last = Y_T[..., -s:]
         residuals = np.sqrt(np.maximum(np.vecdot(last @ of_new.astype(np.float64), last), 0))
         rounding = 8 * epsilon * np.abs(eigenvalues).max(axis=-1, keepdims=True)
-        growth = top - tops[-SETTLED] if len(tops) >= SETTLED else np.full(top.shape, np.inf)
-        tops.append(top)
-        converged = (residuals <= np.maximum(tolerance * np.abs(top), rounding)) & (
-            growth <= np.maximum(tolerance / 10 * np.abs(top), rounding)
-        )
+        tops = [*tops[-SETTLED:], top]
         complete = k == size
-        converged |= complete
+        converged = _settled(tops, tolerance, rounding) & (residuals <= np.maximum(tolerance * np.abs(top), rounding)) | complete
         done = pending & (converged.all(axis=-1) | (iteration == iterations))
         if done.any():
             values[done] = np.where(converged, top * scale[..., 0], np.nan)[done]
@@ -187,6 +183,14 @@ def top_eigenpairs(
         else:
             new = basis.append(new[..., : size - k, :])
     return values, vectors
+
+
+def _settled(tops: list[Array], tolerance: float, rounding: Array) -> Array:
+    """(..., count) whether the last of the values has grown by less than a tenth of the tolerance over SETTLED products."""
+    if len(tops) <= SETTLED:
+        return np.zeros(tops[-1].shape, dtype=bool)
+    growth = tops[-1] - tops[-1 - SETTLED]
+    return np.asarray(growth <= np.maximum(tolerance / 10 * np.abs(tops[-1]), rounding))
 
 
 def _lengths(vectors: Array) -> Array:

@@ -14,8 +14,7 @@ from experiments.record.view import LOG_RATE, norm_key, quantity_key
 from experiments.run.config import Config, flat
 from experiments.run.stack import Trained
 
-
-# MLflow takes no longer tags.
+# What a tag may hold in any store of MLflow's.
 MOST_LETTERS = 5000
 
 

@@ -85,9 +85,10 @@ def losses(of: Problem, activation: str, rates: Array, steps: int, dtype: str, e
 def score(losses: Array) -> Array:
     """(networks,) PIXELs of (networks, steps) losses J.
 
-    Losses that are not finite count as 1e6, as in the author's code, the first one too; all are divided by the first and are 1e6 at most. A network has trained where
-    the mean of the last 20 is below 1. measure: minus their sum there, elsewhere the sum of their inverses. A network
-    that has not trained is diverged from the first step on at which a loss was not finite, or above 1e6 times the first.
+    As in the author's code, losses that are not finite count as 1e6, the first one too; all are divided by the first and are
+    1e6 at most. A network has trained where the mean of the last 20 is below 1. measure: minus their sum there, elsewhere the
+    sum of their inverses. A network that has not trained is diverged from the first step on at which a loss was not finite,
+    or above 1e6 times the first.
     """
     bad = ~np.isfinite(losses)
     v = np.where(bad, WORST, losses.astype(np.float64))

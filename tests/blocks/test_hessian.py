@@ -209,7 +209,7 @@ def test_eigenvectors_are_a_start_that_needs_few_products():
     np.testing.assert_allclose(again, values, rtol=1e-12)
 
 
-# Zero curvature, one that is negative but for zeros, the largest eigenvalue as often as it goes, and the largest |lambda| negative.
+# No curvature, none that is positive, a largest eigenvalue that is multiple, small beside a negative one, or beside another.
 SPECTRA = {
     "zero": np.zeros(300),
     "nowhere positive": np.linspace(-1, 0, 300),
