@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from blocks import OPTIMIZERS, Network, estimators
+from blocks import OPTIMIZERS, Network, network_estimator
 from blocks.estimators import NetworkClassifier, NetworkRegressor
 from experiments.scikit_learn import Recording
 from tests.blocks import oracle
@@ -68,7 +68,7 @@ def test_the_loss_curve_is_mlp_classifiers_from_the_same_weights_in_the_same_ord
         return network
 
     monkeypatch.setattr(Network, "create", with_their_weights)
-    monkeypatch.setattr(estimators, "reshuffled", lambda rng, m: theirs.orders(m))
+    monkeypatch.setattr(network_estimator, "reshuffled", lambda rng, m: theirs.orders(m))
     ours = NetworkClassifier(depth=2, width=32, optimizer=optimizer, learning_rate=0.1, momentum=0.8, epochs=10).fit(X, y)
     np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=0, atol=1e-10)
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=0, atol=1e-9)
@@ -204,7 +204,7 @@ def test_early_stopping_ends_where_the_score_gets_no_better_and_keeps_the_best(e
         held.append((parts[1], parts[3]))
         return parts
 
-    monkeypatch.setattr(estimators, "train_test_split", recorded)
+    monkeypatch.setattr(network_estimator, "train_test_split", recorded)
     X, y = load_digits(return_X_y=True)
     model = small(estimator, epochs=300, batch_size=200, learning_rate=0.01, early_stopping=True, n_iter_no_change=4, tol=0.05)
     model.fit(X / 16, y)
