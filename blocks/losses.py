@@ -96,12 +96,14 @@ class Loss:
             return np.moveaxis(values, -1, 0)[..., None]
 
         alone = Room(apart(logits).shape, logits.dtype)
-        z, y = np.empty_like(alone.dlogits), np.empty_like(alone.dlogits)
+        z, y, values = np.empty_like(alone.dlogits), np.empty_like(alone.dlogits), room.row[..., 0, :]
         return [
             partial(np.copyto, z, apart(logits)),
-            partial(np.copyto, y, apart(target)),
+            partial(np.copyto, y, apart(np.broadcast_to(target, logits.shape))),
             *self.calls(z, y, alone),
-            inner(np.moveaxis(alone.value, 0, -1), shares, room.value),
+            # Side by side: BLAS sums what is spread out in another order.
+            partial(np.copyto, values, np.moveaxis(alone.value, 0, -1)),
+            inner(values, shares, room.value),
             partial(np.multiply, np.moveaxis(alone.dlogits[..., 0], 0, -1), shares, room.dlogits),
         ]
 
