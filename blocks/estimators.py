@@ -96,6 +96,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         self.classes_ = known
         return self._partial_fit(rows, np.searchsorted(known, labels), sample_weight, len(known), goes_on)
 
+    @np.errstate(over="ignore")
     def _validated(self, X: ArrayLike, y: ArrayLike, reset: bool) -> tuple[Array, Array]:
         rows, labels = validate_data(self, X, y, dtype=self.dtype, reset=reset)
         check_classification_targets(labels)
@@ -153,6 +154,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
         rows, values, outputs = self._validated(X, y, goes_on)
         return self._partial_fit(rows, values, sample_weight, outputs, goes_on)
 
+    @np.errstate(over="ignore")
     def _validated(self, X: ArrayLike, y: ArrayLike, goes_on: bool) -> tuple[Array, Array, int]:
         """X, y, the number of outputs."""
         targets = np.asarray(y)

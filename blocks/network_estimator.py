@@ -274,7 +274,9 @@ class NetworkEstimator(BaseEstimator):
 
     def _logits(self, X: ArrayLike) -> Array:
         check_is_fitted(self, "network_")
-        return self._forward(validate_data(self, X, dtype=self.network_.parameters.dtype, reset=False))
+        with np.errstate(over="ignore"):
+            rows = validate_data(self, X, dtype=self.network_.parameters.dtype, reset=False)
+        return self._forward(rows)
 
     def _forward(self, X: Array) -> Array:
         """(m, n_0) -> (m, n_L) logits, block by block: no more than one block's cache is held at a time."""
