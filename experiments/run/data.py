@@ -160,7 +160,7 @@ def task(config: Config) -> Task:
 def _task(dataset: Dataset, name: str | None, dtype: str) -> Task:
     """One object for all configs that share it: an engine sends it to a worker once."""
     largest = max(float(np.abs(part).max()) for part in (dataset.x, dataset.y, dataset.x_validation, dataset.y_validation))
-    if largest > np.finfo(dtype).max:
+    if largest > float(np.finfo(dtype).max):
         raise UserError(f"dataset {dataset.name}: scaled, it has a value of size {largest:g}, which is infinite in {dtype}")
     fitting = _fitting(dataset)
     name = name or next(iter(fitting))
