@@ -250,27 +250,18 @@ class NetworkEstimator(BaseEstimator):
             )
         except _Stop as stop:
             history = stop.history
-        if divergence := self._divergence(history):
+        if history.diverged_step >= 0:
             self.network_.parameters[...] = self._optimizer.before
-            step, block = divergence
-            where = f"block {block}" if block else "the loss"
-            message = (
-                f"training diverged at step {step} in {where}, earlier parameters are kept: scale the data or lower learning_rate"
+            where = f"step {history.diverged_step} in " + (
+                f"block {history.diverged_block}" if history.diverged_block else "the loss"
             )
+            message = f"training diverged at {where}, earlier parameters are kept: scale the data or lower learning_rate"
             warnings.warn(message, ConvergenceWarning, stacklevel=4)
         self.history_ = history
         self.loss_curve_ += history.epoch_loss().tolist()
         self.grad_norms_ = np.concatenate([self.grad_norms_, history.grad_norm])
         self.n_iter_ = len(self.loss_curve_)
         return self
-
-    def _divergence(self, history: History) -> tuple[int, int] | None:
-        """The step and the block of the first value that is not finite, block 0 for the loss; None where there is none."""
-        if history.diverged_step >= 0:
-            return int(history.diverged_step), int(history.diverged_block)
-        # No step comes after the last update, to find what it has led to.
-        bad = [index for index, block in enumerate(self.network_.blocks, 1) if not np.isfinite(block.joined).all()]
-        return (len(history.loss), bad[0]) if bad else None
 
     def _logits(self, X: ArrayLike) -> Array:
         check_is_fitted(self, "network_")

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from blocks.arrays import Array, check_finite, largest, transpose, whole_number
+from blocks.arrays import Array, check_finite, largest, quiet, transpose, whole_number
 from blocks.block import Cache
 from blocks.history import History, log_spaced
 from blocks.instruments import Instrument
@@ -62,7 +62,7 @@ def train(
     validation: x and y measured beside the training data before the first epoch, after the last, and log-spaced
         between, `evaluations` times at most; 0 measures nothing.
     loss_bound: a lane whose loss is above it has diverged, as has one whose loss or gradient is not finite: it leaves the
-        stack where it stands.
+        stack where it stands. What the last update has led to is judged by the loss of all training data, and by the parameters.
     watch: called after every epoch with the number of steps made so far, and a function that gives their history.
     instruments: what else to measure, see `blocks.instruments`.
     Raises ValueError for data that are not finite or do not fit the network, and for numbers out of range.
@@ -232,7 +232,11 @@ class _Training:
                     step += 1
                 if watch:
                     watch(step, partial(self._history, (epoch + 1) * len(batches)))
+            if self.live.size:
+                self._judge_last_update(steps)
         self._write_back()
+        # One nan for all: the bits of one depend on the lanes beside it.
+        np.copyto(self.whole.parameters, quiet(self.whole.parameters))
         return self._history(steps)
 
     def _checked(self, order: Array | None, epoch: int) -> Array:
@@ -256,7 +260,7 @@ class _Training:
         self.losses[step, self.place] = value
         if not largest(value) <= self.loss_bound:
             # Caches of its own, since a workspace's z may be overwritten by a.
-            stays, block = np.asarray(value <= self.loss_bound), _first_block(self.network.forward(batch.x)[1])
+            stays, block = np.asarray(value <= self.loss_bound), _first(_lost_blocks(self.network.forward(batch.x)[1]))
         else:
             self.norms[step, self.place] = norms
             if self.gradient_norms.finite:
@@ -276,6 +280,17 @@ class _Training:
         for instrument in due:
             instrument.after(step, self.network, self.place)
 
+    def _judge_last_update(self, steps: int) -> None:
+        """Note the lanes that it has made diverge, as `_cycle` does: no cycle comes after it."""
+        measured = self.measures["loss/train"][-1:, self.live]
+        loss = measured[0] if len(measured) else np.reshape(self._evaluate(self.rows, self.target)[0], -1)
+        finite = np.isfinite(self.network.parameters).all(axis=-1)
+        bad = ~((loss <= self.loss_bound) & np.reshape(finite, -1))
+        if bad.any():
+            batches = [self.x[:, start : start + self.batch_size] for start in range(0, self.m, self.batch_size)]
+            lost = np.any([_lost_blocks(self.network.forward(batch)[1]) for batch in batches], axis=0)
+            self.diverged[:, self.live[bad]] = np.full(bad.sum(), steps), np.reshape(_first(lost), -1)[bad]
+
     def _part(self, step: int, stays: Array, block: Array) -> None:
         """Lanes leave the stack, the step and the block of their first bad value noted."""
         self.diverged[:, self.live[~stays]] = np.stack([np.full_like(block, step), block])[:, ~stays]
@@ -294,9 +309,15 @@ class _Training:
             self.whole.parameters.reshape(-1, self.whole.layout.size)[self.live] = self.network.parameters
 
     def _measure(self, name: str, rows: Array, target: Array, column: int) -> None:
-        """Loss, and accuracy or r2, over a whole set, in batches of the training's size."""
+        """Keep loss, and accuracy or r2, of a whole set."""
         if self.live.size == 0:
             return
+        measured = ("loss", "r2" if self.loss.decides is None else "accuracy")
+        for kind, values in zip(measured, self._evaluate(rows, target), strict=True):
+            self.measures[f"{kind}/{name}"][column, self.live] = values
+
+    def _evaluate(self, rows: Array, target: Array) -> tuple[Array, Array]:
+        """Loss, and accuracy or r2, over a whole set, in batches of the training's size."""
         m = len(rows)
         total, right = np.zeros(self.network.lanes), np.zeros(self.network.lanes)
         residual = np.zeros((*self.network.lanes, self.network.layout.sizes[-1]))
@@ -312,18 +333,14 @@ class _Training:
             else:
                 errors = np.subtract(logits, batch.target, dtype=np.float64)
                 residual += np.vecdot(errors, errors)
-        loss = total / m
-        self.measures[f"loss/{name}"][column, self.live] = loss
-        if self.loss.decides:
-            self.measures[f"accuracy/{name}"][column, self.live] = right / m
-        else:
-            self.measures[f"r2/{name}"][column, self.live] = r2(residual, m * target.astype(np.float64).var(axis=-1), m)
+        score = right / m if self.loss.decides else r2(residual, m * target.astype(np.float64).var(axis=-1), m)
+        return total / m, score
 
     def _history(self, steps: int) -> History:
         """The first `steps` steps, and all evaluations: nan where they are still to come."""
 
         def by_lane(values: Array) -> Array:
-            return np.moveaxis(values, 1, 0).reshape(*self.lanes, values.shape[0], *values.shape[2:])
+            return quiet(np.moveaxis(values, 1, 0).reshape(*self.lanes, values.shape[0], *values.shape[2:]))
 
         norms = by_lane(self.norms[:steps])
         return History(
@@ -333,17 +350,21 @@ class _Training:
             self.batch_sizes[:steps],
             self.steps_an_epoch,
             self.evaluated,
-            {name: by_lane(values).copy() for name, values in self.measures.items()},
+            {name: by_lane(values) for name, values in self.measures.items()},
             {name: instrument.quantity(self.lanes) for name, instrument in self.instruments.items()},
             self.diverged[0].reshape(self.lanes).copy(),
             self.diverged[1].reshape(self.lanes).copy(),
         )
 
 
-def _first_block(caches: list[Cache]) -> Array:
-    """(...) the first block, counted from 1, with a z that is not finite; 0 where every z is."""
-    bad = np.stack([~np.isfinite(cache.z).all(axis=(-2, -1)) for cache in caches], axis=-1)
-    return np.where(bad.any(axis=-1), bad.argmax(axis=-1) + 1, 0)
+def _lost_blocks(caches: list[Cache]) -> Array:
+    """(..., L) whether a z of the block is not finite."""
+    return np.stack([~np.isfinite(cache.z).all(axis=(-2, -1)) for cache in caches], axis=-1)
+
+
+def _first(lost: Array) -> Array:
+    """(...) the first lost block of (..., L), counted from 1; 0 where there is none."""
+    return np.where(lost.any(axis=-1), lost.argmax(axis=-1) + 1, 0)
 
 
 def _last_block(norms: Array) -> Array:

@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 from mlflow.entities import Metric
 
-from blocks.arrays import Array
+from blocks.arrays import Array, norm
 from blocks.history import History, evenly_spaced, log_spaced
 from experiments.record.identity import SURROUNDINGS, trajectory_hash
 from experiments.record.view import LOG_RATE, norm_key, quantity_key
 from experiments.run.config import Config, flat
 from experiments.run.stack import Trained
+
+
+# MLflow takes no longer tags.
+MOST_LETTERS = 5000
 
 
 def params(config: Config) -> dict[str, Any]:
@@ -22,10 +26,14 @@ def params(config: Config) -> dict[str, Any]:
 
 
 def outcome_tags(trained: Trained) -> dict[str, str]:
-    """outcome, where the run diverged, the hash of its trajectory."""
+    """outcome, where the run diverged, the hash of its trajectory, and why an instrument has no value, step by step."""
     tags = {"outcome": trained.outcome, "trajectory": trajectory_hash(trained.history, trained.parameters)}
     if trained.outcome == "diverged":
         tags |= {"diverged_step": str(trained.history.diverged_step), "diverged_block": str(trained.history.diverged_block)}
+    for name, quantity in trained.history.quantities.items():
+        if quantity.reasons is not None and quantity.reasons.any():
+            missing = zip(quantity.at.tolist(), quantity.reasons.tolist(), strict=True)
+            tags[f"{name}_missing"] = "; ".join(f"step {step}: {reason}" for step, reason in missing if reason)[:MOST_LETTERS]
     return tags
 
 
@@ -64,8 +72,8 @@ def curves(
     series: dict[str, tuple[Array, Array]] = {"loss/batch": (shown, history.loss[shown])}
     for block in evenly_spaced(depth, blocks or depth):
         series[norm_key("W", block, depth)] = shown, history.grad_norm[shown, block]
-    squares = np.square(np.float64(history.grad_norm[shown])) + np.square(np.float64(history.grad_norm_b[shown]))
-    series["grad_norm/all"] = shown, np.sqrt(squares.sum(axis=-1))
+    norms = np.concatenate([history.grad_norm[shown], history.grad_norm_b[shown]], axis=-1)
+    series["grad_norm/all"] = shown, norm(norms.astype(np.float64))
     for name, values in history.measures.items():
         kept = log_spaced(len(values), points)
         series[name] = history.evaluated[kept], values[kept]
@@ -84,7 +92,7 @@ def summary(history: History) -> dict[str, float]:
     values = {}
     for name, measured in history.measures.items():
         key = name.replace("/", "_")
-        values[f"final/{key}"] = float(measured[-1])
+        values[f"final/{key}"] = history.final(name)
         finite = measured[np.isfinite(measured)]
         if finite.size:
             values[f"best/{key}"] = float(finite.min() if key.startswith("loss") else finite.max())

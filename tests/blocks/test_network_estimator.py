@@ -52,6 +52,7 @@ def test_early_stopping_ends_where_the_score_gets_no_better_and_keeps_the_best(e
         pytest.param(1e100, 1.0, 5, "at step 2 in the loss", 1e100, id="the loss overflows"),
         pytest.param(1e308, 10.0, 5, "at step 1 in block 1", 0.0, id="an update overflows"),
         pytest.param(1e308, 10.0, 1, "at step 1 in block 1", 0.0, id="the last update overflows"),
+        pytest.param(1e155, 1.0, 1, "at step 1 in the loss", 0.0, id="the loss after the last update overflows"),
     ],
 )
 def test_a_training_that_diverges_warns_and_keeps_the_last_parameters_with_a_finite_loss(rate, scale, epochs, place, slope):
