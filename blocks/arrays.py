@@ -5,7 +5,7 @@ from functools import cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 Array = NDArray[Any]
 # A computation with its arrays in place: called again and again, it looks nothing up.
@@ -120,12 +120,14 @@ def check_shape(argument: str, array: Array, shape: tuple[int | str, ...]) -> No
         raise ValueError(f"{argument} has shape {array.shape}, it must be ({must})")
 
 
-def check_finite(argument: str, array: Array) -> None:
-    """Raise ValueError where `array` holds a nan or an inf, naming the first place."""
-    finite = np.isfinite(array)
+def check_finite(argument: str, array: Array, dtype: DTypeLike | None = None) -> None:
+    """Raise ValueError where `array` holds a nan or an inf, or would hold one in `dtype`, naming the first place."""
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array if dtype is None else array.astype(dtype, copy=False))
     if not finite.all():
         place = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise ValueError(f"{argument} of shape {array.shape} must be finite, it has {array[place]} at {place}")
+        there = f" in {np.dtype(dtype)}" if np.isfinite(array[place]) else ""
+        raise ValueError(f"{argument} of shape {array.shape} must be finite{there}, it has {array[place]} at {place}")
 
 
 def check_number(

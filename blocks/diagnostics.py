@@ -34,13 +34,13 @@ def _checked_data(network: Network, x: Array) -> Array:
 
 def checked(network: Network, x: Array, y: Array, loss: Loss) -> tuple[Array, Array]:
     """x, and the target that the loss takes, in the network's dtype; raises ValueError where they do not fit it."""
-    x, y = _checked_data(network, x), np.asarray(y)
+    x, y, dtype = _checked_data(network, x), np.asarray(y), network.parameters.dtype
     units, m = network.layout.sizes[-1], x.shape[-1]
     if y.shape[-1:] != (m,):
         raise ValueError(f"y has shape {y.shape}, it must be (..., {m}), an entry for each column of x")
-    target = loss.encode(y, units)
+    target = loss.target(y, units, dtype)
     check_lanes("y", target, network.lanes)
-    return x, target.astype(network.parameters.dtype)
+    return x, target
 
 
 def backward_by_block(network: Network, caches: list[Cache], dlogits: Array) -> list[tuple[Array, Array]]:
