@@ -22,7 +22,7 @@ def project_folder() -> Path:
 @cache
 def environment() -> dict[str, str]:
     """Versions, BLAS and its kernel, CPU and git commit, as text."""
-    blas: dict[str, Any] = next((pool for pool in threadpool_info() if pool["user_api"] == "blas"), {})
+    blas = _blas()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -38,6 +38,12 @@ def environment() -> dict[str, str]:
         "git.commit": _git("rev-parse", "HEAD").strip(),
         "git.branch": _git("rev-parse", "--abbrev-ref", "HEAD").strip(),
     }
+
+
+def _blas() -> dict[str, Any]:
+    """NumPy's BLAS as threadpoolctl describes it: SciPy may have loaded another one, of its own."""
+    loaded = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    return next((library for library in loaded if "numpy" in Path(library["filepath"]).parent.name), next(iter(loaded), {}))
 
 
 @cache
