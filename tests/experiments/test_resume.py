@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from experiments import results
 from experiments.benchmarks.drills import SMALL, Store, kill_and_resume, unbroken
 from experiments.record.ownership import HEARTBEAT
 
@@ -93,6 +94,24 @@ def test_a_dead_run_is_killed_at_the_next_start(lab):
     assert [run.info.status for run in lab.runs()] == ["RUNNING"]
     lab.run("-m", *FEW)
     assert sorted(run.info.status for run in lab.runs()) == ["FINISHED"] * 4 + ["KILLED"]
+
+
+def test_runs_that_somebody_has_edited_are_left_alone_and_their_jobs_trained_again(lab):
+    lab.run("-m", *FEW)
+    client, (parent,) = lab.client(), lab.runs("sweep")
+    own = client.create_run(parent.info.experiment_id, tags={"mlflow.parentRunId": parent.info.run_id})
+    client.set_terminated(own.info.run_id, "FINISHED")
+    first, second, *_ = lab.runs()
+    client.delete_tag(first.info.run_id, "job")
+    client.set_tag(second.info.run_id, "outcome", "splendid")
+    for key in ("owner", "process", HEARTBEAT):
+        client.delete_tag(parent.info.run_id, key)
+    output = lab.run("-m", *FEW)
+    assert "2 of 4 runs are in the record already" in output
+    assert "Traceback" not in output
+    frame, histories = results.load(parent.info.run_id, lab.uri)
+    assert len(frame) == len(histories) == 4
+    assert set(frame["outcome"]) <= {"trained", "stuck"}
 
 
 def test_a_sweep_gives_signs_of_life(lab):

@@ -15,6 +15,7 @@ import pytest
 
 from experiments.record import claims, ownership, tracking
 from experiments.record.ownership import HEARTBEAT, OWNER, PROCESS, Owner, TakenOver, Watch
+from experiments.record.reading import Archive
 from experiments.record.tracking import Store
 from experiments.run.config import SweepConfig, TrackingConfig, UserError, typed
 from experiments.run.stack import train_stack
@@ -253,6 +254,45 @@ def test_where_the_file_system_has_no_locks_signs_of_life_decide(machines, monke
     machines.while_asleep = lambda: None
     assert begin(second)[0].run_id == sweep.run_id
     assert machines.seconds >= STALE
+
+
+CHANGED = [
+    {"job": "two"},
+    {"job": None, HEARTBEAT: "x"},
+    {"job": "-1"},
+    {"job": "7"},
+    {"outcome": None},
+    {"outcome": "splendid", OWNER: None},
+    {"kind": None},
+    {"kind": "mine", PROCESS: None},
+    {"fingerprint": "0" * 64},
+    {"fingerprint": None, "trajectory": None},
+]
+
+
+@pytest.mark.parametrize("changes", CHANGED)
+def test_a_job_s_run_whose_tags_somebody_has_changed_is_left_alone(machines, trained, changes):
+    store = machines.store()
+    sweep, _ = begin(store)
+    runs = [job(store, sweep, number) for number in range(2)]
+    for run in runs:
+        run.finish(trained)
+    own = store.client.create_run(store.experiment_id, tags={"mlflow.parentRunId": sweep.run_id, "job": "0"})
+    store.client.set_terminated(own.info.run_id, "FINISHED")
+    for key, value in changes.items():
+        if value is None:
+            store.client.delete_tag(runs[0].run_id, key)
+        else:
+            store.client.set_tag(runs[0].run_id, key, value)
+    sweep.end("KILLED")
+    store.close()
+    _, finished = begin(machines.store())
+    assert (1, "f1") in finished
+    assert (0, "f0") not in finished
+    left = "fingerprint" in changes or changes == {"job": "7"}
+    archived = Archive(machines.uri, machines.folder).sweep(sweep.run_id)
+    assert [run.run_id for run in archived if run.run_id != runs[1].run_id] == [runs[0].run_id] * left
+    assert own.info.run_id not in [run.run_id for run in archived]
 
 
 HOLD = """
