@@ -10,6 +10,7 @@ from typing import Any
 from experiments.record.comparison import first_difference_of
 from experiments.record.files import Files
 from experiments.run.config import UserError, flat_values
+from experiments.run.interrupts import end_in_order
 
 
 def compared(left: Files, right: Files) -> list[str]:
@@ -36,6 +37,7 @@ def _shown(values: dict[str, Any], key: str) -> str:
     return repr(values[key]) if key in values else "absent"
 
 
+@end_in_order()
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m experiments.compare", description=__doc__)

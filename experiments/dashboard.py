@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.run.config import UserError
+from experiments.run.interrupts import SIGNALS
 
 STARTS_WITHIN = 90
 
@@ -75,10 +76,16 @@ def main() -> None:
         parser.error(f"--port is {arguments.port}, it must be 1 to 65535")
     from experiments.record.reading import Archive
 
+    handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
     def leave(signum: int, frame: object) -> None:
+        # A second one must not leave the server running.
+        for number in handled:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, leave)
+    for number in handled:
+        signal.signal(number, leave)
     try:
         with tempfile.TemporaryDirectory() as folder:
             archive = Archive(arguments.uri, Path(folder))

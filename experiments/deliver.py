@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 from experiments.run.config import UserError
+from experiments.run.interrupts import end_in_order
 
 
+@end_in_order()
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m experiments.deliver", description=__doc__)

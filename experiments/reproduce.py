@@ -20,7 +20,7 @@ from experiments.record.identity import fingerprint, trajectory_hash
 from experiments.run.config import Config, UserError, from_record
 from experiments.run.data import Task, task
 from experiments.run.environment import uncommitted
-from experiments.run.interrupts import heard
+from experiments.run.interrupts import end_in_order, raise_lost_interrupt
 from experiments.run.pool import Pool, cores
 from experiments.run.stack import Trained, plan, train_stack, work
 from experiments.sweep import BAR
@@ -81,9 +81,8 @@ def reproduce(runs: Sequence["Recorded"], allow: Sequence[str], tolerance: float
     with (
         tqdm(total=sum(weights), bar_format=BAR, disable=None) as bar,
         Pool(train_stack, items, cores()) as pool,
-        heard() as interrupted,
     ):
-        for number, trained in pool.results(interrupted, 1.0):
+        for number, trained in pool.results(raise_lost_interrupt, 1.0):
             for lane, index in enumerate(stacks[number]):
                 run, kept, _, of = ready[index]
                 if isinstance(trained, Exception):
@@ -95,6 +94,7 @@ def reproduce(runs: Sequence["Recorded"], allow: Sequence[str], tolerance: float
     return [verdicts[run.run_id] for run in runs]
 
 
+@end_in_order()
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m experiments.reproduce", description=__doc__)
@@ -122,8 +122,6 @@ def main() -> None:
             verdicts = reproduce(runs, arguments.allow, arguments.tolerance)
     except UserError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
     sys.exit(0 if _shown(verdicts, arguments.tolerance) else 1)
 
 

@@ -18,9 +18,10 @@ from experiments.record import AnyRun, AnyStore, Untracked, open_store
 from experiments.record.address import StoreError, absolute, check_reachable, may_know
 from experiments.record.identity import fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
+from experiments.record.ownership import VARIABLE, TakenOver
 from experiments.run.config import Config, UserError, flat, run_name, schedules, typed, varied
 from experiments.run.engines import Engine, Loky, connect
-from experiments.run.interrupts import heard, whole
+from experiments.run.interrupts import defer_interrupts, raise_lost_interrupt
 from experiments.run.pool import Lost
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Sweep:
         self.parent: AnyRun = Untracked()
         self.verdict = ""
         self.outbox = Outbox(self.configs[0].tracking, Path(folder).absolute())
-        self.around = contextlib.ExitStack()
+        self.around, self.beating = contextlib.ExitStack(), contextlib.ExitStack()
         self.engine: Engine = Loky()
         self.cluster: tuple[str, str | None] = ("loky", None)
 
@@ -143,20 +144,21 @@ class Sweep:
         """
         if self.store is None:
             first = self.configs[0]
-            store = open_store(first.tracking)
-            self.parent, done = store.begin_sweep(
+            self.store = open_store(first.tracking)
+            self.parent, finished = self.store.begin_sweep(
                 f"sweep of {len(self.configs)} runs", {"kind": "sweep"}, fingerprint_of_sweep(self.fingerprints), first.sweep
             )
-            self.store = store
+            done = {job: finished[run] for job, run in enumerate(enumerate(self.fingerprints)) if run in finished}
             for job, (loss, outcome) in done.items():
                 self.results[job] = Result.made(loss, outcome)
             if done:
                 print(f"{len(done)} of {len(self.configs)} runs are in the record already (sweep.resume=false trains them anew)")
+            self.beating.enter_context(self.parent.beating())
+            self.outbox.owner = self.store.token
             with self.outbox.instead():
                 self.parent.describe(self.axes)
                 self._save_view()
-            self.around.enter_context(self.parent.beating())
-            os.environ[PARENT] = self.parent.run_id
+            os.environ.update({PARENT: self.parent.run_id, VARIABLE: self.store.token})
 
     def _save_view(self) -> None:
         from experiments.record.view import quantity_key
@@ -206,17 +208,17 @@ class Sweep:
             with self.engine.pool(function, items, n_jobs) as pool:
                 # MLflow is imported and a new store made while the first stacks train.
                 self.announce()
-                with _UnderWay(self) as under_way, heard() as interrupted:
+                under_way = _UnderWay(self)
 
-                    def tick() -> None:
-                        interrupted()
-                        under_way.report(sorted(pool.under_way), stacks, reports)
+                def tick() -> None:
+                    raise_lost_interrupt()
+                    under_way.report(sorted(pool.under_way), stacks, reports)
 
-                    for number, trained in pool.results(tick, TICK_SECONDS):
-                        for lane, job in enumerate(stacks[number]):
-                            yield job, under_way.ended(job, trained if isinstance(trained, Exception) else trained[lane])
-                        bar.update(weights[number])
-                        bar.set_description_str(self._progress())
+                for number, trained in pool.results(tick, TICK_SECONDS):
+                    for lane, job in enumerate(stacks[number]):
+                        yield job, under_way.ended(job, trained if isinstance(trained, Exception) else trained[lane])
+                    bar.update(weights[number])
+                    bar.set_description_str(self._progress())
 
     def _keep(self, report: "Report | None", folder: Path) -> None:
         """The files of `folder`, and of a sweep that was not interrupted, which should end at once, pictures and models."""
@@ -238,13 +240,35 @@ class Sweep:
         with contextlib.ExitStack() as entered:
             self.engine = entered.enter_context(connect(*self.cluster))
             if tracking.enabled and may_know(absolute(tracking.uri), fingerprint_of_sweep(self.fingerprints)):
-                self.announce()
+                with contextlib.ExitStack() as failed:
+                    failed.callback(self._close, "KILLED")
+                    self.announce()
+                    failed.pop_all()
             self.around.push(entered.pop_all())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        os.environ.pop(PARENT, None)
-        self.around.close()
+        try:
+            self.around.close()
+            self._finish(error)
+        except BaseException as own:
+            error = own
+            raise
+        finally:
+            self._close(status_of(error))
+
+    def _close(self, status: str) -> None:
+        """Nothing of the sweep is RUNNING any more, whatever has ended it."""
+        for variable in (PARENT, VARIABLE):
+            os.environ.pop(variable, None)
+        self.beating.close()
+        # A server that does not answer has runs left that are RUNNING: the next start finds that their owner is dead.
+        if self.store and not self.outbox.closed:
+            with contextlib.suppress(UserError):
+                self.store.close("KILLED" if status == "FINISHED" else status)
+
+    def _finish(self, error: BaseException | None) -> None:
+        """Show what has come of the sweep, and end its own run."""
         from experiments.pictures.report import Report, Row
 
         ended = [
@@ -255,15 +279,16 @@ class Sweep:
         report = Report(ended) if ended else None
         if report:
             print(f"\n{report.text()}")
-        if len(ended) < len(self.configs) and self.store:
+        if len(ended) < len(self.configs) and self.parent.run_id:
             print(f"{len(ended)} of {len(self.configs)} runs finished")
         for job, reason in self.lost.items():
             print(f"lost: job {job} ({run_name(self.configs[job])}): {reason}")
-        with tempfile.TemporaryDirectory() as folder:
-            self._end(report, Path(folder), status_of(error))
+        if not isinstance(error, TakenOver):
+            with tempfile.TemporaryDirectory() as folder:
+                self._end(report, Path(folder), status_of(error))
         if self.verdict:
             print(f"{self.configs[0].sweep.study}: {self.verdict}")
-        if self.store and self.store.command:
+        if self.store and self.store.command and self.parent.run_id:
             print(f"dashboard: {self.store.command}")
         if len(self.outbox):
             print(f"{len(self.outbox)} {self.outbox.told}")
@@ -272,13 +297,14 @@ class Sweep:
 
     def _end(self, report: "Report | None", folder: Path, status: str) -> None:
         """Write table, pictures and the end of the sweep, after all that still waits."""
-        if self.store and not isinstance(self.store, Untracked):
+        if self.store and self.parent.run_id:
             if report:
                 report.save(folder / "table.csv")
             self.outbox.closed = len(self.outbox) > 0
             self.outbox.try_again(self.store, now=True)
             with self.outbox.instead():
                 if not self.outbox.closed:
+                    self.parent.check_owner()
                     full = None
                     try:
                         self._keep(None if status == "KILLED" else report, folder)
@@ -292,24 +318,14 @@ class Sweep:
 
 
 class _UnderWay:
-    """The runs in the store whose training has begun and not ended; what interrupts the sweep ends them too."""
+    """The runs in the store whose training has begun and not ended."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
         self.runs: dict[int, AnyRun] = {}
         self.read: dict[Path, float] = {}
 
-    def __enter__(self) -> "_UnderWay":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for run in self.runs.values():
-            # A generator that is no longer asked is closed: the sweep was interrupted. A store that cannot take this
-            # either has a run left that is RUNNING: the next start finds its process gone.
-            with contextlib.suppress(UserError):
-                run.end("KILLED" if kind is GeneratorExit else status_of(error))
-
-    @whole()
+    @defer_interrupts()
     def begin(self, job: int) -> None:
         """Its run is RUNNING."""
         if job not in self.runs:
@@ -322,6 +338,7 @@ class _UnderWay:
         self.sweep.outbox.try_again(self.sweep.store)
         if not self.sweep.outbox.closed:
             with self.sweep.outbox.instead():
+                self.sweep.parent.check_owner()
                 self._report(numbers, stacks, reports)
 
     def _report(self, numbers: Sequence[int], stacks: Sequence[Sequence[int]], reports: Sequence[Path]) -> None:
@@ -341,7 +358,7 @@ class _UnderWay:
                         config = self.sweep.configs[job]
                         self.runs[job].progress(history.lane(lane), steps_of(config, task(config)))
 
-    @whole()
+    @defer_interrupts()
     def ended(self, job: int, outcome: "Trained | Exception") -> Result | Exception:
         """Write what has come of the job."""
         outbox = self.sweep.outbox

@@ -4,13 +4,11 @@ import contextlib
 import copy
 import os
 import re
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -27,6 +25,7 @@ from experiments.record.outbox import Outbox
 from experiments.run import config as schema
 from experiments.run import grid
 from experiments.run.config import CONF, Config, UserError, register, run_name, typed
+from experiments.run.interrupts import end_in_order
 from experiments.run.pool import Lost
 from experiments.sweep import PARENT, Result, Sweep, check_all, status_of, tags_of_run
 
@@ -54,11 +53,11 @@ def train(cfg: DictConfig) -> Result:
     parent = os.environ.get(PARENT, "")
     job = hydra_config.job.num if parent else 0
     store = _opened(config, parent, outbox)
+    tags = tags_of_run(fingerprint(config, of.dataset.digest), job)
     if parent:
         with outbox.instead():
-            if done := store.finished(parent, job):
+            if done := store.finished(parent, job, tags["fingerprint"]):
                 return Result.made(*done)
-    tags = tags_of_run(fingerprint(config, of.dataset.digest), job)
     with (
         _recorded(store, config, tags, parent, outbox) as run,
         tqdm(total=steps, desc=run_name(config), unit="step", leave=False, disable=None) as bar,
@@ -118,15 +117,21 @@ def _opened(config: Config, parent: str, outbox: Outbox) -> AnyStore:
 def _recorded(store: AnyStore, config: Config, tags: dict[str, str], parent: str, outbox: Outbox) -> Iterator[AnyRun]:
     """A RUNNING run in the store; an error on the way ends it as FAILED or KILLED."""
     run: AnyRun = Untracked()
-    with outbox.instead():
-        run = store.begin(run_name(config), tags, parent)
+    status = "KILLED"
     try:
+        with outbox.instead():
+            run = store.begin(run_name(config), tags, parent)
         with run.beating():
             yield run
     except BaseException as error:
+        status = status_of(error)
         with contextlib.suppress(UserError):
-            run.end(status_of(error))
+            run.end(status)
         raise
+    finally:
+        if not outbox.closed:
+            with contextlib.suppress(UserError):
+                store.close(status)
 
 
 class CheckRun(Callback):
@@ -160,25 +165,18 @@ def one_line(error: BaseException) -> str:
     return f"error: {told}"
 
 
-def terminated(signum: int, frame: FrameType | None) -> None:
-    """What ends a command in order: a handler of signals."""
-    raise SystemExit(128 + signum)
-
-
+@end_in_order()
 def main() -> None:
     """The command."""
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra then hands an error on instead of printing it over several lines.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    signal.signal(signal.SIGTERM, terminated)
     try:
         hydra.main(version_base="1.3", config_path=CONF, config_name="config")(train)()
     except EXPECTED as error:
         if full_error:
             raise
         sys.exit(one_line(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
 
 
 train.sweep = Sweep  # type: ignore[attr-defined]  # what the sweeper looks for

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import hashlib
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,13 +35,13 @@ from experiments.run.config import UserError, composed, flat, register
 from experiments.run.data import load
 from experiments.run.engines import Engine, connect
 from experiments.run.grid import Grid, MappedConfig, axes, grid, typed_map, windows
-from experiments.run.interrupts import heard
+from experiments.run.interrupts import end_in_order, raise_lost_interrupt
 from experiments.run.paper import PIXEL, TRAINED
 from experiments.run.pool import Lost
 from experiments.run.tile import OTHER, OUTCOMES, check_trainable, train_tile
 from experiments.run.tile import floor_tile as train_floor
 from experiments.sweep import check_folder, status_of
-from experiments.train import EXPECTED, one_line, terminated
+from experiments.train import EXPECTED, one_line
 
 TICK_SECONDS = 0.5
 MAP, FLOOR, OWNER = "map.npy", "floor.npy", "fingerprint.txt"
@@ -90,10 +89,10 @@ class Frame:
         with tqdm(total=pixels, desc=name, unit=" networks", unit_scale=True, disable=None) as bar:
             while missing:
                 lost = []
-                with self.engine.pool(function, _Some(items, missing), self.config.map.n_jobs) as pool, heard() as interrupted:
+                with self.engine.pool(function, _Some(items, missing), self.config.map.n_jobs) as pool:
 
                     def tick() -> None:
-                        interrupted()
+                        raise_lost_interrupt()
                         bar.refresh()
 
                     for index, trained in pool.results(tick, TICK_SECONDS):
@@ -246,6 +245,7 @@ def _keep(frame: Frame, run: AnyRun, number: int) -> None:
     print(f"\n{text}")
     if networks_a_second > 0:
         metrics["map/networks_a_second"] = networks_a_second
+    run.check_owner()
     run.describe({}, metrics, number)
     run.keep(frame.result, "" if number == 1 else f"frame_{number:03d}")
 
@@ -319,23 +319,25 @@ def _record(config: MappedConfig, what: MappedConfig, mark: str, folder: Path, e
     """One map as one run. what, mark: of all that is trained, where and by how many left out."""
     store = open_store(config.tracking)
     name = f"map of {config.map.x.key} by {config.map.y.key}"
-    run, _ = store.begin_sweep(name, {"kind": "map"}, mark, config.sweep)
     try:
+        run, _ = store.begin_sweep(name, {"kind": "map"}, mark, config.sweep)
         with run.beating():
             run.describe(_params(what))
             _claim(folder, mark, config.sweep.resume)
             make(config, folder, run, engine)
             run.note((folder / "result" / "map.txt").read_text())
-        run.end()
+            run.end()
     except BaseException as error:
         with contextlib.suppress(UserError):
-            run.end(status_of(error))
+            store.close(status_of(error))
         raise
+    store.close()
     print(f"folder: {folder}")
     if store.command:
         print(f"dashboard: {store.command}")
 
 
+@end_in_order("the same command trains the tiles that are missing")
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(
@@ -343,15 +345,12 @@ def main() -> None:
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the map's and the run's config")
     overrides = parser.parse_args().overrides
-    signal.signal(signal.SIGTERM, terminated)
     try:
         run_map(typed_map(composed("trainability", overrides)))
     except EXPECTED as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         sys.exit(one_line(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command trains the tiles that are missing")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Exit status 1 where one of them is not reproduced. The table is logged to MLflow
 """
 
 import argparse
+import contextlib
 import math
 import os
 import sys
@@ -21,6 +22,7 @@ from blocks.arrays import Array
 from blocks.lanczos import sharpness
 from blocks.theory import MeanField, critical_gain, largest_curvature, softmax_sharpness
 from experiments.run.config import TrackingConfig, UserError
+from experiments.run.interrupts import end_in_order
 from experiments.run.paper import agreement
 from experiments.scikit_learn import ReorderedAdam, trained_as_theirs
 
@@ -324,12 +326,16 @@ def record(rows: list[Row], tracking: TrackingConfig) -> None:
     from experiments.record.tracking import Store
 
     store = Store(tracking)
-    run = store.begin("verify", {"kind": "verify"})
-    run.tabulate(columns(rows))
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "table.txt").write_text(text(rows))
-        run.keep(Path(folder))
-    run.end("FINISHED" if all(row.holds for row in rows) else "FAILED")
+    try:
+        run = store.begin("verify", {"kind": "verify"})
+        run.tabulate(columns(rows))
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "table.txt").write_text(text(rows))
+            run.keep(Path(folder))
+        run.end("FINISHED" if all(row.holds for row in rows) else "FAILED")
+    finally:
+        with contextlib.suppress(UserError):
+            store.close()
 
 
 def text(rows: list[Row]) -> str:
@@ -342,6 +348,7 @@ def text(rows: list[Row]) -> str:
     return "\n".join([*lines, f"{held} of {len(rows)} results reproduced"])
 
 
+@end_in_order()
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m experiments.verify", description=__doc__)

@@ -15,6 +15,7 @@ from experiments.pictures import figures
 from experiments.pictures.report import ROWS, Report, Row, shown
 from experiments.run.config import Config
 from experiments.run.data import task
+from experiments.run.interrupts import raise_lost_interrupt
 from experiments.run.pool import Pool, cores
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
                 if row.job in runs:
                     name_of_best = tracking.register if row is report.best else None
                     keep_model(store, runs[row.job].run_id, row.config, runs[row.job].files(), name_of_best)
-            for number, error in pool.results(lambda: None, 1.0):
+            for number, error in pool.results(raise_lost_interrupt, 1.0):
                 if error is not None:
                     raise error
                 store.run(runs[drawn[number].job].run_id).keep(items[number][1])

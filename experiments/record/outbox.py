@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.record.address import Unreachable, absolute, check_reachable
+from experiments.record.ownership import VARIABLE
 from experiments.run.config import TrackingConfig, UserError, from_record
+from experiments.run.interrupts import defer_interrupts
 
 if TYPE_CHECKING:
     from experiments.record import AnyStore
@@ -31,6 +34,8 @@ class Outbox:
         self.tracking, self.folder = tracking, folder / FOLDER
         self.closed = False
         self.tried = time.monotonic()
+        # The owner of the sweep that the records are of.
+        self.owner = os.environ.get(VARIABLE, "")
 
     def __len__(self) -> int:
         """How many wait, a sweep's jobs' own among them."""
@@ -85,7 +90,8 @@ class Outbox:
 
     def _whole(self, folder: Path, content: dict[str, object]) -> None:
         """The folder takes its name when it is whole: a kill on the way leaves none that is half written."""
-        (folder / RECORD).write_text(json.dumps({"uri": self.tracking.uri, "experiment": self.tracking.experiment, **content}))
+        place = {"uri": self.tracking.uri, "experiment": self.tracking.experiment, "owner": self.owner}
+        (folder / RECORD).write_text(json.dumps({**place, **content}))
         folder.replace(folder.with_name(folder.name.removeprefix(".")))
         self.closed = True
 
@@ -116,6 +122,7 @@ def deliver(folder: Path, store: "AnyStore | None" = None) -> int:
 
     # A sweep's end comes after its runs.
     records = sorted(waiting(folder), key=lambda file: file.parent.name == SWEEP)
+    own = store is None
     for file in records:
         try:
             record = json.loads(file.read_text())
@@ -124,14 +131,23 @@ def deliver(folder: Path, store: "AnyStore | None" = None) -> int:
             raise UserError(f"{file} is damaged: {error}") from None
         store = store or Store(tracking)
         assert isinstance(store, Store)
-        if file.parent.name == SWEEP:
+        is_sweep = file.parent.name == SWEEP
+        if own:
+            store.act_for(record.get("owner", ""), record["run_id" if is_sweep else "parent"])
+        if is_sweep and store.token != record.get("owner", store.token):
+            # Another process has ended it since.
+            pass
+        elif is_sweep:
             parent = store.run(record["run_id"])
+            parent.check_owner()
             parent.describe(record["axes"])
             parent.keep(file.parent / "files")
             parent.end(record["status"])
         else:
             _deliver_run(file.parent, record, store)
         shutil.rmtree(file.parent)
+    if own and store:
+        store.close()
     return len(records)
 
 
@@ -145,13 +161,22 @@ def _deliver_run(folder: Path, record: dict, store: "Store") -> None:
     config = from_record(kept.config, [module])
     store.points, store.blocks = config.tracking.points, config.tracking.blocks
     if record["parent"]:
-        for run in store.children(record["parent"], f"tags.job = '{record['tags']['job']}'"):
-            if run.info.status == "FINISHED":
-                # The server took it, and its answer was lost.
-                return
+        found = store.children(record["parent"], f"tags.job = '{record['tags']['job']}'")
+        if any(run.info.status == "FINISHED" for run in found):
+            # The server took it, and its answer was lost.
+            return
+        store.check_owner(record["parent"])
+        for run in found:
             if run.info.status == "RUNNING":
                 store.run(run.info.run_id).end("KILLED")
     trained = Trained(
         config, kept.history, kept.parameters, record["outcome"], record["started"], record["ended"], kept.environment
     )
-    store.begin(record["name"], record["tags"], record["parent"]).finish(trained)
+    with defer_interrupts():
+        begun = store.begin(record["name"], record["tags"], record["parent"])
+        try:
+            begun.finish(trained)
+        except BaseException:
+            with contextlib.suppress(UserError):
+                begun.end("FAILED")
+            raise

@@ -1,7 +1,7 @@
 """Runs read back from a tracking store, checked against the hash they were recorded with."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -16,6 +16,7 @@ from experiments.record.files import Files
 from experiments.record.identity import trajectory_hash
 from experiments.record.view import TAG, link
 from experiments.run.config import UserError
+from experiments.run.tile import OUTCOMES
 
 PAGE = 1000
 
@@ -39,6 +40,11 @@ class Recorded:
                 f"run {self.run_id}: {files.HISTORY} or {files.PARAMETERS} is not what was recorded, its trajectory hash differs"
             )
         return kept
+
+
+def is_job(tags: Mapping[str, str]) -> bool:
+    """Whether a run with those tags is a sweep's job's: not so one of the user's own, or whose tags somebody has changed."""
+    return tags.get("kind") == "run" and tags.get("outcome") in OUTCOMES and tags.get("job", "").isdecimal()
 
 
 def search(client: MlflowClient, experiments: Sequence[str], which: str) -> list[MlflowRun]:
@@ -79,13 +85,13 @@ class Archive:
         """The finished runs of a sweep, in the order of its jobs."""
         experiment = self._get(parent, "sweep").info.experiment_id
         found = self._finished([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
-        return sorted(found, key=lambda run: int(run.tags["job"]))
+        return sorted((run for run in found if is_job(run.tags)), key=lambda run: int(run.tags["job"]))
 
     def job(self, parent: str, job: int) -> Recorded | None:
         """The finished run of one job of a sweep, None where there is none."""
         experiment = self._get(parent, "sweep").info.experiment_id
         found = self._finished([experiment], f"tags.`mlflow.parentRunId` = '{parent}' and tags.job = '{job}'")
-        return found[0] if found else None
+        return next((run for run in found if is_job(run.tags)), None)
 
     def page(self, parent: str | None) -> tuple[str, str]:
         """The dashboard's page for a sweep, the newest one where none is named, and what to call it."""

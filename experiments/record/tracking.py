@@ -25,10 +25,12 @@ from mlflow.exceptions import MlflowException, RestException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from blocks.history import History, evenly_spaced
-from experiments.record import files, liveness
+from experiments.record import files
 from experiments.record.address import StoreError, Unreachable, absolute, check_reachable, is_new, lock_file
+from experiments.record.claims import PARENT_TAG, Claims
 from experiments.record.metrics import curves, metrics, outcome_tags, params
-from experiments.record.reading import search
+from experiments.record.ownership import BEAT_SECONDS
+from experiments.record.reading import is_job, search
 from experiments.record.view import TAG, link, norm_key, saved_view
 from experiments.run.config import DatasetConfig, SweepConfig, TrackingConfig, UserError
 from experiments.run.data import load
@@ -36,7 +38,6 @@ from experiments.run.environment import environment, uncommitted
 from experiments.run.stack import Trained
 
 ARTIFACT_FOLDER = "mlartifacts"
-PARENT_TAG = "mlflow.parentRunId"
 # Gradient norms of so many blocks have a chart in a sweep's view.
 VIEWED = 4
 # An experiment with more sweeps than that keeps the views that it has.
@@ -45,6 +46,8 @@ MOST_TAGS = 500
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 Method = TypeVar("Method", bound=Callable[..., Any])
+# (job, fingerprint) -> (final training loss, outcome)
+Finished = dict[tuple[int, str], tuple[float, str]]
 
 for _chatty in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
     logging.getLogger(_chatty).setLevel(logging.WARNING)
@@ -76,6 +79,7 @@ class Store:
         self.points, self.blocks = tracking.points, tracking.blocks
         check_reachable(self.uri)
         self._open(tracking.experiment)
+        self.claims = Claims(self.client, self.experiment_id, lock_file(self.uri))
         # The collector would look through MLflow's hundred thousand objects again and again: a fifth of the writing.
         gc.freeze()
 
@@ -105,6 +109,11 @@ class Store:
         return found.experiment_id
 
     @property
+    def token(self) -> str:
+        """Of the owner of what is begun here."""
+        return self.claims.owner.token
+
+    @property
     def command(self) -> str:
         """What opens the dashboard on this store."""
         if self.uri.startswith("http"):
@@ -126,52 +135,58 @@ class Store:
     @_in_one_line
     def begin(self, name: str, tags: dict[str, str], parent: str = "") -> "Run":
         """A new run, RUNNING, of this process."""
-        own = {
-            "mlflow.source.type": "LOCAL",
-            "mlflow.source.name": "experiments.train",
-            **_commit_tags(),
-            **liveness.tags(),
-            **tags,
-        }
-        if parent:
-            own[PARENT_TAG] = parent
-        return Run(self, self.client.create_run(self.experiment_id, run_name=name, tags=own).info.run_id)
+        return Run(self, self._create(name, {**tags, PARENT_TAG: parent} if parent else tags), parent)
+
+    def _create(self, name: str, tags: dict[str, str]) -> str:
+        source = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "experiments.train", **_commit_tags()}
+        own = {**source, **self.claims.tags(), **tags}
+        return self.client.create_run(self.experiment_id, run_name=name, tags=own).info.run_id
 
     def run(self, run_id: str) -> "Run":
         """The run of that id."""
         return Run(self, run_id)
 
     @_in_one_line
-    def begin_sweep(
-        self, name: str, tags: dict[str, str], fingerprint: str, config: SweepConfig
-    ) -> tuple["Run", dict[int, tuple[float, str]]]:
-        """The parent run of a sweep, RUNNING, and what an earlier start has finished: job -> (final training loss, outcome).
-
-        Runs whose process is gone are KILLED first. Raises UserError where another process is training the same sweep.
-        """
-        with FileLock(lock_file(self.uri)):
-            self._bury(config.stale)
-            kind = tags["kind"]
-            found = self._search(f"tags.kind = '{kind}' and tags.fingerprint = '{fingerprint}'") if config.resume else []
-            if not found:
-                return self.begin(name, {**tags, "fingerprint": fingerprint}), {}
-            sweep, run_id = found[0], found[0].info.run_id
-            if sweep.info.status == "RUNNING":
-                raise UserError(
-                    f"this {kind} is being trained by another process, {sweep.data.tags[liveness.PROCESS]} "
-                    f"(run {run_id}): wait for it, or train it anew with sweep.resume=false"
-                )
-            parent = self.run(run_id)
-            parent.beat()
-            self.client.update_run(run_id, status="RUNNING")
-        finished = self.children(run_id, "attributes.status = 'FINISHED'")
-        return parent, {int(run.data.tags["job"]): _result(run) for run in finished}
+    def close(self, status: str = "KILLED") -> None:
+        """End with that status whatever this process has begun here and not ended; others may take it over then."""
+        self.claims.close(status)
 
     @_in_one_line
-    def finished(self, parent: str, job: int) -> tuple[float, str] | None:
+    def begin_sweep(self, name: str, tags: dict[str, str], fingerprint: str, config: SweepConfig) -> tuple["Run", Finished]:
+        """The parent run of a sweep, RUNNING, and what an earlier start has finished of it.
+
+        Runs whose owner is dead are KILLED first. Raises UserError where another process is training the same sweep; where it
+        is not to be seen whether that lives, its signs of life are waited for.
+        """
+        run_id = self.claims.take_over(
+            tags["kind"], fingerprint, config, lambda: self._create(name, {**tags, "fingerprint": fingerprint})
+        )
+        return self.run(run_id), self._finished(run_id)
+
+    @_in_one_line
+    def act_for(self, token: str, sweep: str) -> None:
+        """Write for that owner from now on, and where the sweep was ended by another one since, for that one."""
+        self.claims.act_for(token, sweep)
+
+    @_in_one_line
+    def check_owner(self, sweep: str) -> None:
+        """Raise TakenOver where the sweep of that parent run belongs to another process by now."""
+        self.claims.check(sweep)
+
+    @_in_one_line
+    def finished(self, parent: str, job: int, fingerprint: str) -> tuple[float, str] | None:
         """(final training loss, outcome) of a sweep's job, None where it is not finished."""
-        found = self.children(parent, f"attributes.status = 'FINISHED' and tags.job = '{job}'")
-        return _result(found[0]) if found else None
+        return self._finished(parent, f" and tags.job = '{job}'").get((job, fingerprint))
+
+    def _finished(self, parent: str, which: str = "") -> Finished:
+        runs = [run for run in self.children(parent, f"attributes.status = 'FINISHED'{which}") if is_job(run.data.tags)]
+        return {
+            (int(run.data.tags["job"]), run.data.tags.get("fingerprint", "")): (
+                run.data.metrics.get("final/loss_train", math.inf),
+                run.data.tags["outcome"],
+            )
+            for run in runs
+        }
 
     @_in_one_line
     def children(self, parent: str, which: str = "") -> list[MlflowRun]:
@@ -180,18 +195,6 @@ class Store:
 
     def _search(self, which: str) -> list[MlflowRun]:
         return search(self.client, [self.experiment_id], which)
-
-    def _bury(self, stale: float) -> None:
-        """End as KILLED every RUNNING run whose process is gone, and whose sweep's process is."""
-        running = {run.info.run_id: run for run in self._search("attributes.status = 'RUNNING'") if "kind" in run.data.tags}
-        for run_id, run in running.items():
-            parent = running.get(run.data.tags.get(PARENT_TAG, ""), run)
-            if not any(liveness.alive(of.data.tags, stale) for of in (run, parent)):
-                self.client.set_terminated(run_id, "KILLED")
-
-
-def _result(run: MlflowRun) -> tuple[float, str]:
-    return run.data.metrics.get("final/loss_train", math.inf), run.data.tags["outcome"]
 
 
 def _make(file: Path, artifacts: str) -> None:
@@ -209,14 +212,18 @@ def _make(file: Path, artifacts: str) -> None:
 class Run:
     """A run in the store, RUNNING until `finish` or `end`."""
 
-    def __init__(self, store: Store, run_id: str) -> None:
-        self.store, self.client, self.uri, self.run_id = store, store.client, store.uri, run_id
+    def __init__(self, store: Store, run_id: str, parent: str = "") -> None:
+        self.store, self.client, self.uri, self.run_id, self.parent = store, store.client, store.uri, run_id, parent
         self.shown = 0
 
     @_in_one_line
     def beat(self) -> None:
-        """A sign of life."""
-        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in liveness.tags().items()])
+        """A sign of life; raises TakenOver where the run is another process's by now."""
+        self.store.claims.beat(self.run_id)
+
+    def check_owner(self) -> None:
+        """Raise TakenOver where this run of a sweep is another process's by now."""
+        self.store.check_owner(self.run_id)
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
@@ -224,9 +231,11 @@ class Run:
         over = threading.Event()
 
         def beat() -> None:
-            while not over.wait(liveness.BEAT_SECONDS):
-                with contextlib.suppress(UserError):
+            while not over.wait(BEAT_SECONDS):
+                # Whatever this one comes to, the next may be given.
+                with contextlib.suppress(Exception):
                     self.beat()
+                    self.store.claims.bury_silent()
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -234,7 +243,8 @@ class Run:
             yield
         finally:
             over.set()
-            thread.join()
+            # One that waits for a server is not waited for.
+            thread.join(BEAT_SECONDS)
 
     @_in_one_line
     def progress(self, history: History, steps: int) -> None:
@@ -247,7 +257,9 @@ class Run:
 
     @_in_one_line
     def finish(self, trained: Trained) -> None:
-        """All of a trained run, and its end: FINISHED, whatever the outcome."""
+        """All of a trained run, and its end: FINISHED, whatever the outcome; raises TakenOver where its sweep is another's."""
+        if self.parent:
+            self.store.check_owner(self.parent)
         self.client.log_batch(
             self.run_id,
             metrics=list(metrics(trained, self.store.points, self.store.blocks, self.shown)),

@@ -8,18 +8,24 @@ from typing import Any
 class Untracked:
     """Does what `tracking.Store` and `tracking.Run` are asked, and keeps none of it."""
 
-    run_id = command = ""
+    run_id = command = token = ""
 
     def begin(self, name: str, tags: dict[str, str], parent: str = "") -> "Untracked":
         """A run that is not recorded."""
         return self
 
-    def begin_sweep(self, *arguments: Any) -> "tuple[Untracked, dict[int, tuple[float, str]]]":
+    def begin_sweep(self, *arguments: Any) -> "tuple[Untracked, dict[tuple[int, str], tuple[float, str]]]":
         """A sweep that is not recorded, of which nothing is there."""
         return self, {}
 
-    def finished(self, parent: str, job: int) -> None:
+    def finished(self, parent: str, job: int, fingerprint: str) -> None:
         """Nothing is there."""
+
+    def check_owner(self) -> None:
+        """It is nobody else's."""
+
+    def close(self, status: str = "KILLED") -> None:
+        """Nothing."""
 
     def beating(self) -> "contextlib.AbstractContextManager[None]":
         """No signs of life."""

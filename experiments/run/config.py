@@ -147,7 +147,7 @@ class SweepConfig:
     """A sweep that was begun before, and what is made of it at its end.
 
     resume: true trains only what an earlier sweep of the same runs has not finished, false starts anew.
-    stale: seconds without a sign of life after which a sweep on another machine counts as dead.
+    stale: seconds without a sign of life after which a sweep on another machine counts as dead, at least 20.
     study: a name of experiments/pictures/studies.py: theory drawn over what the sweep has measured, and a verdict.
     """
 
@@ -295,7 +295,8 @@ def _ranges(config: Config) -> Iterator[tuple[str, float, dict[str, float]]]:
     for key, value in not_negative.items():
         yield key, value, {"at_least": 0}
     yield "optimizer.learning_rate", optimizer.learning_rate, {"above": 0}
-    yield "sweep.stale", config.sweep.stale, {"above": 0}
+    # Four of the signs of life that a sweep gives.
+    yield "sweep.stale", config.sweep.stale, {"at_least": 20}
     yield "optimizer.momentum", optimizer.momentum or 0.0, {"at_least": 0, "below": 1}
     if loss_bound != float("inf"):
         yield "training.loss_bound", loss_bound, {"above": 0}

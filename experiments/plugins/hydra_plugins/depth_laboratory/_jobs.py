@@ -1,5 +1,6 @@
 """What Hydra does for a job, done for one that was trained in a stack."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -57,8 +58,10 @@ def launch(launcher: "StackedLauncher", job_overrides: Sequence[Sequence[str]], 
     jobs = range(initial_job_idx, initial_job_idx + len(job_overrides))
     state = HydraConfig.instance().cfg
     try:
-        for number, outcome in launcher.around.run(jobs, launcher.n_jobs, launcher.stack_size):
-            returns[number] = _job(launcher, job_overrides[number - initial_job_idx], number, outcome)
+        # What ends this loop ends the training at once, and not when its traceback is thrown away.
+        with contextlib.closing(launcher.around.run(jobs, launcher.n_jobs, launcher.stack_size)) as outcomes:
+            for number, outcome in outcomes:
+                returns[number] = _job(launcher, job_overrides[number - initial_job_idx], number, outcome)
     finally:
         HydraConfig.instance().cfg = state
         configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
