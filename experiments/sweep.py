@@ -1,10 +1,12 @@
 """A sweep around its jobs: all are checked before the first, trained as stacks, written in one place, shown at the end."""
 
 import contextlib
+import json
 import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -15,20 +17,22 @@ from tqdm import tqdm
 
 from blocks.arrays import choice
 from experiments.record import AnyRun, AnyStore, Untracked, open_store
-from experiments.record.address import StoreError, absolute, check_reachable, may_know
-from experiments.record.identity import fingerprint, fingerprint_of_sweep
+from experiments.record.address import StoreError, absolute, anchor, check_reachable, may_know
+from experiments.record.identity import SURROUNDINGS, fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
 from experiments.record.ownership import VARIABLE, TakenOver
-from experiments.run.config import Config, UserError, flat, run_name, schedules, typed, varied
+from experiments.run.config import Config, TrackingConfig, UserError, flat, run_name, schedules, typed, varied
 from experiments.run.engines import Engine, Loky, connect
+from experiments.run.folder import check_folder
 from experiments.run.interrupts import defer_interrupts, raise_lost_interrupt
 from experiments.run.pool import Lost
 
 if TYPE_CHECKING:
     from experiments.pictures.report import Report
+    from experiments.run.data import Task
     from experiments.run.stack import Trained
 
-# The parent run's id, for jobs that a launcher runs in whatever process.
+# What `parent_of_job` reads, in whatever process a launcher runs the job.
 PARENT = "DEPTH_LABORATORY_PARENT"
 TICK_SECONDS = 1.0
 # The bar grows with the work done, so that the seconds left are right although the largest stacks come first.
@@ -56,24 +60,39 @@ class Result(float):
         return f"{self.outcome}: final training loss {float(self):.4g}"
 
 
-def check_all(configs: Sequence[Config], folder_key: str, folder: str) -> None:
-    """Raise UserError unless every run can be made: data, loss and batch size fit, folder and store can be written to."""
+def check_run(config: Config) -> "Task":
+    """The run's task; raises UserError unless data, loss and batch size fit."""
     from experiments.run.data import task
     from experiments.run.stack import check_size
 
-    for config in configs:
-        check_size(config, task(config))
-    check_folder(folder_key, folder)
-    for uri in {config.tracking.uri for config in configs if config.tracking.enabled}:
-        check_reachable(absolute(uri))
+    of = task(config)
+    check_size(config, of)
+    return of
 
 
-def check_folder(key: str, folder: str) -> None:
-    """Raise UserError unless the folder can be written to, or made."""
-    path = Path(folder).absolute()
-    there = next(above for above in (path, *path.parents) if above.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise UserError(f"{key} is {folder!r}, but {there} is not a folder that can be written to")
+def check_store(tracking: TrackingConfig) -> None:
+    """Raise UserError unless the store can be written to."""
+    if tracking.enabled:
+        check_reachable(absolute(tracking.uri))
+
+
+def parent_of_job() -> tuple[str, TrackingConfig] | None:
+    """The sweep that this process runs a job of: the id of its parent run, and where all its runs are recorded."""
+    parent = json.loads(os.environ.get(PARENT, "null"))
+    return parent and (parent["run_id"], TrackingConfig(**parent["tracking"]))
+
+
+def _check_alike(configs: Sequence[Config]) -> None:
+    """Raise UserError where jobs differ in what a sweep has once: its record, and what is made of it."""
+    runs = [flat(config) for config in configs]
+    for key in [key for key in runs[0] if key.partition(".")[0] in SURROUNDINGS]:
+        for job, run in enumerate(runs):
+            if run[key] != runs[0][key]:
+                # A URI may have a password in it.
+                shown = "" if key == "tracking.uri" else f": {runs[0][key]!r} and {run[key]!r}"
+                raise UserError(
+                    f"{key} differs between job 0 and job {job}{shown}; a sweep is recorded as one, it must be the same"
+                )
 
 
 def _check_study(configs: Sequence[Config]) -> None:
@@ -107,15 +126,26 @@ def status_of(error: BaseException | None) -> str:
 class Sweep:
     """A context around a sweep's jobs, see the checked sweeper.
 
-    configs: one a job. axes: the swept keys and their values, as typed. folder: Hydra's for this sweep.
+    jobs: every job's config, in the job's own context, and its folder. folder: Hydra's for this sweep.
     Raises UserError, before anything is made, for the first job that cannot be run.
     """
 
-    def __init__(self, configs: Iterable[DictConfig], axes: dict[str, str], folder: str) -> None:
-        self.configs = [typed(cfg) for cfg in configs]
-        self.axes = axes
-        check_all(self.configs, "hydra.sweep.dir", folder)
+    def __init__(self, jobs: Iterable[tuple[DictConfig, str]], folder: str) -> None:
+        self.configs: list[Config] = []
+        self.fingerprints: list[str] = []
+        check_folder("hydra.sweep.dir", folder)
+        for cfg, job_folder in jobs:
+            config = typed(cfg)
+            self.fingerprints.append(fingerprint(config, check_run(config).dataset.digest))
+            check_folder("hydra.sweep.subdir", job_folder)
+            self.configs.append(config)
+        _check_alike(self.configs)
+        check_store(self.configs[0].tracking)
         _check_study(self.configs)
+        # A job's own process may find what is relative, or a time of day, elsewhere.
+        tracking = anchor(self.configs[0].tracking)
+        self.configs = [replace(config, tracking=tracking) for config in self.configs]
+        self.distinct = [job for job, mark in enumerate(self.fingerprints) if self.fingerprints.index(mark) == job]
         self.results: list[Result | None] = [None] * len(self.configs)
         self.lost: dict[int, Exception] = {}
         self.store: AnyStore | None = None
@@ -129,13 +159,6 @@ class Sweep:
     def train_on(self, backend: str, address: str | None) -> None:
         """The engine that `run` hands stacks to, see `run.engines.connect`: it is connected to as the context is entered."""
         self.cluster = (backend, address)
-
-    @cached_property
-    def fingerprints(self) -> list[str]:
-        """Of every run."""
-        from experiments.run.data import load
-
-        return [fingerprint(config, load(config.dataset).digest) for config in self.configs]
 
     def announce(self) -> None:
         """Open the store and the sweep's parent run, once; take over what an earlier start has finished.
@@ -156,22 +179,30 @@ class Sweep:
             self.beating.enter_context(self.parent.beating())
             self.outbox.owner = self.store.token
             with self.outbox.instead():
-                self.parent.describe(self.axes)
+                self.parent.describe(self.values)
                 self._save_view()
-            os.environ.update({PARENT: self.parent.run_id, VARIABLE: self.store.token})
+            parent = json.dumps({"run_id": self.parent.run_id, "tracking": asdict(first.tracking)})
+            os.environ.update({PARENT: parent, VARIABLE: self.store.token})
 
     def _save_view(self) -> None:
         from experiments.record.view import quantity_key
         from experiments.run.data import task
 
-        name = ", ".join(f"{key}={values}" for key, values in self.axes.items())[:80]
         score = "r2" if task(self.configs[0]).loss.decides is None else "accuracy"
         depth = max(config.network.depth for config in self.configs)
         assert self.store is not None
         swept = varied([flat(config) for config in self.configs])
+        name = ", ".join(f"{key}={self.values[key]}" for key in swept)[:80]
         counts = {"sharpness": self.configs[0].instruments.eigenvalues}
         measured = [quantity_key(name, 0, counts.get(name, depth)) for name in schedules(self.configs[0])]
         self.store.save_view(self.parent.run_id, name, swept, score, depth, measured)
+
+    @cached_property
+    def values(self) -> dict[str, str]:
+        """Every key of what is trained -> its values in the sweep, each once, in the order of the jobs."""
+        runs = [flat(config) for config in self.configs]
+        keys = dict.fromkeys(key for run in runs for key in run if key.partition(".")[0] not in SURROUNDINGS)
+        return {key: ",".join(dict.fromkeys(str(run[key]) for run in runs if key in run)) for key in keys}
 
     def tags_of(self, job: int) -> dict[str, str]:
         """What its run is found by."""
@@ -224,7 +255,7 @@ class Sweep:
         """The files of `folder`, and of a sweep that was not interrupted, which should end at once, pictures and models."""
         from experiments.pictures.gallery import keep_sweep
 
-        self.parent.describe(self.axes)
+        self.parent.describe(self.values)
         if report and not isinstance(self.store, Untracked | None) and not isinstance(self.parent, Untracked):
             self.verdict = keep_sweep(self.store, self.parent, report, folder)
         self.parent.keep(folder)
@@ -314,7 +345,7 @@ class Sweep:
                     if full and status == "FINISHED":
                         raise full
             if self.outbox.closed:
-                self.outbox.put_sweep(self.parent.run_id, status, self.axes, folder)
+                self.outbox.put_sweep(self.parent.run_id, status, self.values, folder)
 
 
 class _UnderWay:

@@ -34,13 +34,14 @@ from experiments.run.boundary import Dimension, beside, box_sizes, dimension
 from experiments.run.config import UserError, composed, flat, register
 from experiments.run.data import load
 from experiments.run.engines import Engine, connect
+from experiments.run.folder import check_folder
 from experiments.run.grid import Grid, MappedConfig, axes, grid, typed_map, windows
 from experiments.run.interrupts import end_in_order, raise_lost_interrupt
 from experiments.run.paper import PIXEL, TRAINED
 from experiments.run.pool import Lost
 from experiments.run.tile import OTHER, OUTCOMES, check_trainable, train_tile
 from experiments.run.tile import floor_tile as train_floor
-from experiments.sweep import check_folder, status_of
+from experiments.sweep import status_of
 from experiments.train import EXPECTED, one_line
 
 TICK_SECONDS = 0.5

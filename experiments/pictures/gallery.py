@@ -36,7 +36,7 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
     tracking = report.rows[0].config.tracking
     chosen = {"best": [report.best] if report.best else [], "all": report.rows, "none": []}
     # Not all of them: thousands of MLflow's runs would fill the memory.
-    best_of = _best_of_rows(report.rows, report.down)
+    best_of = best_by(report.rows, report.down)
     needed = {row.job for row in [*best_of.values(), *chosen["best"], *chosen[tracking.pictures], *chosen[tracking.models]]}
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as downloads:
         archive = Archive(store.uri, Path(downloads))
@@ -99,23 +99,25 @@ def keep_model(store: "Store", run_id: str, config: Config, kept: "Files", regis
     log_model(store, run_id, config, kept, task(config), register)
 
 
-def _best_of_rows(rows: Iterable[Row], key: str) -> dict[Any, Row]:
-    """Each value of that key -> its run with the smallest final loss."""
+def best_by(rows: Iterable[Row], key: str) -> dict[Any, Row]:
+    """Each value of that key -> its run with the smallest final loss; numbers in their order, then whatever else there is."""
     best: dict[Any, Row] = {}
     for row in sorted(rows, key=lambda row: row.loss):
-        best.setdefault(row.values[key], row)
-    return dict(sorted(best.items(), key=lambda item: str(item[0]) if isinstance(item[0], str) else item[0]))
+        best.setdefault(row.place([key])[key], row)
+    numbers = sorted(value for value in best if isinstance(value, int | float))
+    others = sorted((value for value in best if not isinstance(value, int | float)), key=str)
+    return {value: best[value] for value in [*numbers, *others]}
 
 
 def description(report: Report, parent: str, runs: dict[int, "Recorded"], verdict: str) -> str:
     """The sweep in words, as markdown: what was swept, what came of it, how to have it again."""
     lines = [f"**{len(report.rows)} runs: {report.outcomes}**", ""]
     for key in report.varied:
-        values = list(dict.fromkeys(shown(row.values[key]) for row in report.rows))
+        values = list(dict.fromkeys(shown(place[key]) for place in report.places))
         lines.append(f"- `{key}`: {', '.join(values[:24])}" + (", ..." if len(values) > 24 else ""))
     best = report.best
     if best and math.isfinite(best.loss) and best.job in runs:
-        place = ", ".join(f"`{key}={shown(best.values[key])}`" for key in report.varied)
+        place = ", ".join(f"`{key}={shown(value)}`" for key, value in best.place(report.varied).items())
         lines += ["", f"Best final training loss: **{best.loss:.4g}** at {place} (run `{runs[best.job].run_id}`)"]
     if verdict:
         lines += ["", f"{report.rows[0].config.sweep.study}: {verdict}"]

@@ -27,8 +27,13 @@ class Row:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The config, flat."""
-        return flat(self.config)
+        """The config, flat; lists as text, so that any value can be the name of a row."""
+        return {key: str(value) if isinstance(value, list) else value for key, value in flat(self.config).items()}
+
+    def place(self, keys: Sequence[str]) -> dict[str, Any]:
+        """The values of those keys. Another data set's loader may have arguments that this run's has not: they are empty."""
+        values = self.values
+        return {key: values.get(key, "") for key in keys}
 
 
 class Report:
@@ -39,8 +44,8 @@ class Report:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = list(rows)
-        self.flat = [row.values for row in self.rows]
-        self.varied = varied(self.flat)
+        self.varied = varied([row.values for row in self.rows])
+        self.places = [row.place([*self.varied, ROWS, COLUMNS]) for row in self.rows]
         others = [key for key in self.varied if key not in (ROWS, COLUMNS, REPEATS)]
         self.down = ROWS if ROWS in self.varied or not others else others.pop(0)
         self.across = COLUMNS if COLUMNS in self.varied or not others else others.pop(0)
@@ -61,7 +66,7 @@ class Report:
     def tables(self) -> dict[str, dict[tuple[Any, Any], list[Row]]]:
         """What sets a table apart -> (value down, value across) -> the runs of that cell, one a seed."""
         tables: dict[str, dict[tuple[Any, Any], list[Row]]] = {}
-        for row, values in zip(self.rows, self.flat, strict=True):
+        for row, values in zip(self.rows, self.places, strict=True):
             name = ", ".join(f"{key} {values[key]}" for key in self.tables_by)
             tables.setdefault(name, {}).setdefault((values[self.down], values[self.across]), []).append(row)
         return tables
@@ -82,7 +87,7 @@ class Report:
         if best is None:
             lines.append(f"every run diverged ({len(self.rows)} runs)")
         else:
-            place = ", ".join(f"{key}={best.values[key]}" for key in self.varied)
+            place = ", ".join(f"{key}={value}" for key, value in best.place(self.varied).items())
             lines.append(f"best (*): {best.loss:.4g} at {place or 'the only run'};  {self.outcomes}")
         return "\n".join(lines)
 
@@ -95,7 +100,7 @@ class Report:
 
     def columns(self) -> dict[str, list[Any]]:
         """The swept keys, final loss and outcome: a value for each run."""
-        columns: dict[str, list[Any]] = {key: [values[key] for values in self.flat] for key in self.varied}
+        columns: dict[str, list[Any]] = {key: [values[key] for values in self.places] for key in self.varied}
         return {**columns, "final/loss_train": [row.loss for row in self.rows], "outcome": [row.outcome for row in self.rows]}
 
     def save(self, file: Path) -> None:

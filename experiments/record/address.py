@@ -7,10 +7,11 @@ import sqlite3
 import tempfile
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from experiments.run.config import UserError
+from experiments.run.config import TrackingConfig, UserError
 from experiments.run.environment import project_folder
 
 
@@ -38,6 +39,11 @@ def absolute(uri: str | None) -> str:
     if scheme not in ("http", "https", "postgresql", "mysql", "mssql"):
         raise UserError(f"tracking.uri is {uri!r}, allowed: sqlite:///FILE, http://HOST:PORT, or another database MLflow takes")
     return uri
+
+
+def anchor(tracking: TrackingConfig) -> TrackingConfig:
+    """With a URI that stays the same place where the working directory changes, as Hydra can do for a job."""
+    return replace(tracking, uri=absolute(tracking.uri)) if tracking.enabled else tracking
 
 
 def check_reachable(uri: str) -> None:

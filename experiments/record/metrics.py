@@ -1,21 +1,20 @@
 """What of a trained run becomes MLflow's params, tags and metrics."""
 
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from mlflow.entities import Metric
+from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, MAX_PARAM_VAL_LENGTH
 
-from blocks.arrays import Array, norm
+from blocks.arrays import Array
 from blocks.history import History, evenly_spaced, log_spaced
 from experiments.record.identity import SURROUNDINGS, trajectory_hash
 from experiments.record.view import LOG_RATE, norm_key, quantity_key
 from experiments.run.config import Config, flat
 from experiments.run.stack import Trained
-
-# What a tag may hold in any store of MLflow's.
-MOST_LETTERS = 5000
 
 
 def params(config: Config) -> dict[str, Any]:
@@ -24,15 +23,18 @@ def params(config: Config) -> dict[str, Any]:
     return {**trained, LOG_RATE: round(math.log10(config.optimizer.learning_rate), 6)}
 
 
+def texts(params: Mapping[str, Any]) -> dict[str, str]:
+    """Params as MLflow takes them: what a key may not have in it is `_`, a value that is too long ends with `...`."""
+    kept = {re.sub(r"[^\w.: -]", "_", key)[:MAX_ENTITY_KEY_LENGTH]: str(value) for key, value in params.items()}
+    most = MAX_PARAM_VAL_LENGTH
+    return {key: value if len(value) <= most else f"{value[: most - 3]}..." for key, value in kept.items()}
+
+
 def outcome_tags(trained: Trained) -> dict[str, str]:
-    """outcome, where the run diverged, the hash of its trajectory, and why an instrument has no value, step by step."""
+    """outcome, where the run diverged, the hash of its trajectory."""
     tags = {"outcome": trained.outcome, "trajectory": trajectory_hash(trained.history, trained.parameters)}
     if trained.outcome == "diverged":
         tags |= {"diverged_step": str(trained.history.diverged_step), "diverged_block": str(trained.history.diverged_block)}
-    for name, quantity in trained.history.quantities.items():
-        if quantity.reasons is not None and quantity.reasons.any():
-            missing = zip(quantity.at.tolist(), quantity.reasons.tolist(), strict=True)
-            tags[f"{name}_missing"] = "; ".join(f"step {step}: {reason}" for step, reason in missing if reason)[:MOST_LETTERS]
     return tags
 
 
@@ -71,8 +73,8 @@ def curves(
     series: dict[str, tuple[Array, Array]] = {"loss/batch": (shown, history.loss[shown])}
     for block in evenly_spaced(depth, blocks or depth):
         series[norm_key("W", block, depth)] = shown, history.grad_norm[shown, block]
-    norms = np.concatenate([history.grad_norm[shown], history.grad_norm_b[shown]], axis=-1)
-    series["grad_norm/all"] = shown, norm(norms.astype(np.float64))
+    squares = np.square(np.float64(history.grad_norm[shown])) + np.square(np.float64(history.grad_norm_b[shown]))
+    series["grad_norm/all"] = shown, np.sqrt(squares.sum(axis=-1))
     for name, values in history.measures.items():
         kept = log_spaced(len(values), points)
         series[name] = history.evaluated[kept], values[kept]
@@ -91,7 +93,7 @@ def summary(history: History) -> dict[str, float]:
     values = {}
     for name, measured in history.measures.items():
         key = name.replace("/", "_")
-        values[f"final/{key}"] = history.final(name)
+        values[f"final/{key}"] = float(measured[-1])
         finite = measured[np.isfinite(measured)]
         if finite.size:
             values[f"best/{key}"] = float(finite.min() if key.startswith("loss") else finite.max())

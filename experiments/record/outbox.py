@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -44,7 +45,8 @@ class Outbox:
     @property
     def told(self) -> str:
         """What the user needs to know while records wait."""
-        return f"records wait in {self.folder}; python -m experiments.deliver {self.folder.parent} delivers them"
+        command = f"python -m experiments.deliver {shlex.quote(str(self.folder.parent))}"
+        return f"records wait in {self.folder}; {command} delivers them"
 
     def close(self, error: Unreachable) -> None:
         """The server does not answer; said once."""

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import sqlite3
 import tempfile
 import threading
@@ -28,7 +29,7 @@ from blocks.history import History, evenly_spaced
 from experiments.record import files
 from experiments.record.address import StoreError, Unreachable, absolute, check_reachable, is_new, lock_file
 from experiments.record.claims import PARENT_TAG, Claims
-from experiments.record.metrics import curves, metrics, outcome_tags, params
+from experiments.record.metrics import curves, metrics, outcome_tags, params, texts
 from experiments.record.ownership import BEAT_SECONDS
 from experiments.record.reading import is_job, search
 from experiments.record.view import TAG, link, norm_key, saved_view
@@ -117,8 +118,8 @@ class Store:
     def command(self) -> str:
         """What opens the dashboard on this store."""
         if self.uri.startswith("http"):
-            return f"open {self.uri}/{self.page}"
-        return f"python -m experiments.dashboard --uri {self.uri}   # opens http://127.0.0.1:5000/{self.page}"
+            return f"open {shlex.quote(f'{self.uri}/{self.page}')}"
+        return f"python -m experiments.dashboard --uri {shlex.quote(self.uri)}   # opens http://127.0.0.1:5000/{self.page}"
 
     @_in_one_line
     def save_view(self, parent: str, name: str, swept: Sequence[str], score: str, depth: int, instruments: Sequence[str]) -> None:
@@ -263,7 +264,7 @@ class Run:
         self.client.log_batch(
             self.run_id,
             metrics=list(metrics(trained, self.store.points, self.store.blocks, self.shown)),
-            params=[Param(key, str(value)) for key, value in params(trained.config).items()],
+            params=[Param(key, value) for key, value in texts(params(trained.config)).items()],
             tags=[RunTag(key, value) for key, value in outcome_tags(trained).items()],
         )
         self.client.log_inputs(self.run_id, [_input(trained.config.dataset)])
@@ -275,10 +276,12 @@ class Run:
 
     @_in_one_line
     def describe(self, params: dict[str, str], values: dict[str, float] | None = None, step: int = 0) -> None:
-        """Params and, where they are finite, metrics of a run that trains nothing itself."""
+        """Params and, where they are finite, metrics of a run that trains nothing itself. Params that it has stay."""
         now, finite = int(time.time() * 1000), {key: value for key, value in (values or {}).items() if math.isfinite(value)}
         metrics = [Metric(key, value, now, step) for key, value in finite.items()]
-        self.client.log_batch(self.run_id, metrics=metrics, params=[Param(key, value) for key, value in params.items()])
+        there = self.client.get_run(self.run_id).data.params if params else {}
+        missing = [Param(key, value) for key, value in texts(params).items() if key not in there]
+        self.client.log_batch(self.run_id, metrics=metrics, params=missing)
 
     @_in_one_line
     def tabulate(self, columns: dict[str, list[Any]]) -> None:

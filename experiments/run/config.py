@@ -186,11 +186,15 @@ def register(name: str = "base_config", schema: type[Config] = Config) -> None:
 
 
 def composed(name: str, overrides: Sequence[str]) -> DictConfig:
-    """What Hydra makes of conf/NAME.yaml and `KEY=VALUE`s, without starting a job."""
+    """What Hydra makes of conf/NAME.yaml and `KEY=VALUE`s, resolved as in a job, without starting one."""
     from hydra import compose, initialize_config_dir
+    from hydra_plugins.depth_laboratory._context import job_context
 
     with initialize_config_dir(CONF, version_base="1.3"):
-        return compose(name, list(overrides))
+        config = compose(name, list(overrides), return_hydra_config=True)
+        with job_context(config) as task:
+            OmegaConf.resolve(task)
+        return task
 
 
 def typed(cfg: DictConfig) -> Config:
@@ -340,10 +344,19 @@ def flat_values(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def varied(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """The keys whose values differ between the flat configs of runs; of data sets the name alone, which stands for the rest."""
+    """The keys whose values differ between the flat configs of runs; of a data set's loader, which its name stands for, those
+    that differ between runs of one name.
+    """
     keys = dict.fromkeys(key for values in runs for key in values)
-    differ = [key for key in keys if len({str(values.get(key)) for values in runs}) > 1]
-    return [key for key in differ if not ("dataset.name" in differ and key.startswith("dataset.loader."))]
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for values in runs:
+        by_name.setdefault(str(values.get("dataset.name")), []).append(values)
+
+    def differs(key: str) -> bool:
+        alike = by_name.values() if key.startswith("dataset.loader.") else [runs]
+        return any(len({str(values.get(key)) for values in some}) > 1 for some in alike)
+
+    return [key for key in keys if differs(key)]
 
 
 def from_record(values: dict[str, Any], allow: Sequence[str] = ()) -> Config:

@@ -44,7 +44,7 @@ class Trained:
 
     def final(self, measure: str) -> float:
         """The last value of one of the history's measures; nan where the run diverged."""
-        return self.history.final(measure)
+        return float(self.history.measures[measure][-1])
 
 
 def shared(config: Config) -> tuple[object, ...]:

@@ -1,12 +1,16 @@
+import shlex
+
 import numpy as np
 import pytest
 import yaml
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, _validate_param
 
 from blocks.history import log_spaced
 from experiments.record.address import absolute, check_reachable
-from experiments.record.metrics import metrics
+from experiments.record.metrics import metrics, texts
+from experiments.record.outbox import Outbox
 from experiments.record.tracking import Store
-from experiments.run.config import UserError, flat, typed
+from experiments.run.config import TrackingConfig, UserError, flat, typed
 from experiments.run.stack import train_stack
 
 
@@ -119,3 +123,28 @@ def test_a_deleted_experiment_is_named(lab, trained):
     store.client.delete_experiment(run.info.experiment_id)
     with pytest.raises(UserError, match="was deleted"):
         Store(trained.config.tracking)
+
+
+def test_params_are_what_mlflow_takes():
+    said = {"network.depth": [2, 3], "dataset.loader.a@b=c/d": {"x": 1}, "seed": "9" * 10000, "k" * 400: None, "größe": 1}
+    for key, value in texts(said).items():
+        _validate_param(key, value)
+        assert len(value) <= MAX_PARAM_VAL_LENGTH
+    assert texts(said)["dataset.loader.a_b_c_d"] == "{'x': 1}"
+    assert texts(said)["network.depth"] == "[2, 3]"
+
+
+def test_params_that_a_run_has_stay(lab):
+    store = Store(TrackingConfig(uri=lab.uri))
+    run = store.begin("a sweep", {"kind": "sweep"})
+    run.describe({"network.depth": "range(2,4)"})
+    run.describe({"network.depth": "2,3", "seed": "0"}, {"map/trained": 0.5})
+    found = store.client.get_run(run.run_id).data
+    assert found.params == {"network.depth": "range(2,4)", "seed": "0"}
+    assert found.metrics == {"map/trained": 0.5}
+
+
+def test_the_command_that_delivers_can_be_pasted(tmp_path):
+    folder = tmp_path / 'a b\'s; "c"'
+    command = Outbox(TrackingConfig(), folder).told.partition("; python ")[2].removesuffix(" delivers them")
+    assert shlex.split(command) == ["-m", "experiments.deliver", str(folder)]
