@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from blocks.arrays import choice
 from experiments.record import AnyRun, AnyStore, Untracked, open_store
-from experiments.record.address import StoreError, absolute, check_reachable, may_know
+from experiments.record.address import StoreError, absolute, check_uri, may_know
 from experiments.record.identity import fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
 from experiments.run.config import Config, UserError, flat, run_name, schedules, typed, varied
@@ -64,7 +64,7 @@ def check_all(configs: Sequence[Config], folder_key: str, folder: str) -> None:
         check_size(config, task(config))
     check_folder(folder_key, folder)
     for uri in {config.tracking.uri for config in configs if config.tracking.enabled}:
-        check_reachable(absolute(uri))
+        check_uri(uri)
 
 
 def check_folder(key: str, folder: str) -> None:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.record import AnyRun, AnyStore, Untracked, open_store
-from experiments.record.address import Unreachable
+from experiments.record.address import Unreachable, conceal_typed
 from experiments.record.identity import fingerprint
 from experiments.record.outbox import Outbox
 from experiments.run import config as schema
@@ -172,6 +172,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     signal.signal(signal.SIGTERM, terminated)
     try:
+        conceal_typed()
         hydra.main(version_base="1.3", config_path=CONF, config_name="config")(train)()
     except EXPECTED as error:
         if full_error:

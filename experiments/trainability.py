@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from blocks.arrays import Array
 from experiments.record import AnyRun, open_store
-from experiments.record.address import absolute, check_reachable
+from experiments.record.address import check_uri, conceal_typed
 from experiments.record.identity import SURROUNDINGS, fingerprint
 from experiments.record.tiles import Tiles, assemble, bands, rows_of
 from experiments.run import paper
@@ -310,7 +310,7 @@ def run_map(config: MappedConfig) -> None:
     check_folder("map.folder", str(folder))
     _check_own(folder, mark)
     if config.tracking.enabled:
-        check_reachable(absolute(config.tracking.uri))
+        check_uri(config.tracking.uri)
     with connect(config.map.backend, config.map.address, "map") as engine:
         _record(config, what, mark, folder, engine)
 
@@ -342,9 +342,10 @@ def main() -> None:
         prog="python -m experiments.trainability", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the map's and the run's config")
-    overrides = parser.parse_args().overrides
     signal.signal(signal.SIGTERM, terminated)
     try:
+        conceal_typed()
+        overrides = parser.parse_args().overrides
         run_map(typed_map(composed("trainability", overrides)))
     except EXPECTED as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":

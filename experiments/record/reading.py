@@ -1,25 +1,21 @@
 """Runs read back from a tracking store, checked against the hash they were recorded with."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
-from mlflow.exceptions import MlflowException
 
 from experiments.record import files
-from experiments.record.address import absolute, check_reachable, is_new
+from experiments.record.address import StoreError, absolute, check_reachable, is_new, sqlite_file
+from experiments.record.client import Client
 from experiments.record.files import Files
 from experiments.record.identity import trajectory_hash
+from experiments.record.moved import beside, local
 from experiments.record.view import TAG, link
 from experiments.run.config import UserError
 
 PAGE = 1000
-
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +37,7 @@ class Recorded:
         return kept
 
 
-def search(client: MlflowClient, experiments: Sequence[str], which: str) -> list[MlflowRun]:
+def search(client: Client, experiments: Sequence[str], which: str) -> list[MlflowRun]:
     """All runs that MLflow's filter `which` takes, newest first."""
     found: list[MlflowRun] = []
     token = None
@@ -61,10 +57,11 @@ class Archive:
 
     def __init__(self, uri: str | None, downloads: Path) -> None:
         self.uri, self.downloads = absolute(uri), downloads
-        check_reachable(self.uri)
-        if self.uri.startswith("sqlite") and is_new(Path(self.uri.removeprefix("sqlite:///"))):
+        self.file = sqlite_file(self.uri)
+        if self.file and is_new(self.file):
             raise UserError(f"tracking.uri is {self.uri!r}, but that file is not there")
-        self.client = MlflowClient(self.uri)
+        check_reachable(self.uri)
+        self.client = Client(self.uri)
 
     def run(self, run_id: str) -> Recorded:
         """The finished run of that id; raises UserError where there is none."""
@@ -108,9 +105,10 @@ class Archive:
 
     def _get(self, run_id: str, kind: str) -> MlflowRun:
         try:
-            return self.client.get_run(run_id)
-        except MlflowException as error:
-            raise UserError(f"{kind} {run_id!r}: {str(error).splitlines()[0]} (in {self.uri})") from None
+            found: MlflowRun = self.client.get_run(run_id)
+        except StoreError as error:
+            raise UserError(f"{kind} {run_id!r}: {error}") from None
+        return found
 
     def experiment(self, name: str) -> list[Recorded]:
         """All finished runs of an experiment."""
@@ -125,11 +123,12 @@ class Archive:
         return [self._recorded(run) for run in found]
 
     def _recorded(self, run: MlflowRun) -> Recorded:
-        address = urlsplit(run.info.artifact_uri)
-        if address.scheme in ("", "file"):
-            folder = Path(unquote(address.path))
-        else:
+        folder = local(run.info.artifact_uri)
+        if folder is None:
             folder = self.downloads / run.info.run_id
             folder.mkdir(exist_ok=True)
             self.client.download_artifacts(run.info.run_id, "", str(folder))
+        elif self.file and not folder.is_dir():
+            # The store's folder may have been moved.
+            folder = beside(self.file, folder) or folder
         return Recorded(run.info.run_id, run.info.run_name, run.data.tags, folder)
