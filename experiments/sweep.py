@@ -5,7 +5,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -213,8 +213,11 @@ class Sweep:
                         under_way.report(sorted(pool.under_way), stacks, reports)
 
                     for number, trained in pool.results(tick, TICK_SECONDS):
-                        for lane, job in enumerate(stacks[number]):
-                            yield job, under_way.ended(job, trained if isinstance(trained, Exception) else trained[lane])
+                        lanes = [trained] * len(stacks[number]) if isinstance(trained, Exception) else trained
+                        ended = list(zip(stacks[number], lanes, strict=True))
+                        assert self.store is not None
+                        for first in range(0, len(ended), self.store.runs_at_once):
+                            yield from under_way.ended(ended[first : first + self.store.runs_at_once])
                         bar.update(weights[number])
                         bar.set_description_str(self._progress())
 
@@ -298,6 +301,7 @@ class _UnderWay:
         self.sweep = sweep
         self.runs: dict[int, AnyRun] = {}
         self.read: dict[Path, float] = {}
+        self.written: set[int] = set()
 
     def __enter__(self) -> "_UnderWay":
         return self
@@ -310,12 +314,16 @@ class _UnderWay:
                 run.end("KILLED" if kind is GeneratorExit else status_of(error))
 
     @whole()
-    def begin(self, job: int) -> None:
-        """Its run is RUNNING."""
-        if job not in self.runs:
-            assert self.sweep.store is not None
+    def begin(self, jobs: Iterable[int]) -> None:
+        """Their runs are RUNNING."""
+        store = self.sweep.store
+        assert store is not None
+
+        def begin(job: int) -> None:
             name = run_name(self.sweep.configs[job])
-            self.runs[job] = self.sweep.store.begin(name, self.sweep.tags_of(job), self.sweep.parent.run_id)
+            self.runs[job] = store.begin(name, self.sweep.tags_of(job), self.sweep.parent.run_id)
+
+        store.at_once(*(partial(begin, job) for job in jobs if job not in self.runs))
 
     def report(self, numbers: Sequence[int], stacks: Sequence[Sequence[int]], reports: Sequence[Path]) -> None:
         """Open the runs of those stacks, and show what has come of them."""
@@ -330,8 +338,7 @@ class _UnderWay:
         from experiments.run.stack import steps_of
 
         for number in numbers:
-            for job in stacks[number]:
-                self.begin(job)
+            self.begin(stacks[number])
             with contextlib.suppress(FileNotFoundError):
                 changed = reports[number].stat().st_mtime
                 if changed != self.read.get(reports[number]):
@@ -342,23 +349,32 @@ class _UnderWay:
                         self.runs[job].progress(history.lane(lane), steps_of(config, task(config)))
 
     @whole()
-    def ended(self, job: int, outcome: "Trained | Exception") -> Result | Exception:
-        """Write what has come of the job."""
-        outbox = self.sweep.outbox
+    def ended(self, outcomes: "Sequence[tuple[int, Trained | Exception]]") -> list[tuple[int, Result | Exception]]:
+        """Write what has come of those jobs, at once where the store can."""
+        outbox, store = self.sweep.outbox, self.sweep.store
+        assert store is not None
         with outbox.instead():
             if not outbox.closed:
-                self.begin(job)
-                run = self.runs[job]
-                if isinstance(outcome, Exception):
-                    run.end("KILLED" if isinstance(outcome, Lost) else "FAILED")
-                else:
-                    run.finish(outcome)
+                self.begin(job for job, _ in outcomes)
+                store.at_once(*(partial(self._write, job, outcome) for job, outcome in outcomes))
+        return [(job, self._result(job, outcome)) for job, outcome in outcomes]
+
+    def _write(self, job: int, outcome: "Trained | Exception") -> None:
+        run = self.runs[job]
+        if isinstance(outcome, Exception):
+            run.end("KILLED" if isinstance(outcome, Lost) else "FAILED")
+        else:
+            run.finish(outcome)
+        # Whole, whatever becomes of those that are written at the same time.
+        self.written.add(job)
+
+    def _result(self, job: int, outcome: "Trained | Exception") -> Result | Exception:
         self.runs.pop(job, None)
         if isinstance(outcome, Exception):
             self.sweep.lost[job] = outcome
             return outcome
-        if outbox.closed:
-            config = self.sweep.configs[job]
-            outbox.put(run_name(config), self.sweep.tags_of(job), self.sweep.parent.run_id, outcome)
+        if job not in self.written:
+            name = run_name(self.sweep.configs[job])
+            self.sweep.outbox.put(name, self.sweep.tags_of(job), self.sweep.parent.run_id, outcome)
         self.sweep.results[job] = result = Result.of(outcome)
         return result

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -20,7 +19,6 @@ from experiments.run.stack import sizes
 
 for _chatty in ("mlflow.models.model", "mlflow.store.model_registry", "mlflow.tracking._model_registry.fluent", "mlflow.pyfunc"):
     logging.getLogger(_chatty).setLevel(logging.ERROR)
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 def log_model(store: Store, run_id: str, config: Config, kept: Files, of: Task, register: str | None = None) -> str:

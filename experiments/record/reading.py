@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow.entities import Run as MlflowRun
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from experiments.record import files
 from experiments.record.address import StoreError, absolute, check_reachable, is_new, sqlite_file
-from experiments.record.client import Client
+from experiments.record.client import Client, in_one_line
 from experiments.record.files import Files
 from experiments.record.identity import trajectory_hash
 from experiments.record.moved import beside, local
@@ -62,6 +63,8 @@ class Archive:
             raise UserError(f"tracking.uri is {self.uri!r}, but that file is not there")
         check_reachable(self.uri)
         self.client = Client(self.uri)
+        # Of sweeps that were asked for.
+        self.experiments: dict[str, str] = {}
 
     def run(self, run_id: str) -> Recorded:
         """The finished run of that id; raises UserError where there is none."""
@@ -74,14 +77,13 @@ class Archive:
 
     def sweep(self, parent: str) -> list[Recorded]:
         """The finished runs of a sweep, in the order of its jobs."""
-        experiment = self._get(parent, "sweep").info.experiment_id
-        found = self._finished([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+        found = self._finished([self._experiment(parent)], f"tags.`mlflow.parentRunId` = '{parent}'")
         return sorted(found, key=lambda run: int(run.tags["job"]))
 
     def job(self, parent: str, job: int) -> Recorded | None:
         """The finished run of one job of a sweep, None where there is none."""
-        experiment = self._get(parent, "sweep").info.experiment_id
-        found = self._finished([experiment], f"tags.`mlflow.parentRunId` = '{parent}' and tags.job = '{job}'")
+        which = f"tags.`mlflow.parentRunId` = '{parent}' and tags.job = '{job}'"
+        found = self._finished([self._experiment(parent)], which)
         return found[0] if found else None
 
     def page(self, parent: str | None) -> tuple[str, str]:
@@ -99,6 +101,11 @@ class Archive:
         if not newest:
             raise UserError(f"{self.uri} has no sweep yet: python -m experiments.train -m makes one")
         return newest[0].info.run_id
+
+    def _experiment(self, sweep: str) -> str:
+        if sweep not in self.experiments:
+            self.experiments[sweep] = self._get(sweep, "sweep").info.experiment_id
+        return self.experiments[sweep]
 
     def _has_view(self, sweep: MlflowRun) -> bool:
         return TAG + sweep.info.run_id in self.client.get_experiment(sweep.info.experiment_id).tags
@@ -127,7 +134,8 @@ class Archive:
         if folder is None:
             folder = self.downloads / run.info.run_id
             folder.mkdir(exist_ok=True)
-            self.client.download_artifacts(run.info.run_id, "", str(folder))
+            with in_one_line(self.uri):
+                get_artifact_repository(run.info.artifact_uri, self.uri).download_artifacts("", str(folder))
         elif self.file and not folder.is_dir():
             # The store's folder may have been moved.
             folder = beside(self.file, folder) or folder

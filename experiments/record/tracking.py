@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
 from mlflow.data.numpy_dataset import from_numpy
@@ -40,8 +40,10 @@ PARENT_TAG = "mlflow.parentRunId"
 VIEWED = 4
 # An experiment with more sweeps than that keeps the views that it has.
 MOST_TAGS = 500
-# So many requests to a server are under way at once.
-AT_ONCE = 8
+# So many requests to a server are under way at once for a run, and so many runs are written at once.
+AT_ONCE, RUNS_AT_ONCE = 8, 4
+
+T = TypeVar("T")
 
 
 class Store:
@@ -141,15 +143,17 @@ class Store:
         found = self.children(parent, f"attributes.status = 'FINISHED' and tags.job = '{job}'")
         return _result(found[0]) if found else None
 
-    def at_once(self, *calls: Callable[[], object]) -> None:
-        """Call all of them, side by side where each waits for a server's answer; raise the first error."""
+    @property
+    def runs_at_once(self) -> int:
+        """How many runs are to be written at once: a file is written by one after the other."""
+        return 1 if sqlite_file(self.uri) else RUNS_AT_ONCE
+
+    def at_once(self, *calls: Callable[[], T]) -> list[T]:
+        """What they return, called side by side where each waits for a server's answer; raises the first error."""
         if sqlite_file(self.uri):
-            for call in calls:
-                call()
-            return
+            return [call() for call in calls]
         with ThreadPoolExecutor(AT_ONCE) as threads:
-            for called in [threads.submit(call) for call in calls]:
-                called.result()
+            return [called.result() for called in [threads.submit(call) for call in calls]]
 
     def children(self, parent: str, which: str = "") -> list[MlflowRun]:
         """A sweep's runs, newest first; those that MLflow's filter `which` takes."""
@@ -259,8 +263,12 @@ class Run:
             [None if isinstance(value, float) and not math.isfinite(value) else value for value in row]
             for row in zip(*columns.values(), strict=True)
         ]
-        self.client.log_dict(self.run_id, {"columns": list(columns), "data": finite}, "table.json")
-        self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", json.dumps([{"path": "table.json", "type": "table"}]))
+        tables = json.dumps([{"path": "table.json", "type": "table"}])
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "table.json").write_text(json.dumps({"columns": list(columns), "data": finite}))
+            self.store.at_once(
+                lambda: self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", tables), *self._uploads(Path(folder))
+            )
 
     def note(self, markdown: str) -> None:
         """The run's description."""

@@ -28,7 +28,15 @@ def own_environment(monkeypatch):
         *("sqlite:store.db", "sqlite:/x.db", "sqlite://x.db", "sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite"),
         *("sqlite:///m.db?mode=ro", "sqlite:///m.db?timeout=soon", "sqlite:///file:m.db?uri=true", "sqlite+aiosqlite:///m.db"),
         *("sqlite:////nowhere/at/all.db", "sqlite:///.", "sqlite:///pipe", "foo", "ftp://host/x", "file:///tmp/mlruns", "mlruns"),
-        *("databricks", "databricks-uc://profile", "http://127.0.0.1:abc", "http://[::1", "http://", "http:/host", "http://:5000"),
+        *(
+            "databricks",
+            "databricks-uc://profile",
+            "http://127.0.0.1:abc",
+            "http://[::1",
+            "http://",
+            "http:/host",
+            "http://:5000",
+        ),
         *("http://host:99999", "http://host/?a=b", "https://host#runs", "postgresql:host/d", "postgresql://host:abc/d", "mysql"),
     ],
 )
