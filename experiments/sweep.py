@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from blocks.arrays import choice
-from experiments.record import AnyRun, AnyStore, Untracked, open_store
-from experiments.record.address import StoreError, absolute, check_uri, may_know
+from experiments.record import AnyRun, AnyStore, Untracked, check_tracking, open_store
+from experiments.record.address import StoreError, absolute, may_know
 from experiments.record.identity import fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
 from experiments.run.config import Config, UserError, flat, run_name, schedules, typed, varied
@@ -63,8 +63,8 @@ def check_all(configs: Sequence[Config], folder_key: str, folder: str) -> None:
     for config in configs:
         check_size(config, task(config))
     check_folder(folder_key, folder)
-    for uri in {config.tracking.uri for config in configs if config.tracking.enabled}:
-        check_uri(uri)
+    for tracking in {repr(config.tracking): config.tracking for config in configs}.values():
+        check_tracking(tracking)
 
 
 def check_folder(key: str, folder: str) -> None:

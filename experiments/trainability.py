@@ -26,8 +26,8 @@ import numpy as np
 from tqdm import tqdm
 
 from blocks.arrays import Array
-from experiments.record import AnyRun, open_store
-from experiments.record.address import check_uri, conceal_typed
+from experiments.record import AnyRun, check_tracking, open_store
+from experiments.record.address import conceal_typed
 from experiments.record.identity import SURROUNDINGS, fingerprint
 from experiments.record.tiles import Tiles, assemble, bands, rows_of
 from experiments.run import paper
@@ -309,8 +309,7 @@ def run_map(config: MappedConfig) -> None:
     folder = Path(config.map.folder or Path("outputs", "trainability", mark[:12])).absolute()
     check_folder("map.folder", str(folder))
     _check_own(folder, mark)
-    if config.tracking.enabled:
-        check_uri(config.tracking.uri)
+    check_tracking(config.tracking)
     with connect(config.map.backend, config.map.address, "map") as engine:
         _record(config, what, mark, folder, engine)
 

@@ -20,6 +20,7 @@ from blocks import GradientDescent, Momentum, Nesterov, Network, Optimizer, loss
 from blocks.arrays import Array
 from blocks.lanczos import sharpness
 from blocks.theory import MeanField, critical_gain, largest_curvature, softmax_sharpness
+from experiments.record.address import absolute, check_reachable
 from experiments.run.config import TrackingConfig, UserError
 from experiments.run.paper import agreement
 from experiments.scikit_learn import ReorderedAdam, trained_as_theirs
@@ -323,13 +324,16 @@ def record(rows: list[Row], tracking: TrackingConfig) -> None:
     """Log the table as one run."""
     from experiments.record.tracking import Store
 
-    store = Store(tracking)
-    run = store.begin("verify", {"kind": "verify"})
-    run.tabulate(columns(rows))
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "table.txt").write_text(text(rows))
-        run.keep(Path(folder))
-    run.end("FINISHED" if all(row.holds for row in rows) else "FAILED")
+    run = Store(tracking).begin("verify", {"kind": "verify"})
+    status = "FAILED"
+    try:
+        run.tabulate(columns(rows))
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "table.txt").write_text(text(rows))
+            run.keep(Path(folder))
+        status = "FINISHED" if all(row.holds for row in rows) else "FAILED"
+    finally:
+        run.end(status)
 
 
 def text(rows: list[Row]) -> str:
@@ -349,6 +353,11 @@ def main() -> None:
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI")
     parser.add_argument("--no-record", action="store_true", help="print the table and record nothing")
     arguments = parser.parse_args()
+    try:
+        if not arguments.no_record:
+            check_reachable(absolute(arguments.uri))
+    except UserError as error:
+        sys.exit(f"error: {error}")
     rows = []
     with tqdm(arguments.only or list(SECTIONS), disable=None) as bar:
         for name in bar:

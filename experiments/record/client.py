@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import RestException
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from experiments.record.address import StoreError, Unreachable, patience, sqlite_file, with_password
 from experiments.run.config import UserError
@@ -38,7 +39,9 @@ for _chatty in ("mlflow.store.db.utils", "urllib3.connectionpool", "mlflow.excep
 
 def error_of(uri: str, error: BaseException) -> UserError:
     """An error in MLflow as ours, in one line: Unreachable where a server does not answer or let in, StoreError otherwise."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # SQLAlchemy puts lines of its own around what the database says.
+    said = next((cause.orig for cause in _causes(error) if isinstance(cause, DBAPIError)), error)
+    lines = [line.strip() for line in str(said).splitlines() if line.strip()] or [type(said).__name__]
     text = "".join(letter for letter in lines[0] if letter.isprintable())[:MOST_CHARACTERS].replace(with_password(uri), uri)
     kind = Unreachable if sqlite_file(uri) is None and not _answered(error) else StoreError
     return kind(f"tracking.uri is {uri!r}: {text}")
@@ -51,8 +54,6 @@ def _answered(error: BaseException) -> bool:
     if isinstance(error, RestException):
         return _final(error.get_http_status_code())
     causes = _causes(error)
-    from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-
     if any(isinstance(cause, DBAPIError) for cause in causes):
         return not any(isinstance(cause, OperationalError | InterfaceError) for cause in causes)
     # A file that cannot be read here is no word of a server's.

@@ -136,7 +136,11 @@ class Archive:
             folder.mkdir(exist_ok=True)
             with in_one_line(self.uri):
                 get_artifact_repository(run.info.artifact_uri, self.uri).download_artifacts("", str(folder))
-        elif self.file and not folder.is_dir():
+        elif not folder.is_dir():
             # The store's folder may have been moved.
-            folder = beside(self.file, folder) or folder
+            found = beside(self.file, folder) if self.file else None
+            if found is None:
+                near = f", nor beside {self.file}" if self.file else ""
+                raise UserError(f"run {run.info.run_id}: its artifacts are not in {folder}{near}")
+            folder = found
         return Recorded(run.info.run_id, run.info.run_name, run.data.tags, folder)
