@@ -24,7 +24,16 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from blocks.history import History, evenly_spaced
 from experiments.record import files, liveness
-from experiments.record.address import absolute, check_reachable, is_new, lock_file, sqlite_file, sqlite_uri, with_password
+from experiments.record.address import (
+    StoreError,
+    absolute,
+    check_reachable,
+    is_new,
+    lock_file,
+    sqlite_file,
+    sqlite_uri,
+    with_password,
+)
 from experiments.record.client import Client, in_one_line
 from experiments.record.metrics import curves, metrics, outcome_tags, params
 from experiments.record.moved import ARTIFACT_FOLDER, relocate
@@ -242,11 +251,18 @@ class Run:
                     params=[Param(key, str(value)) for key, value in params(trained.config).items()],
                     tags=[RunTag(key, value) for key, value in outcome_tags(trained).items()],
                 ),
-                lambda: self.client.log_inputs(self.run_id, [_input(trained.config.dataset)]),
+                lambda: self._use(_input(trained.config.dataset)),
                 *self._uploads(Path(folder)),
             )
         # Last of all: what is FINISHED is whole.
         self.end()
+
+    def _use(self, data: DatasetInput) -> None:
+        try:
+            self.client.log_inputs(self.run_id, [data])
+        except StoreError:
+            # Another run has told a database of the same data at the same moment; now they are there.
+            self.client.log_inputs(self.run_id, [data])
 
     def describe(self, params: dict[str, str], values: dict[str, float] | None = None, step: int = 0) -> None:
         """Params and, where they are finite, metrics of a run that trains nothing itself."""

@@ -7,6 +7,7 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -40,8 +41,6 @@ class PostgreSQL:
             # It does not let root have a cluster.
             for place in (folder, word):
                 shutil.chown(place, "postgres")
-            for above in folder.parents[:3]:
-                above.chmod(above.stat().st_mode | 0o011)
         self.run("initdb", "--username=ann", f"--pwfile={word}", "--auth=scram-sha-256")
         self.start()
 
@@ -69,12 +68,13 @@ class PostgreSQL:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory):
+def database():
     if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
         pytest.skip("PostgreSQL is not installed")
-    cluster = PostgreSQL(tmp_path_factory.mktemp("postgresql"))
-    yield cluster
-    with contextlib.suppress(subprocess.CalledProcessError):
+    # Not below pytest's folder, which it keeps from the user postgres.
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
+        cluster = PostgreSQL(Path(folder))
+        yield cluster
         cluster.stop()
 
 
