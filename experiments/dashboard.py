@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,10 @@ def answers(process: subprocess.Popen[bytes], port: int) -> bool:
 def serve(uri: str, port: int) -> subprocess.Popen[bytes]:
     """MLflow's server on a store, once it answers; raises UserError where it does not start."""
     if file := sqlite_file(uri):
-        from experiments.record.client import in_one_line
+        from experiments.record.client import patiently
 
-        with in_one_line(uri):
-            for line in relocate(file):
-                print(line)
+        for line in patiently(uri, partial(relocate, file)):
+            print(line)
     if not _free(port):
         raise UserError(f"--port is {port}, which another program uses: stop it, or take another one")
     log = tempfile.TemporaryFile()  # noqa: SIM115, the server writes into it for as long as it runs

@@ -34,7 +34,7 @@ from experiments.record.address import (
     sqlite_uri,
     with_password,
 )
-from experiments.record.client import Client, in_one_line
+from experiments.record.client import Client, in_one_line, patiently
 from experiments.record.metrics import curves, metrics, outcome_tags, params
 from experiments.record.moved import ARTIFACT_FOLDER, relocate
 from experiments.record.reading import search
@@ -74,7 +74,7 @@ class Store:
             if file and is_new(file):
                 _make(file, str(artifacts))
             elif file:
-                for line in relocate(file):
+                for line in patiently(self.uri, partial(relocate, file)):
                     print(line)
             self.client = Client(self.uri)
             found = self.client.get_experiment_by_name(experiment)

@@ -91,8 +91,8 @@ def files_with(word: str, folder: Path) -> list[Path]:
 @pytest.mark.slow
 def test_a_sweep_into_postgresql_is_resumed_reproduced_and_has_the_password_nowhere(lab, database):
     lab.uri = database.uri("whole")
-    lab.folder.joinpath("work").mkdir()
-    output = lab.run(*FOUR)
+    # With pictures and a model: these MLflow writes itself.
+    output = lab.run(*FOUR[:-4], *FOUR[-2:])
     assert "trained" in output
     assert "4 of 4 runs are in the record already" in lab.run(*FOUR, f"tracking.uri={lab.uri}")
     runs = [run.info.run_id for run in lab.runs()]

@@ -120,6 +120,7 @@ def test_a_slow_server_is_asked_for_several_things_at_once(behind, composed, tra
 @contextmanager
 def listener(answer):
     """A program that answers each connection with those bytes, or with nothing at all."""
+    silent = []
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve():
@@ -129,13 +130,19 @@ def listener(answer):
                 except OSError:
                     return
                 connection.recv(65536)
-                if answer is not None:
+                if answer is None:
+                    silent.append(connection)
+                else:
                     connection.sendall(answer)
                     connection.close()
 
-        threading.Thread(target=serve, daemon=True).start()
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    for connection in silent:
+        connection.close()
 
 
 PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
