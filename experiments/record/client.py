@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import RestException
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
-from experiments.record.address import StoreError, Unreachable, patience, sqlite_file, with_password
+from experiments.record.address import PAUSES, StoreError, Unreachable, patience, sqlite_file, with_password
 from experiments.run.config import UserError
 
 T = TypeVar("T")
@@ -104,7 +104,16 @@ class Client:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self._client = patiently(uri, lambda: MlflowClient(with_password(uri)))
+        self._client = self._opened()
+
+    def _opened(self) -> MlflowClient:
+        # Its tables may be in the making, by another machine, where no lock of this one's holds.
+        for pause in () if sqlite_file(self.uri) else PAUSES:
+            try:
+                return patiently(self.uri, lambda: MlflowClient(with_password(self.uri)))
+            except StoreError:
+                time.sleep(pause)
+        return patiently(self.uri, lambda: MlflowClient(with_password(self.uri)))
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
