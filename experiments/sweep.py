@@ -365,8 +365,9 @@ class _UnderWay:
             run.end("KILLED" if isinstance(outcome, Lost) else "FAILED")
         else:
             run.finish(outcome)
-        # Whole, whatever becomes of those that are written at the same time.
+        # Whole, whatever becomes of those that are written at the same time: nothing is to be ended here any more.
         self.written.add(job)
+        del self.runs[job]
 
     def _result(self, job: int, outcome: "Trained | Exception") -> Result | Exception:
         self.runs.pop(job, None)
