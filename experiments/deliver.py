@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from experiments.record.address import conceal_typed
 from experiments.run.config import UserError
 from experiments.run.interrupts import end_in_order
 
@@ -19,6 +20,8 @@ def main() -> None:
     from experiments.record.outbox import deliver
 
     try:
+        # Records name their store without its password.
+        conceal_typed()
         count = deliver(folder)
     except UserError as error:
         sys.exit(f"error: {error}")

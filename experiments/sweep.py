@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from blocks.arrays import choice
-from experiments.record import AnyRun, AnyStore, Untracked, open_store
-from experiments.record.address import StoreError, absolute, anchor, check_reachable, may_know
+from experiments.record import AnyRun, AnyStore, Untracked, check_tracking, open_store
+from experiments.record.address import StoreError, absolute, anchor, may_know
 from experiments.record.identity import SURROUNDINGS, fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
 from experiments.record.ownership import VARIABLE, TakenOver
@@ -68,12 +68,6 @@ def check_run(config: Config) -> "Task":
     of = task(config)
     check_size(config, of)
     return of
-
-
-def check_store(tracking: TrackingConfig) -> None:
-    """Raise UserError unless the store can be written to."""
-    if tracking.enabled:
-        check_reachable(absolute(tracking.uri))
 
 
 def parent_of_job() -> tuple[str, TrackingConfig] | None:
@@ -140,7 +134,7 @@ class Sweep:
             check_folder("hydra.sweep.subdir", job_folder)
             self.configs.append(config)
         _check_alike(self.configs)
-        check_store(self.configs[0].tracking)
+        check_tracking(self.configs[0].tracking)
         _check_study(self.configs)
         # A job's own process may find what is relative, or a time of day, elsewhere.
         tracking = anchor(self.configs[0].tracking)
@@ -246,8 +240,11 @@ class Sweep:
                     under_way.report(sorted(pool.under_way), stacks, reports)
 
                 for number, trained in pool.results(tick, TICK_SECONDS):
-                    for lane, job in enumerate(stacks[number]):
-                        yield job, under_way.ended(job, trained if isinstance(trained, Exception) else trained[lane])
+                    lanes = [trained] * len(stacks[number]) if isinstance(trained, Exception) else trained
+                    ended = list(zip(stacks[number], lanes, strict=True))
+                    assert self.store is not None
+                    for first in range(0, len(ended), self.store.runs_at_once):
+                        yield from under_way.ended(ended[first : first + self.store.runs_at_once])
                     bar.update(weights[number])
                     bar.set_description_str(self._progress())
 
@@ -355,14 +352,19 @@ class _UnderWay:
         self.sweep = sweep
         self.runs: dict[int, AnyRun] = {}
         self.read: dict[Path, float] = {}
+        self.written: set[int] = set()
 
     @defer_interrupts()
-    def begin(self, job: int) -> None:
-        """Its run is RUNNING."""
-        if job not in self.runs:
-            assert self.sweep.store is not None
+    def begin(self, jobs: Iterable[int]) -> None:
+        """Their runs are RUNNING."""
+        store = self.sweep.store
+        assert store is not None
+
+        def begin(job: int) -> None:
             name = run_name(self.sweep.configs[job])
-            self.runs[job] = self.sweep.store.begin(name, self.sweep.tags_of(job), self.sweep.parent.run_id)
+            self.runs[job] = store.begin(name, self.sweep.tags_of(job), self.sweep.parent.run_id)
+
+        store.at_once(*(partial(begin, job) for job in jobs if job not in self.runs))
 
     def report(self, numbers: Sequence[int], stacks: Sequence[Sequence[int]], reports: Sequence[Path]) -> None:
         """Open the runs of those stacks, and show what has come of them."""
@@ -378,8 +380,7 @@ class _UnderWay:
         from experiments.run.stack import steps_of
 
         for number in numbers:
-            for job in stacks[number]:
-                self.begin(job)
+            self.begin(stacks[number])
             with contextlib.suppress(FileNotFoundError):
                 changed = reports[number].stat().st_mtime
                 if changed != self.read.get(reports[number]):
@@ -390,23 +391,33 @@ class _UnderWay:
                         self.runs[job].progress(history.lane(lane), steps_of(config, task(config)))
 
     @defer_interrupts()
-    def ended(self, job: int, outcome: "Trained | Exception") -> Result | Exception:
-        """Write what has come of the job."""
-        outbox = self.sweep.outbox
+    def ended(self, outcomes: "Sequence[tuple[int, Trained | Exception]]") -> list[tuple[int, Result | Exception]]:
+        """Write what has come of those jobs, at once where the store can."""
+        outbox, store = self.sweep.outbox, self.sweep.store
+        assert store is not None
         with outbox.instead():
             if not outbox.closed:
-                self.begin(job)
-                run = self.runs[job]
-                if isinstance(outcome, Exception):
-                    run.end("KILLED" if isinstance(outcome, Lost) else "FAILED")
-                else:
-                    run.finish(outcome)
+                self.begin(job for job, _ in outcomes)
+                store.at_once(*(partial(self._write, job, outcome) for job, outcome in outcomes))
+        return [(job, self._result(job, outcome)) for job, outcome in outcomes]
+
+    def _write(self, job: int, outcome: "Trained | Exception") -> None:
+        run = self.runs[job]
+        if isinstance(outcome, Exception):
+            run.end("KILLED" if isinstance(outcome, Lost) else "FAILED")
+        else:
+            run.finish(outcome)
+        # Whole, whatever becomes of those that are written at the same time: nothing is to be ended here any more.
+        self.written.add(job)
+        del self.runs[job]
+
+    def _result(self, job: int, outcome: "Trained | Exception") -> Result | Exception:
         self.runs.pop(job, None)
         if isinstance(outcome, Exception):
             self.sweep.lost[job] = outcome
             return outcome
-        if outbox.closed:
-            config = self.sweep.configs[job]
-            outbox.put(run_name(config), self.sweep.tags_of(job), self.sweep.parent.run_id, outcome)
+        if job not in self.written:
+            name = run_name(self.sweep.configs[job])
+            self.sweep.outbox.put(name, self.sweep.tags_of(job), self.sweep.parent.run_id, outcome)
         self.sweep.results[job] = result = Result.of(outcome)
         return result

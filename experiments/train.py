@@ -18,8 +18,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.record import AnyRun, AnyStore, Untracked, open_store
-from experiments.record.address import Unreachable, anchor
+from experiments.record import AnyRun, AnyStore, Untracked, check_tracking, open_store
+from experiments.record.address import Unreachable, anchor, conceal_typed
 from experiments.record.identity import fingerprint
 from experiments.record.outbox import Outbox
 from experiments.run import config as schema
@@ -28,7 +28,7 @@ from experiments.run.config import CONF, Config, UserError, register, run_name, 
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import end_in_order
 from experiments.run.pool import Lost
-from experiments.sweep import Result, Sweep, check_run, check_store, parent_of_job, status_of, tags_of_run
+from experiments.sweep import Result, Sweep, check_run, parent_of_job, status_of, tags_of_run
 
 if TYPE_CHECKING:
     from blocks.history import History
@@ -150,7 +150,7 @@ class CheckRun(Callback):
                 checked = typed(task)
                 check_run(checked)
                 check_folder("hydra.run.dir", config.hydra.runtime.output_dir)
-                check_store(checked.tracking)
+                check_tracking(checked.tracking)
         except (UserError, OmegaConfBaseException) as error:
             # Any other exception of a callback Hydra turns into a warning.
             sys.exit(one_line(error))
@@ -181,6 +181,7 @@ def main() -> None:
     # Hydra then hands an error on instead of printing it over several lines.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        conceal_typed()
         hydra.main(version_base="1.3", config_path=CONF, config_name="config")(train)()
     except Exception as error:
         if full_error or not (isinstance(error, EXPECTED) or _raised_by_hydra(error)):

@@ -25,8 +25,8 @@ import numpy as np
 from tqdm import tqdm
 
 from blocks.arrays import Array
-from experiments.record import AnyRun, open_store
-from experiments.record.address import absolute, check_reachable
+from experiments.record import AnyRun, check_tracking, open_store
+from experiments.record.address import conceal_typed
 from experiments.record.identity import SURROUNDINGS, fingerprint
 from experiments.record.tiles import Tiles, assemble, bands, rows_of
 from experiments.run import paper
@@ -310,8 +310,7 @@ def run_map(config: MappedConfig) -> None:
     folder = Path(config.map.folder or Path("outputs", "trainability", mark[:12])).absolute()
     check_folder("map.folder", str(folder))
     _check_own(folder, mark)
-    if config.tracking.enabled:
-        check_reachable(absolute(config.tracking.uri))
+    check_tracking(config.tracking)
     with connect(config.map.backend, config.map.address, "map") as engine:
         _record(config, what, mark, folder, engine)
 
@@ -345,8 +344,9 @@ def main() -> None:
         prog="python -m experiments.trainability", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the map's and the run's config")
-    overrides = parser.parse_args().overrides
     try:
+        conceal_typed()
+        overrides = parser.parse_args().overrides
         run_map(typed_map(composed("trainability", overrides)))
     except EXPECTED as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":

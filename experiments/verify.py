@@ -21,6 +21,7 @@ from blocks import GradientDescent, Momentum, Nesterov, Network, Optimizer, loss
 from blocks.arrays import Array
 from blocks.lanczos import sharpness
 from blocks.theory import MeanField, critical_gain, largest_curvature, softmax_sharpness
+from experiments.record.address import absolute, check_reachable
 from experiments.run.config import TrackingConfig, UserError
 from experiments.run.interrupts import end_in_order
 from experiments.run.paper import agreement
@@ -356,6 +357,11 @@ def main() -> None:
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI")
     parser.add_argument("--no-record", action="store_true", help="print the table and record nothing")
     arguments = parser.parse_args()
+    try:
+        if not arguments.no_record:
+            check_reachable(absolute(arguments.uri))
+    except UserError as error:
+        sys.exit(f"error: {error}")
     rows = []
     with tqdm(arguments.only or list(SECTIONS), disable=None) as bar:
         for name in bar:

@@ -7,6 +7,7 @@ Drawing a run takes longer than training it, so by default that is done for the 
 import math
 import tempfile
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,8 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
     needed = {row.job for row in [*best_of.values(), *chosen["best"], *chosen[tracking.pictures], *chosen[tracking.models]]}
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as downloads:
         archive = Archive(store.uri, Path(downloads))
-        runs = {job: run for job in sorted(needed) if (run := archive.job(parent.run_id, job))}
+        found = store.at_once(*(partial(archive.job, parent.run_id, job) for job in sorted(needed)))
+        runs = {job: run for job, run in zip(sorted(needed), found, strict=True) if run}
         drawn = [row for row in chosen[tracking.pictures] if row.job in runs]
         items = [(runs[row.job].files().history, Path(name, str(row.job))) for row in drawn]
         # Other processes draw the runs meanwhile.

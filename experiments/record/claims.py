@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
-from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 from mlflow.entities import RunTag
 
+from experiments.record.client import Client
 from experiments.record.ownership import BEAT_SECONDS, HEARTBEAT, OWNER, PROCESS, VARIABLE, Owner, TakenOver, Watch, clock
 from experiments.record.reading import search
 from experiments.run.config import SweepConfig, UserError
@@ -24,7 +24,7 @@ LOOK_SECONDS = 1.0
 class Claims:
     """An owner of runs in an experiment. lock_file: held for a moment by whoever begins a sweep; owners' locks lie beside it."""
 
-    def __init__(self, client: MlflowClient, experiment_id: str, lock_file: Path) -> None:
+    def __init__(self, client: Client, experiment_id: str, lock_file: Path) -> None:
         self.client, self.experiment_id, self.lock_file = client, experiment_id, lock_file
         self.owner = Owner(lock_file, os.environ.get(VARIABLE, ""))
         self.watch: Watch | None = None

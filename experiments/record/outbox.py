@@ -103,7 +103,7 @@ class Outbox:
             self.tried = time.monotonic()
             try:
                 # Asked first: where nothing waits yet, there is nothing to deliver that would tell.
-                check_reachable(absolute(self.tracking.uri))
+                check_reachable(absolute(self.tracking.uri), pauses=())
                 deliver(self.folder.parent, store)
                 self.closed = False
             except Unreachable:

@@ -70,7 +70,7 @@ def _in_one_line(folder: Path) -> Iterator[None]:
         told = "no space is left there" if full else error.strerror or str(error)
         raise UserError(
             f"map.folder is {str(folder)!r}: {told}; the tiles in it stay, the same command trains the others"
-        ) from error
+        ) from None
 
 
 def assemble(file: Path, shape: tuple[int, int], dtype: np.dtype, bands: Iterable[Array]) -> None:

@@ -6,6 +6,7 @@ import yaml
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, _validate_param
 
 from blocks.history import log_spaced
+from experiments.record import check_tracking
 from experiments.record.address import absolute, check_reachable
 from experiments.record.metrics import metrics, texts
 from experiments.record.outbox import Outbox
@@ -148,3 +149,57 @@ def test_the_command_that_delivers_can_be_pasted(tmp_path):
     folder = tmp_path / 'a b\'s; "c"'
     command = Outbox(TrackingConfig(), folder).told.partition("; python ")[2].removesuffix(" delivers them")
     assert shlex.split(command) == ["-m", "experiments.deliver", str(folder)]
+
+
+NAMES = ["iris", "team iris", "team/iris", "a:b", "", " ", ".", "..", "..x", "...", "x..", ".x", "../x", "/x", "x/", "x" * 256]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_s_name_is_refused_where_mlflow_would_refuse_it_at_the_end(name, lab):
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.validation import _validate_model_name
+
+    config = TrackingConfig(uri=lab.uri, register=name)
+    try:
+        _validate_model_name(name)
+    except MlflowException:
+        with pytest.raises(UserError, match=r"tracking\.register is .* without / and :"):
+            check_tracking(config)
+    else:
+        check_tracking(config)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 501])
+def test_an_experiment_s_name_is_refused_where_mlflow_would_refuse_it(name, lab):
+    with pytest.raises(UserError, match=r"tracking\.experiment is .* 1 to 500 characters"):
+        check_tracking(TrackingConfig(uri=lab.uri, experiment=name))
+
+
+def test_an_option_of_the_record_is_checked_before_anything_is_trained(lab):
+    output = lab.run("-m", "tracking.register=team/iris", status=1)
+    assert output.startswith("error: tracking.register is 'team/iris'")
+    assert len(output.splitlines()) == 1
+    assert not list(lab.folder.iterdir())
+
+
+@pytest.mark.parametrize("raised", ["MlflowException('a\\nb')", "sqlalchemy.exc.OperationalError('select', {}, Exception('no'))"])
+def test_an_error_in_mlflow_is_one_line_once(lab, monkeypatch, raised):
+    """Whatever MLflow's client raises: `one_line` follows causes, and would say it twice."""
+    import sqlalchemy
+    from mlflow.exceptions import MlflowException
+
+    from experiments.train import one_line
+
+    store = Store(TrackingConfig(uri=lab.uri))
+    error = eval(raised, {"MlflowException": MlflowException, "sqlalchemy": sqlalchemy})
+
+    def create_run(*arguments, **more):
+        raise error
+
+    monkeypatch.setattr(store.client._client, "create_run", create_run)
+    with pytest.raises(UserError) as found:
+        store.begin("a run", {})
+    said = one_line(found.value)
+    assert len(said.splitlines()) == 1
+    assert said.count("tracking.uri") == 1
+    assert said.endswith((": a", ": no"))
