@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.record.comparison import first_difference_of
 from experiments.record.files import Files
-from experiments.run.config import UserError, flat_values
+from experiments.run.config import UserError, flat_values, printable
 
 
 def compared(left: Files, right: Files) -> list[str]:
@@ -49,7 +49,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             archive = Archive(arguments.uri, Path(folder))
             left, right = (archive.run(run_id).files() for run_id in (arguments.run_a, arguments.run_b))
-            print("\n".join(compared(left, right)))
+            print("\n".join(printable(line) for line in compared(left, right)))
     except UserError as error:
         sys.exit(f"error: {error}")
 

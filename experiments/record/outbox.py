@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.record.address import Unreachable, absolute, check_reachable
-from experiments.run.config import TrackingConfig, UserError, from_record
+from experiments.run.config import TrackingConfig, UserError
+from experiments.run.trust import from_record
 
 if TYPE_CHECKING:
     from experiments.record import AnyStore

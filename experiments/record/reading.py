@@ -15,7 +15,7 @@ from experiments.record.address import absolute, check_reachable, is_new
 from experiments.record.files import Files
 from experiments.record.identity import trajectory_hash
 from experiments.record.view import TAG, link
-from experiments.run.config import UserError
+from experiments.run.config import UserError, printable
 
 PAGE = 1000
 
@@ -91,7 +91,7 @@ class Archive:
         """The dashboard's page for a sweep, the newest one where none is named, and what to call it."""
         sweep = self._get(parent or self.newest_sweep(), "sweep")
         view = sweep.info.run_id if self._has_view(sweep) else ""
-        return link(sweep.info.experiment_id, view), sweep.info.run_name
+        return link(sweep.info.experiment_id, view), printable(sweep.info.run_name)
 
     def newest_sweep(self) -> str:
         """Its parent run's id; raises UserError where there is no sweep."""
@@ -131,5 +131,8 @@ class Archive:
         else:
             folder = self.downloads / run.info.run_id
             folder.mkdir(exist_ok=True)
-            self.client.download_artifacts(run.info.run_id, "", str(folder))
-        return Recorded(run.info.run_id, run.info.run_name, run.data.tags, folder)
+            for found in self.client.list_artifacts(run.info.run_id):
+                if found.path in files.NAMES:
+                    self.client.download_artifacts(run.info.run_id, found.path, str(folder))
+        tags = {key: printable(value) for key, value in run.data.tags.items()}
+        return Recorded(run.info.run_id, printable(run.info.run_name), tags, folder)

@@ -16,7 +16,8 @@ import yaml
 import experiments.reproduce
 from experiments.record.reading import Archive
 from experiments.run import stack
-from experiments.run.config import UserError, from_record, typed
+from experiments.run.config import UserError, typed
+from experiments.run.trust import from_record
 
 # Nothing here looks at pictures or models.
 FEW = ["training.epochs=2", "network.width=8", "tracking.pictures=none", "tracking.models=none"]
