@@ -21,6 +21,7 @@ from experiments.record.outbox import Outbox
 from experiments.run.config import Config, UserError, flat, run_name, schedules, typed, varied
 from experiments.run.engines import Engine, Loky, connect
 from experiments.run.interrupts import heard, whole
+from experiments.run.loaders import needing_allowance
 from experiments.run.pool import Lost
 
 if TYPE_CHECKING:
@@ -120,7 +121,8 @@ class Sweep:
         self.store: AnyStore | None = None
         self.parent: AnyRun = Untracked()
         self.verdict = ""
-        self.outbox = Outbox(self.configs[0].tracking, Path(folder).absolute())
+        own = needing_allowance(config.dataset.loader for config in self.configs)
+        self.outbox = Outbox(self.configs[0].tracking, Path(folder).absolute(), own)
         self.around = contextlib.ExitStack()
         self.engine: Engine = Loky()
         self.cluster: tuple[str, str | None] = ("loky", None)
@@ -353,12 +355,12 @@ class _UnderWay:
                     run.end("KILLED" if isinstance(outcome, Lost) else "FAILED")
                 else:
                     run.finish(outcome)
+        if outbox.closed and not isinstance(outcome, Exception):
+            config = self.sweep.configs[job]
+            outbox.put(run_name(config), self.sweep.tags_of(job), self.sweep.parent.run_id, outcome)
         self.runs.pop(job, None)
         if isinstance(outcome, Exception):
             self.sweep.lost[job] = outcome
             return outcome
-        if outbox.closed:
-            config = self.sweep.configs[job]
-            outbox.put(run_name(config), self.sweep.tags_of(job), self.sweep.parent.run_id, outcome)
         self.sweep.results[job] = result = Result.of(outcome)
         return result

@@ -27,6 +27,7 @@ from experiments.record.outbox import Outbox
 from experiments.run import config as schema
 from experiments.run import grid
 from experiments.run.config import CONF, Config, UserError, register, run_name, typed
+from experiments.run.loaders import needing_allowance
 from experiments.run.pool import Lost
 from experiments.sweep import PARENT, Result, Sweep, check_all, status_of, tags_of_run
 
@@ -50,7 +51,7 @@ def train(cfg: DictConfig) -> Result:
     of = task(config)
     steps = steps_of(config, of)
     hydra_config = HydraConfig.get()
-    outbox = Outbox(config.tracking, Path(hydra_config.runtime.output_dir))
+    outbox = Outbox(config.tracking, Path(hydra_config.runtime.output_dir), needing_allowance([config.dataset.loader]))
     parent = os.environ.get(PARENT, "")
     job = hydra_config.job.num if parent else 0
     store = _opened(config, parent, outbox)
