@@ -277,7 +277,7 @@ class Sweep:
         if self.store and not isinstance(self.store, Untracked):
             if report:
                 report.save(folder / "table.csv")
-            self.outbox.closed = len(self.outbox) > 0
+            self.outbox.closed = self.outbox.closed or len(self.outbox) > 0
             self.outbox.try_again(self.store, now=True)
             with self.outbox.instead():
                 if not self.outbox.closed:

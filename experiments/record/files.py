@@ -35,7 +35,7 @@ def write(trained: Trained, folder: Path) -> None:
     own = {"threads": str(trained.config.training.threads), "data": load(trained.config.dataset).digest}
     (folder / ENVIRONMENT).write_text(json.dumps({**trained.environment, **own}, indent=2))
     if uncommitted():
-        (folder / DIFF).write_text(uncommitted())
+        (folder / DIFF).write_text(uncommitted(), encoding="utf-8")
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 FOLDER, RECORD, SWEEP, FILES, LOCK = "undelivered", "record.json", "sweep", "files", ".lock"
 RETRY_SECONDS = 5.0
-FULL = (errno.ENOSPC, errno.EDQUOT)
+# NumPy's error for an array of which a part alone could be written has no number.
+FULL = (errno.ENOSPC, errno.EDQUOT, None)
 
 
 class InUse(UserError):
@@ -109,7 +110,8 @@ class Outbox:
             shutil.rmtree(unfinished, ignore_errors=True)
             reason = "no space is left there" if error.errno in FULL else error.strerror or str(error)
             others = f"; {len(self)} {self.told}" if len(self) else ""
-            raise UserError(f"{self.folder}: {reason}, so the record of {name} is lost{others}") from None
+            lost = f"so the record of {name} is lost, which the same command trains again"
+            raise UserError(f"{self.folder}: {reason}, {lost}{others}") from None
         self.closed = True
 
     def try_again(self, store: "AnyStore | None", *, now: bool = False) -> None:

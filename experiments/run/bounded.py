@@ -1,6 +1,7 @@
 """Files that somebody else may have written: only plain files are opened, nothing is read that has no bound.
 
-Every function raises ValueError in words that follow `FILE is damaged: `, and OSError where the file cannot be opened.
+Every function raises ValueError in words that can follow `FILE is damaged: `, OSError where the file cannot be opened, and
+what PyYAML, zipfile and NumPy raise for a file that is none of theirs.
 """
 
 import json
