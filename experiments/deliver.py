@@ -1,28 +1,30 @@
 """python -m experiments.deliver FOLDER: write into MLflow what waits in a sweep's folder since its server did not answer."""
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
 
 from experiments.run.config import UserError
 from experiments.run.trust import ALLOWS
-from experiments.train import terminated
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m experiments.deliver", description=__doc__)
     parser.add_argument("folder", type=Path, help="the folder of a sweep or a run, as its last line says")
+    parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI, where they belong")
     parser.add_argument("--allow", metavar="LOADER", action="append", default=[], help=ALLOWS)
     arguments = parser.parse_args()
     if not arguments.folder.is_dir():
         sys.exit(f"error: FOLDER is {str(arguments.folder)!r}, it must be a folder that is there")
-    signal.signal(signal.SIGTERM, terminated)
     try:
         from experiments.record.outbox import deliver
+        from experiments.train import terminated
 
-        count = deliver(arguments.folder.absolute(), allow=arguments.allow)
+        signal.signal(signal.SIGTERM, terminated)
+        count = deliver(arguments.folder.absolute(), allow=arguments.allow, uri=arguments.uri)
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

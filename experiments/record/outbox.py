@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import itertools
+import os
 import shlex
 import shutil
 import time
@@ -55,6 +56,8 @@ class Outbox:
     def told(self) -> str:
         """What the user needs to know while records wait."""
         options = [word for loader in self.allow for word in ("--allow", loader)]
+        if self.tracking.uri != os.environ.get("MLFLOW_TRACKING_URI"):
+            options += ["--uri", place_of(self.tracking.uri)]
         command = shlex.join(["python", "-m", "experiments.deliver", str(self.folder.parent), *options])
         return f"records wait in {self.folder}; {command} delivers them"
 
@@ -121,10 +124,17 @@ class Outbox:
             try:
                 # Asked first: where nothing waits yet, there is nothing to deliver that would tell.
                 check_reachable(absolute(self.tracking.uri))
-                deliver(self.folder.parent, store, self.allow)
+                deliver(self.folder.parent, store, self.allow, self.tracking.uri)
                 self.closed = False
             except (Unreachable, InUse):
                 pass
+
+
+def place_of(uri: str | None) -> str:
+    """The store at that address, without the name and password of whoever asks it."""
+    scheme, _, rest = absolute(uri).partition("://")
+    server, slash, path = rest.partition("/")
+    return f"{scheme}://{server.rpartition('@')[2]}{slash}{path}"
 
 
 def waiting(folder: Path) -> Iterator[Path]:
@@ -136,13 +146,14 @@ def waiting(folder: Path) -> Iterator[Path]:
             yield record
 
 
-def deliver(folder: Path, store: "AnyStore | None" = None, allow: Sequence[str] = ()) -> int:
+def deliver(folder: Path, store: "AnyStore | None" = None, allow: Sequence[str] = (), uri: str | None = None) -> int:
     """Write into their store all records that wait under `folder`, and take each away once it is there; how many.
 
-    store: theirs, where it is open. allow: see `run.trust.from_record`. Raises Unreachable where it still does not answer,
+    store: theirs, where it is open. uri: theirs, where it is not; a record that belongs elsewhere is refused, since it would
+    take the user's name and password there. allow: see `run.trust.from_record`. Raises Unreachable where it does not answer,
     InUse where another process delivers them, and, once all others are delivered, UserError for a damaged record.
     """
-    stores: dict[tuple[str | None, str], Store] = {}
+    stores: dict[str, Store] = {}
     count, damaged = 0, []
     with contextlib.ExitStack() as alone:
         for outbox in dict.fromkeys(record.parent for record in waiting(folder)):
@@ -152,7 +163,7 @@ def deliver(folder: Path, store: "AnyStore | None" = None, allow: Sequence[str] 
             try:
                 # What is being written when an interrupt comes is written first.
                 with whole():
-                    _deliver(record, store, stores, allow)
+                    _deliver(record, store or stores, allow, uri)
                     shutil.rmtree(record)
                 count += 1
             except (Unreachable, StoreError):
@@ -178,7 +189,7 @@ def _is_of_sweep(record: Path) -> bool:
     return record.name.partition("_")[0] == SWEEP
 
 
-def _deliver(folder: Path, store: "AnyStore | None", stores: "dict[tuple[str | None, str], Store]", allow: Sequence[str]) -> None:
+def _deliver(folder: Path, stores: "AnyStore | dict[str, Store]", allow: Sequence[str], uri: str | None) -> None:
     from experiments.record.tracking import Store
     from experiments.record.undelivered import RunRecord, SweepRecord, parse
 
@@ -188,10 +199,14 @@ def _deliver(folder: Path, store: "AnyStore | None", stores: "dict[tuple[str | N
         record = parse(SweepRecord, text) if _is_of_sweep(folder) else parse(RunRecord, text)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / RECORD} is damaged: {error}") from None
-    if store is None:
-        address = record.uri, record.experiment
-        store = stores[address] = stores.get(address) or Store(TrackingConfig(uri=record.uri, experiment=record.experiment))
-    assert isinstance(store, Store)
+    if isinstance(stores, dict):
+        if place_of(record.uri) != place_of(uri):
+            raise UserError(f"{folder} belongs to {place_of(record.uri)}, not to {place_of(uri)}: --uri says to which store")
+        tracking = TrackingConfig(uri=uri, experiment=record.experiment)
+        store = stores[record.experiment] = stores.get(record.experiment) or Store(tracking)
+    else:
+        assert isinstance(stores, Store)
+        store = stores
     if isinstance(record, SweepRecord):
         _deliver_sweep(folder, record, store)
     else:
