@@ -42,9 +42,14 @@ def located(target: object) -> Callable[..., Any]:
 
 
 def needing_allowance(loaders: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The targets of those loaders that a record may not name by itself."""
-    targets = dict.fromkeys(str(loader.get("_target_")) for loader in loaders)
-    return [target for target in targets if not _is_known(target)]
+    """The targets of those loaders that a record may not name, or not with those arguments, unless they are allowed."""
+    targets = {}
+    for loader in loaders:
+        try:
+            check_loader(loader)
+        except UserError:
+            targets[str(loader.get("_target_"))] = loader
+    return list(targets)
 
 
 def check_loader(loader: Mapping[str, Any], allow: Sequence[str] = ()) -> None:

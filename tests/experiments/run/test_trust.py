@@ -11,7 +11,7 @@ from sklearn.datasets import get_data_home
 
 from experiments.run.config import UserError, typed
 from experiments.run.data import load
-from experiments.run.loaders import BUNDLED, CHOOSING, DATASETS, FETCHED, GENERATORS, OPENML
+from experiments.run.loaders import BUNDLED, CHOOSING, DATASETS, FETCHED, GENERATORS, OPENML, needing_allowance
 from experiments.run.trust import from_record
 
 ALLOWED_BY_ISSUE = re.compile(r"load_(?!files|svmlight)|make_|fetch_(?!file$)")
@@ -118,6 +118,12 @@ def test_what_is_allowed_by_name_alone_is_called_with_anything(values):
         assert from_record(values, [allow]).dataset.loader["data_home"] == "."
     with pytest.raises(UserError, match=f"--allow {DATASETS}.fetch_california_housing lets it be called"):
         from_record(values, [f"{DATASETS}.fetch_covtype", "fetch_california_housing", "sklearn"])
+
+
+def test_a_sweep_knows_which_of_its_loaders_must_be_allowed():
+    own, elsewhere = {"_target_": "mine.load"}, loader("fetch_california_housing", data_home=".")
+    loaders = [loader("load_iris"), own, loader("make_blobs", n_samples=9), elsewhere, own]
+    assert needing_allowance(loaders) == ["mine.load", "sklearn.datasets.fetch_california_housing"]
 
 
 NO_RUN = [
