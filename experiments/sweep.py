@@ -25,6 +25,7 @@ from experiments.run.config import Config, TrackingConfig, UserError, flat, run_
 from experiments.run.engines import Engine, Loky, connect
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import defer_interrupts, raise_lost_interrupt
+from experiments.run.loaders import needing_allowance
 from experiments.run.pool import Lost
 
 if TYPE_CHECKING:
@@ -145,7 +146,8 @@ class Sweep:
         self.store: AnyStore | None = None
         self.parent: AnyRun = Untracked()
         self.verdict = ""
-        self.outbox = Outbox(self.configs[0].tracking, Path(folder).absolute())
+        own = needing_allowance(config.dataset.loader for config in self.configs)
+        self.outbox = Outbox(self.configs[0].tracking, Path(folder).absolute(), own)
         self.around, self.beating = contextlib.ExitStack(), contextlib.ExitStack()
         self.engine: Engine = Loky()
         self.cluster: tuple[str, str | None] = ("loky", None)
@@ -328,7 +330,7 @@ class Sweep:
         if self.store and self.parent.run_id:
             if report:
                 report.save(folder / "table.csv")
-            self.outbox.closed = len(self.outbox) > 0
+            self.outbox.closed = self.outbox.closed or len(self.outbox) > 0
             self.outbox.try_again(self.store, now=True)
             with self.outbox.instead():
                 if not self.outbox.closed:
@@ -412,12 +414,12 @@ class _UnderWay:
         del self.runs[job]
 
     def _result(self, job: int, outcome: "Trained | Exception") -> Result | Exception:
+        if job not in self.written and not isinstance(outcome, Exception):
+            name = run_name(self.sweep.configs[job])
+            self.sweep.outbox.put(name, self.sweep.tags_of(job), self.sweep.parent.run_id, outcome)
         self.runs.pop(job, None)
         if isinstance(outcome, Exception):
             self.sweep.lost[job] = outcome
             return outcome
-        if job not in self.written:
-            name = run_name(self.sweep.configs[job])
-            self.sweep.outbox.put(name, self.sweep.tags_of(job), self.sweep.parent.run_id, outcome)
         self.sweep.results[job] = result = Result.of(outcome)
         return result

@@ -27,6 +27,7 @@ from experiments.run import grid
 from experiments.run.config import CONF, Config, UserError, register, run_name, typed
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import end_in_order
+from experiments.run.loaders import needing_allowance
 from experiments.run.pool import Lost
 from experiments.sweep import Result, Sweep, check_run, parent_of_job, status_of, tags_of_run
 
@@ -54,7 +55,7 @@ def train(cfg: DictConfig) -> Result:
         config = replace(config, tracking=tracking)
         of = task(config)
     steps = steps_of(config, of)
-    outbox = Outbox(config.tracking, Path(hydra_config.runtime.output_dir))
+    outbox = Outbox(config.tracking, Path(hydra_config.runtime.output_dir), needing_allowance([config.dataset.loader]))
     job = hydra_config.job.num if parent else 0
     store = _opened(config, parent, outbox)
     tags = tags_of_run(fingerprint(config, of.dataset.digest), job)

@@ -31,6 +31,7 @@ from experiments.record.identity import SURROUNDINGS, fingerprint
 from experiments.record.tiles import Tiles, assemble, bands, rows_of
 from experiments.run import paper
 from experiments.run.boundary import Dimension, beside, box_sizes, dimension
+from experiments.run.bounded import text
 from experiments.run.config import UserError, composed, flat, register
 from experiments.run.data import load
 from experiments.run.engines import Engine, connect
@@ -287,9 +288,14 @@ def _digest(config: MappedConfig) -> str:
 
 def _check_own(folder: Path, mark: str) -> None:
     """Raise UserError where the folder holds another map's tiles."""
-    with contextlib.suppress(FileNotFoundError):
-        if (folder / OWNER).read_text() != mark:
-            raise UserError(f"map.folder is {str(folder)!r}, which holds the tiles of another map: name another folder")
+    try:
+        owner = text(folder / OWNER)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise UserError(f"map.folder is {str(folder)!r}, whose {OWNER} is damaged: {error}") from None
+    if owner != mark:
+        raise UserError(f"map.folder is {str(folder)!r}, which holds the tiles of another map: name another folder")
 
 
 def _claim(folder: Path, mark: str, resume: bool) -> None:

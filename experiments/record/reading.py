@@ -14,7 +14,7 @@ from experiments.record.files import Files
 from experiments.record.identity import trajectory_hash
 from experiments.record.moved import beside, local
 from experiments.record.view import TAG, link
-from experiments.run.config import UserError
+from experiments.run.config import UserError, printable
 from experiments.run.tile import OUTCOMES
 
 PAGE = 1000
@@ -95,7 +95,7 @@ class Archive:
         """The dashboard's page for a sweep, the newest one where none is named, and what to call it."""
         sweep = self._get(parent or self.newest_sweep(), "sweep")
         view = sweep.info.run_id if self._has_view(sweep) else ""
-        return link(sweep.info.experiment_id, view), sweep.info.run_name
+        return link(sweep.info.experiment_id, view), printable(sweep.info.run_name)
 
     def newest_sweep(self) -> str:
         """Its parent run's id; raises UserError where there is no sweep."""
@@ -140,12 +140,16 @@ class Archive:
             folder = self.downloads / run.info.run_id
             folder.mkdir(exist_ok=True)
             with in_one_line(self.uri):
-                get_artifact_repository(run.info.artifact_uri, self.uri).download_artifacts("", str(folder))
+                artifacts = get_artifact_repository(run.info.artifact_uri, self.uri)
+                for found in artifacts.list_artifacts():
+                    if found.path in files.NAMES:
+                        artifacts.download_artifacts(found.path, str(folder))
         elif not folder.is_dir():
             # The store's folder may have been moved.
-            found = beside(self.file, folder) if self.file else None
-            if found is None:
+            moved = beside(self.file, folder) if self.file else None
+            if moved is None:
                 near = f", nor beside {self.file}" if self.file else ""
                 raise UserError(f"run {run.info.run_id}: its artifacts are not in {folder}{near}")
-            folder = found
-        return Recorded(run.info.run_id, run.info.run_name, run.data.tags, folder)
+            folder = moved
+        tags = {key: printable(value) for key, value in run.data.tags.items()}
+        return Recorded(run.info.run_id, printable(run.info.run_name), tags, folder)

@@ -2,13 +2,13 @@
 
 import contextlib
 import errno
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from blocks.arrays import Array
+from experiments.run.bounded import check_arrays
 from experiments.run.config import UserError
 
 ROWS = 64
@@ -38,14 +38,18 @@ class Tiles:
         """A tile, None where it is not there; raises ValueError where it is cut short or another map's."""
         file = self.file(number)
         try:
-            with np.load(file, allow_pickle=False) as saved:
-                values: Array = saved["values"]
+            header = check_arrays(file)["values"]
+            values = None
+            if header == (shape, self.dtype):
+                with np.load(file, allow_pickle=False) as saved:
+                    values = saved["values"]
         except FileNotFoundError:
             return None
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:
+            # What NumPy and zipfile raise for a file that is made to mislead them is not written down.
             raise ValueError(f"{file.name} is cut short or damaged ({' '.join(str(error).split()) or 'empty'})") from None
-        if values.shape != shape or values.dtype != self.dtype:
-            raise ValueError(f"{file.name} holds {values.dtype} {values.shape}, not {self.dtype} {shape}")
+        if values is None:
+            raise ValueError(f"{file.name} holds {header[1]} {header[0]}, not {self.dtype} {shape}")
         return values
 
 

@@ -57,7 +57,10 @@ def _git(*arguments: str) -> str:
     if not (ROOT / ".git").exists():
         return ""
     try:
-        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10, check=True).stdout
+        command = ["git", "-C", str(ROOT), *arguments]
+        # A changed file may be in any encoding.
+        streams: dict[str, Any] = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
+        return subprocess.run(command, timeout=10, check=True, **streams).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
 
