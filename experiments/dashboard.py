@@ -1,4 +1,4 @@
-"""python -m experiments.dashboard [SWEEP_ID]: start MLflow's server on loopback and print the link to a sweep."""
+"""python -m experiments.dashboard [RUN_ID]: start MLflow's server on loopback and print the link to a sweep, a run or a map."""
 
 import argparse
 import contextlib
@@ -78,7 +78,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m experiments.dashboard", description=__doc__)
-    parser.add_argument("sweep_id", nargs="?", help="a sweep's parent run; the newest one when none is named")
+    parser.add_argument("run_id", nargs="?", help="of a sweep's parent run, a run or a map; the newest one when none is named")
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI")
     parser.add_argument("--port", type=int, default=5000, help="of the server, 1 to 65535")
     arguments = parser.parse_args()
@@ -99,13 +99,13 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             archive = Archive(arguments.uri, Path(folder))
-            page, sweep = archive.page(arguments.sweep_id)
+            page, name = archive.page(arguments.run_id)
         if archive.uri.startswith("http"):
-            print(f"{sweep}: {archive.uri}/{page}")
+            print(f"{name}: {archive.uri}/{page}")
             return
         server = serve(archive.uri, arguments.port)
         try:
-            print(f"{sweep}: http://127.0.0.1:{arguments.port}/{page}\nCtrl-C ends the server", flush=True)
+            print(f"{name}: http://127.0.0.1:{arguments.port}/{page}\nCtrl-C ends the server", flush=True)
             server.wait()
         finally:
             stop(server)

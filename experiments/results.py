@@ -19,19 +19,19 @@ from experiments.record.reading import Archive
 from experiments.run.config import flat_values, printable, varied
 
 
-def load(sweep: str | None = None, uri: str | None = None) -> tuple[pd.DataFrame, Array]:
+def load(run_id: str | None = None, uri: str | None = None) -> tuple[pd.DataFrame, Array]:
     """A frame with a line for every finished run, in the order of the jobs, and their histories, an array of as many objects.
 
     The frame's columns: the keys that differ between the runs, `outcome`, `run_name`, `run_id`, and the last values of what
     was measured, `loss/train` and so on; nan where a run diverged.
 
-    sweep: id of its parent run, None is the newest one.
+    run_id: of a sweep's parent run, or of a run alone; None is the newest of either.
     uri: MLflow's tracking URI, None is MLFLOW_TRACKING_URI or the file beside the project.
-    Raises UserError where there is no such store or sweep, and where a file is not what was recorded.
+    Raises UserError where there is no such store, sweep or run, and where a file is not what was recorded.
     """
     with tempfile.TemporaryDirectory() as folder:
         archive = Archive(uri or os.environ.get("MLFLOW_TRACKING_URI"), Path(folder))
-        runs = archive.sweep(sweep or archive.newest_sweep())
+        runs = archive.recorded(run_id or archive.newest("sweep", "run"))
         kept = [run.files() for run in runs]
     configs = [flat_values(files.config) for files in kept]
     keys = varied(configs)

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,12 +15,13 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from blocks.arrays import choice
+from experiments.job import PARENT, Parent, Result, status_of, tags_of_run
 from experiments.record import AnyRun, AnyStore, Untracked, check_tracking, open_store
 from experiments.record.address import StoreError, absolute, anchor, may_know
 from experiments.record.identity import SURROUNDINGS, fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
 from experiments.record.ownership import VARIABLE, TakenOver
-from experiments.run.config import Config, TrackingConfig, UserError, flat, run_name, schedules, typed, varied
+from experiments.run.config import Config, UserError, flat, run_name, schedules, sweep_name, typed, varied
 from experiments.run.engines import Engine, Loky, connect
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import defer_interrupts, raise_lost_interrupt
@@ -33,32 +33,9 @@ if TYPE_CHECKING:
     from experiments.run.data import Task
     from experiments.run.stack import Trained
 
-# What `parent_of_job` reads, in whatever process a launcher runs the job.
-PARENT = "DEPTH_LABORATORY_PARENT"
 TICK_SECONDS = 1.0
 # The bar grows with the work done, so that the seconds left are right although the largest stacks come first.
 BAR = "{desc} |{bar}| {remaining} left"
-
-
-class Result(float):
-    """What a job returns: its final training loss (inf where it diverged), for whoever optimises, with its outcome."""
-
-    outcome: str
-
-    @classmethod
-    def of(cls, trained: "Trained") -> "Result":
-        """inf stands for a loss that is not finite."""
-        return cls.made(trained.final("loss/train"), trained.outcome)
-
-    @classmethod
-    def made(cls, loss: float, outcome: str) -> "Result":
-        """The result with that final training loss."""
-        result = cls(loss if math.isfinite(loss) else math.inf)
-        result.outcome = outcome
-        return result
-
-    def __str__(self) -> str:
-        return f"{self.outcome}: final training loss {float(self):.4g}"
 
 
 def check_run(config: Config) -> "Task":
@@ -69,12 +46,6 @@ def check_run(config: Config) -> "Task":
     of = task(config)
     check_size(config, of)
     return of
-
-
-def parent_of_job() -> tuple[str, TrackingConfig] | None:
-    """The sweep that this process runs a job of: the id of its parent run, and where all its runs are recorded."""
-    parent = json.loads(os.environ.get(PARENT, "null"))
-    return parent and (parent["run_id"], TrackingConfig(**parent["tracking"]))
 
 
 def _check_alike(configs: Sequence[Config]) -> None:
@@ -104,18 +75,6 @@ def _check_study(configs: Sequence[Config]) -> None:
             raise UserError(f"tracking.enabled is false, but sweep.study {name} reads what is recorded: it must be true")
         for config in configs:
             study.needs(config)
-
-
-def tags_of_run(fingerprint: str, job: int) -> dict[str, str]:
-    """What a run is found by: the experiment that it is, and its number in its sweep."""
-    return {"kind": "run", "fingerprint": fingerprint, "job": str(job)}
-
-
-def status_of(error: BaseException | None) -> str:
-    """MLflow's word for a run that ends with that error."""
-    if error is None:
-        return "FINISHED"
-    return "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
 
 
 class Sweep:
@@ -164,9 +123,8 @@ class Sweep:
         if self.store is None:
             first = self.configs[0]
             self.store = open_store(first.tracking)
-            self.parent, finished = self.store.begin_sweep(
-                f"sweep of {len(self.configs)} runs", {"kind": "sweep"}, fingerprint_of_sweep(self.fingerprints), first.sweep
-            )
+            name, mark = sweep_name(self.keys, len(self.configs)), fingerprint_of_sweep(self.fingerprints)
+            self.parent, finished = self.store.begin_sweep(name, {"kind": "sweep"}, mark, first.sweep)
             done = {job: finished[run] for job, run in enumerate(enumerate(self.fingerprints)) if run in finished}
             for job, (loss, outcome) in done.items():
                 self.results[job] = Result.made(loss, outcome)
@@ -177,8 +135,8 @@ class Sweep:
             with self.outbox.instead():
                 self.parent.describe(self.values)
                 self._save_view()
-            parent = json.dumps({"run_id": self.parent.run_id, "tracking": asdict(first.tracking)})
-            os.environ.update({PARENT: parent, VARIABLE: self.store.token})
+            parent = asdict(Parent(self.parent.run_id, first.tracking, self.keys))
+            os.environ.update({PARENT: json.dumps(parent), VARIABLE: self.store.token})
 
     def _save_view(self) -> None:
         from experiments.record.view import quantity_key
@@ -187,11 +145,19 @@ class Sweep:
         score = "r2" if task(self.configs[0]).loss.decides is None else "accuracy"
         depth = max(config.network.depth for config in self.configs)
         assert self.store is not None
-        swept = varied([flat(config) for config in self.configs])
-        name = ", ".join(f"{key}={self.values[key]}" for key in swept)[:80]
+        name = ", ".join(f"{key}={self.values[key]}" for key in self.keys)[:80]
         counts = {"sharpness": self.configs[0].instruments.eigenvalues}
         measured = [quantity_key(name, 0, counts.get(name, depth)) for name in schedules(self.configs[0])]
-        self.store.save_view(self.parent.run_id, name, swept, score, depth, measured)
+        self.store.save_view(self.parent.run_id, name, self.keys, score, depth, measured)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Those that differ between the runs."""
+        return varied([flat(config) for config in self.configs])
+
+    def name_of(self, job: int) -> str:
+        """The name of its run."""
+        return run_name(self.configs[job], self.keys)
 
     @cached_property
     def values(self) -> dict[str, str]:
@@ -259,6 +225,13 @@ class Sweep:
             self.verdict = keep_sweep(self.store, self.parent, report, folder)
         self.parent.keep(folder)
 
+    def _task(self) -> str:
+        """`48 runs over network.depth (6 values), optimizer.learning_rate (8 values)`"""
+        runs = [flat(config) for config in self.configs]
+        counts = {key: len({str(run.get(key)) for run in runs}) for key in self.keys}
+        over = ", ".join(f"{key} ({count} values)" for key, count in counts.items())
+        return f"{len(runs)} runs over {over}" if over else "1 run"
+
     def _progress(self) -> str:
         ended = [result for result in self.results if result is not None]
         diverged = sum(result.outcome == "diverged" for result in ended)
@@ -269,6 +242,7 @@ class Sweep:
         tracking = self.configs[0].tracking
         with contextlib.ExitStack() as entered:
             self.engine = entered.enter_context(connect(*self.cluster))
+            print(self._task())
             if tracking.enabled and may_know(absolute(tracking.uri), fingerprint_of_sweep(self.fingerprints)):
                 with contextlib.ExitStack() as failed:
                     failed.callback(self._close, "KILLED")
@@ -306,13 +280,14 @@ class Sweep:
             for job, (config, result) in enumerate(zip(self.configs, self.results, strict=True))
             if result is not None
         ]
-        report = Report(ended) if ended else None
+        lost = {f"job {job} ({self.name_of(job)})": str(reason) for job, reason in self.lost.items()}
+        report = Report(ended, lost) if ended else None
         if report:
             print(f"\n{report.text()}")
         if len(ended) < len(self.configs) and self.parent.run_id:
             print(f"{len(ended)} of {len(self.configs)} runs finished")
-        for job, reason in self.lost.items():
-            print(f"lost: job {job} ({run_name(self.configs[job])}): {reason}")
+        for name, reason in lost.items():
+            print(f"lost: {name}: {reason}")
         if not isinstance(error, TakenOver):
             with tempfile.TemporaryDirectory() as folder:
                 self._end(report, Path(folder), status_of(error))
@@ -363,8 +338,7 @@ class _UnderWay:
         assert store is not None
 
         def begin(job: int) -> None:
-            name = run_name(self.sweep.configs[job])
-            self.runs[job] = store.begin(name, self.sweep.tags_of(job), self.sweep.parent.run_id)
+            self.runs[job] = store.begin(self.sweep.name_of(job), self.sweep.tags_of(job), self.sweep.parent.run_id)
 
         store.at_once(*(partial(begin, job) for job in jobs if job not in self.runs))
 
@@ -406,7 +380,7 @@ class _UnderWay:
     def _write(self, job: int, outcome: "Trained | Exception") -> None:
         run = self.runs[job]
         if isinstance(outcome, Exception):
-            run.end("KILLED" if isinstance(outcome, Lost) else "FAILED")
+            run.fail(self.sweep.configs[job], outcome, "KILLED" if isinstance(outcome, Lost) else "FAILED")
         else:
             run.finish(outcome)
         # Whole, whatever becomes of those that are written at the same time: nothing is to be ended here any more.
@@ -415,8 +389,7 @@ class _UnderWay:
 
     def _result(self, job: int, outcome: "Trained | Exception") -> Result | Exception:
         if job not in self.written and not isinstance(outcome, Exception):
-            name = run_name(self.sweep.configs[job])
-            self.sweep.outbox.put(name, self.sweep.tags_of(job), self.sweep.parent.run_id, outcome)
+            self.sweep.outbox.put(self.sweep.name_of(job), self.sweep.tags_of(job), self.sweep.parent.run_id, outcome)
         self.runs.pop(job, None)
         if isinstance(outcome, Exception):
             self.sweep.lost[job] = outcome

@@ -18,6 +18,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.job import Result, parent_of_job, status_of, tags_of_run
 from experiments.record import AnyRun, AnyStore, Untracked, check_tracking, open_store
 from experiments.record.address import Unreachable, anchor, conceal_typed
 from experiments.record.identity import fingerprint
@@ -29,7 +30,7 @@ from experiments.run.folder import check_folder
 from experiments.run.interrupts import end_in_order
 from experiments.run.loaders import needing_allowance
 from experiments.run.pool import Lost
-from experiments.sweep import Result, Sweep, check_run, parent_of_job, status_of, tags_of_run
+from experiments.sweep import Sweep, check_run
 
 if TYPE_CHECKING:
     from blocks.history import History
@@ -51,11 +52,12 @@ def train(cfg: DictConfig) -> Result:
     # With hydra.job.chdir, this is another folder than the one that the command was typed in.
     with contextlib.chdir(hydra_config.runtime.cwd):
         config = typed(cfg)
-        parent, tracking = parent_of_job() or ("", anchor(config.tracking))
-        config = replace(config, tracking=tracking)
+        sweep = parent_of_job()
+        config = replace(config, tracking=sweep.tracking if sweep else anchor(config.tracking))
         of = task(config)
     steps = steps_of(config, of)
     outbox = Outbox(config.tracking, Path(hydra_config.runtime.output_dir), needing_allowance([config.dataset.loader]))
+    parent, name = (sweep.run_id, run_name(config, sweep.keys)) if sweep else ("", run_name(config))
     job = hydra_config.job.num if parent else 0
     store = _opened(config, parent, outbox)
     tags = tags_of_run(fingerprint(config, of.dataset.digest), job)
@@ -64,8 +66,8 @@ def train(cfg: DictConfig) -> Result:
             if done := store.finished(parent, job, tags["fingerprint"]):
                 return Result.made(*done)
     with (
-        _recorded(store, config, tags, parent, outbox) as run,
-        tqdm(total=steps, desc=run_name(config), unit="step", leave=False, disable=None) as bar,
+        _recorded(store, name, config, tags, parent, outbox) as run,
+        tqdm(total=steps, desc=name, unit="step", leave=False, disable=None) as bar,
     ):
         report = every_few_seconds(lambda history: run.progress(history.lane(0), steps))
 
@@ -84,7 +86,7 @@ def train(cfg: DictConfig) -> Result:
     if not parent:
         print(result)
     if outbox.closed:
-        outbox.put(run_name(config), tags, parent, trained)
+        outbox.put(name, tags, parent, trained)
         if not parent:
             sys.exit(1)
     elif store.command and not parent:
@@ -119,19 +121,22 @@ def _opened(config: Config, parent: str, outbox: Outbox) -> AnyStore:
 
 
 @contextlib.contextmanager
-def _recorded(store: AnyStore, config: Config, tags: dict[str, str], parent: str, outbox: Outbox) -> Iterator[AnyRun]:
+def _recorded(store: AnyStore, name: str, config: Config, tags: dict[str, str], parent: str, outbox: Outbox) -> Iterator[AnyRun]:
     """A RUNNING run in the store; an error on the way ends it as FAILED or KILLED."""
     run: AnyRun = Untracked()
     status = "KILLED"
     try:
         with outbox.instead():
-            run = store.begin(run_name(config), tags, parent)
+            run = store.begin(name, tags, parent)
         with run.beating():
             yield run
     except BaseException as error:
         status = status_of(error)
         with contextlib.suppress(UserError):
-            run.end(status)
+            if isinstance(error, Exception):
+                run.fail(config, error, status)
+            else:
+                run.end(status)
         raise
     finally:
         if not outbox.closed:

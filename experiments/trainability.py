@@ -25,6 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from blocks.arrays import Array
+from experiments.job import status_of
 from experiments.record import AnyRun, check_tracking, open_store
 from experiments.record.address import conceal_typed
 from experiments.record.identity import SURROUNDINGS, fingerprint
@@ -42,7 +43,6 @@ from experiments.run.paper import PIXEL, TRAINED
 from experiments.run.pool import Lost
 from experiments.run.tile import OTHER, OUTCOMES, check_trainable, train_tile
 from experiments.run.tile import floor_tile as train_floor
-from experiments.sweep import status_of
 from experiments.train import EXPECTED, one_line
 
 TICK_SECONDS = 0.5

@@ -113,7 +113,8 @@ def best_by(rows: Iterable[Row], key: str) -> dict[Any, Row]:
 
 def description(report: Report, parent: str, runs: dict[int, "Recorded"], verdict: str) -> str:
     """The sweep in words, as markdown: what was swept, what came of it, how to have it again."""
-    lines = [f"**{len(report.rows)} runs: {report.outcomes}**", ""]
+    lines = [f"**{len(report.rows) + len(report.lost)} runs: {report.outcomes}**", ""]
+    lines += [f"- lost: {name}: {reason}" for name, reason in report.lost.items()]
     for key in report.varied:
         values = list(dict.fromkeys(shown(place[key]) for place in report.places))
         lines.append(f"- `{key}`: {', '.join(values[:24])}" + (", ..." if len(values) > 24 else ""))

@@ -3,7 +3,7 @@
 import csv
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,10 +40,12 @@ class Report:
     """The runs of a sweep as tables: depth down, learning rate across, another for each value of the other swept keys.
 
     Where one of the two is not swept, another swept key takes its place; seeds are averaged.
+
+    lost: the name of each run that was not trained -> what kept it from that.
     """
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = list(rows)
+    def __init__(self, rows: Sequence[Row], lost: Mapping[str, str] | None = None) -> None:
+        self.rows, self.lost = list(rows), lost or {}
         self.varied = varied([row.values for row in self.rows])
         self.places = [row.place([*self.varied, ROWS, COLUMNS]) for row in self.rows]
         others = [key for key in self.varied if key not in (ROWS, COLUMNS, REPEATS)]
@@ -60,8 +62,10 @@ class Report:
     @property
     def outcomes(self) -> str:
         """`40 trained, 3 stuck, 5 diverged`"""
-        counts = Counter(row.outcome for row in self.rows)
-        return ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("trained", "stuck", "diverged") if counts[outcome])
+        counts = Counter({"lost": len(self.lost)}) + Counter(row.outcome for row in self.rows)
+        return ", ".join(
+            f"{counts[outcome]} {outcome}" for outcome in ("trained", "stuck", "diverged", "lost") if counts[outcome]
+        )
 
     def tables(self) -> dict[str, dict[tuple[Any, Any], list[Row]]]:
         """What sets a table apart -> (value down, value across) -> the runs of that cell, one a seed."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mlflow.entities import Run as MlflowRun
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from experiments.record import files
 from experiments.record.address import StoreError, absolute, check_reachable, is_new, sqlite_file
@@ -13,11 +14,12 @@ from experiments.record.client import Client, in_one_line
 from experiments.record.files import Files
 from experiments.record.identity import trajectory_hash
 from experiments.record.moved import beside, local
-from experiments.record.view import TAG, link
+from experiments.record.view import TAG, link, run_link
 from experiments.run.config import UserError, printable
 from experiments.run.tile import OUTCOMES
 
 PAGE = 1000
+KINDS = ("sweep", "run", "map")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,21 +93,39 @@ class Archive:
         which = f"tags.`mlflow.parentRunId` = '{parent}' and tags.job = '{job}'"
         return next((run for run in self._finished([self._experiment(parent)], which) if is_job(run.tags)), None)
 
-    def page(self, parent: str | None) -> tuple[str, str]:
-        """The dashboard's page for a sweep, the newest one where none is named, and what to call it."""
-        sweep = self._get(parent or self.newest_sweep(), "sweep")
-        view = sweep.info.run_id if self._has_view(sweep) else ""
-        return link(sweep.info.experiment_id, view), printable(sweep.info.run_name)
+    def recorded(self, run_id: str) -> list[Recorded]:
+        """The finished runs of a sweep, or the one finished run, of that id; raises UserError where there is neither."""
+        kind = self.kind(run_id)
+        if kind not in ("sweep", "run"):
+            raise UserError(f"run {run_id} is neither a training nor a sweep: it has the tag kind={kind or '(none)'}")
+        return self.sweep(run_id) if kind == "sweep" else [self.run(run_id)]
 
-    def newest_sweep(self) -> str:
-        """Its parent run's id; raises UserError where there is no sweep."""
+    def kind(self, run_id: str) -> str:
+        """`sweep`, `run` or `map`, "" for a run that is none of this package's."""
+        return str(self._get(run_id, "run").data.tags.get("kind", ""))
+
+    def page(self, run_id: str | None) -> tuple[str, str]:
+        """The dashboard's page for a sweep or a run, the newest one where none is named, and what to call it."""
+        run = self._get(run_id or self.newest(), "run")
+        experiment, name = run.info.experiment_id, printable(run.info.run_name)
+        if run.data.tags.get("kind") != "sweep":
+            return run_link(experiment, run.info.run_id), name
+        return link(experiment, run.info.run_id if self._has_view(run) else ""), name
+
+    def newest(self, *kinds: str) -> str:
+        """The id of the sweep, run or map that was begun last, a sweep for a run of it; raises UserError where there is none.
+
+        kinds: those that are looked for; none stands for all.
+        """
         experiments = [found.experiment_id for found in self.client.search_experiments()]
-        newest = self.client.search_runs(
-            experiments, "tags.kind = 'sweep'", max_results=1, order_by=["attributes.start_time DESC"]
-        )
-        if not newest:
-            raise UserError(f"{self.uri} has no sweep yet: python -m experiments.train -m makes one")
-        return newest[0].info.run_id
+        order, found = ["attributes.start_time DESC"], []
+        for kind in kinds or KINDS:
+            found += self.client.search_runs(experiments, f"tags.kind = '{kind}'", max_results=1, order_by=order)
+        if not found:
+            none = " or ".join(kinds) or "sweep, run or map"
+            raise UserError(f"{self.uri} has no {none} yet: python -m experiments.train makes one")
+        run = max(found, key=lambda run: run.info.start_time)
+        return str(run.data.tags.get(MLFLOW_PARENT_RUN_ID, run.info.run_id))
 
     def _experiment(self, sweep: str) -> str:
         if sweep not in self.experiments:
@@ -120,6 +140,8 @@ class Archive:
             found: MlflowRun = self.client.get_run(run_id)
         except StoreError as error:
             raise UserError(f"{kind} {run_id!r}: {error}") from None
+        if found.info.lifecycle_stage == "deleted":
+            raise UserError(f"{kind} {run_id!r} was deleted: mlflow runs restore --run-id {run_id} restores it")
         return found
 
     def experiment(self, name: str) -> list[Recorded]:

@@ -22,6 +22,7 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
 from blocks.history import History, evenly_spaced
 from experiments.record import files
@@ -41,8 +42,8 @@ from experiments.record.metrics import curves, metrics, outcome_tags, params, te
 from experiments.record.moved import ARTIFACT_FOLDER, relocate
 from experiments.record.ownership import BEAT_SECONDS
 from experiments.record.reading import is_job, search
-from experiments.record.view import TAG, link, norm_key, saved_view
-from experiments.run.config import DatasetConfig, SweepConfig, TrackingConfig, UserError
+from experiments.record.view import TAG, link, norm_key, run_link, saved_view
+from experiments.run.config import Config, DatasetConfig, SweepConfig, TrackingConfig, UserError, printable
 from experiments.run.data import load
 from experiments.run.environment import environment, uncommitted
 from experiments.run.stack import Trained
@@ -89,7 +90,8 @@ class Store:
                 f"tracking.experiment is {experiment!r}, which was deleted in {self.uri}: restore it, or take another name"
             )
         self.views = len(found.tags) if found else 0
-        self.page = link(self.experiment_id)
+        # What the dashboard is opened on, and its page.
+        self.opened, self.page = "", link(self.experiment_id)
 
     @property
     def token(self) -> str:
@@ -98,10 +100,11 @@ class Store:
 
     @property
     def command(self) -> str:
-        """What opens the dashboard on this store."""
+        """What opens the dashboard on the sweep, run or map that was begun here."""
         if self.uri.startswith("http"):
             return f"open {shlex.quote(f'{self.uri}/{self.page}')}"
-        return f"python -m experiments.dashboard --uri {shlex.quote(self.uri)}   # opens http://127.0.0.1:5000/{self.page}"
+        options = f"{self.opened} --uri {shlex.quote(self.uri)}".strip()
+        return f"python -m experiments.dashboard {options}   # opens http://127.0.0.1:5000/{self.page}"
 
     def save_view(self, parent: str, name: str, swept: Sequence[str], score: str, depth: int, instruments: Sequence[str]) -> None:
         """The dashboard's page for that sweep, from now on `page`.
@@ -117,6 +120,8 @@ class Store:
     def begin(self, name: str, tags: dict[str, str], parent: str = "") -> "Run":
         """A new run, RUNNING, of this process."""
         made = self._create(name, {**tags, PARENT_TAG: parent} if parent else tags)
+        if not parent:
+            self._open_on(made.run_id, tags)
         return Run(self, made.run_id, parent, made.artifact_uri)
 
     def _create(self, name: str, tags: dict[str, str]) -> RunInfo:
@@ -141,7 +146,14 @@ class Store:
         run_id = self.claims.take_over(
             tags["kind"], fingerprint, config, lambda: self._create(name, {**tags, "fingerprint": fingerprint}).run_id
         )
+        self._open_on(run_id, tags)
         return self.run(run_id), self._finished(run_id)
+
+    def _open_on(self, run_id: str, tags: dict[str, str]) -> None:
+        self.opened = run_id
+        # A sweep's is `save_view`'s.
+        if tags.get("kind") != "sweep":
+            self.page = run_link(self.experiment_id, run_id)
 
     def act_for(self, token: str, sweep: str) -> None:
         """Write for that owner from now on, and where the sweep was ended by another one since, for that one."""
@@ -266,6 +278,16 @@ class Run:
             )
         # Last of all: what is FINISHED is whole.
         self.end()
+
+    def fail(self, config: Config, error: Exception, status: str) -> None:
+        """The end of a run that was not trained: what was to be trained, and in the tag `reason` what kept it from that."""
+        reason = " ".join(str(error).split()) or type(error).__name__
+        self.client.log_batch(
+            self.run_id,
+            params=[Param(key, value) for key, value in texts(params(config)).items()],
+            tags=[RunTag("reason", printable(reason)[:MAX_TAG_VAL_LENGTH])],
+        )
+        self.end(status)
 
     def _use(self, data: DatasetInput) -> None:
         try:

@@ -46,6 +46,9 @@ class Untracked:
     def finish(self, trained: Any) -> None:
         """Nothing."""
 
+    def fail(self, *arguments: Any) -> None:
+        """Nothing."""
+
     def describe(self, params: dict[str, str], values: dict[str, float] | None = None, step: int = 0) -> None:
         """Nothing."""
 

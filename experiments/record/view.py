@@ -43,6 +43,11 @@ def link(experiment_id: str, key: str = "") -> str:
     return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART&{shown}"
 
 
+def run_link(experiment_id: str, run_id: str) -> str:
+    """The page of one run, as `link` has it."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}"
+
+
 def saved_view(name: str, parent: str, swept: Sequence[str], score: str, blocks: Sequence[str], measured: Sequence[str]) -> str:
     """The tag's value: the view of the sweep whose parent run that is.
 

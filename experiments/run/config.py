@@ -20,6 +20,10 @@ CONF = str(Path(__file__).resolve().parents[2] / "conf")
 DTYPES = ("float32", "float64")
 OF_RUNS = ("best", "all", "none")
 DEFAULT_MOMENTUM = 0.9
+# What a name begins with, where it differs.
+FIRST = {"network.depth": "depth", "optimizer.learning_rate": "rate"}
+# Characters that a database has room for in a run's name.
+MOST_NAME = 250
 # What NumPy's generators draw a seed from has 128 bits, what scikit-learn's are given 32.
 MOST_SEED, MOST_DATASET_SEED, MOST_THREADS = 2**128 - 1, 2**32 - 1, 1024
 
@@ -315,9 +319,33 @@ def _ranges(config: Config) -> Iterator[tuple[str, float, dict[str, float]]]:
     yield "dataset.test_fraction", config.dataset.test_fraction, {"above": 0, "below": 1}
 
 
-def run_name(config: Config) -> str:
-    """What tells a run from its neighbours."""
-    return f"depth {config.network.depth}, rate {config.optimizer.learning_rate:g}"
+def run_name(config: Config, keys: Sequence[str] = ()) -> str:
+    """What tells a run from its neighbours: `depth 5, rate 0.1, seed 1`.
+
+    keys: that differ between the runs of its sweep; none is a run alone, whose depth and rate are named.
+    """
+    values, by_word = flat(config), words(keys or tuple(FIRST))
+    named = ", ".join(f"{word} {_shown(values[key])}" for word, key in by_word.items() if key in values)
+    return named if len(named) <= MOST_NAME else f"{named[: MOST_NAME - 3]}..."
+
+
+def sweep_name(keys: Sequence[str], count: int) -> str:
+    """`depth x rate, 48 runs`; keys: that differ between them."""
+    runs = f"{count} run{'s' * (count > 1)}"
+    most = MOST_NAME - len(runs) - 5
+    swept = " x ".join(words(keys))
+    return f"{swept if len(swept) <= most else f'{swept[:most]}...'}, {runs}" if keys else runs
+
+
+def words(keys: Sequence[str]) -> dict[str, str]:
+    """A short word for each key -> the key, depth and rate first: the last part that says something, where no other has it."""
+    ordered = [*(key for key in FIRST if key in keys), *(key for key in keys if key not in FIRST)]
+    last = {key: FIRST.get(key) or key.removesuffix(".name").rpartition(".")[2] for key in ordered}
+    return {word if list(last.values()).count(word) == 1 else key: key for key, word in last.items()}
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def flat(config: Config) -> dict[str, Any]:

@@ -98,7 +98,8 @@ def test_it_is_read_back_and_reproduced(said):
 def test_the_dashboards_command_can_be_pasted(said):
     (line,) = [line for line in said.output.splitlines() if line.startswith("dashboard: ")]
     command = shlex.split(line.removeprefix("dashboard: "), comments=True)
-    assert command == ["python", "-m", "experiments.dashboard", "--uri", said.uri]
+    (parent,) = said.runs("sweep")
+    assert command == ["python", "-m", "experiments.dashboard", parent.info.run_id, "--uri", said.uri]
 
 
 def test_a_sweep_typed_again_in_other_words_is_the_same_sweep(lab):

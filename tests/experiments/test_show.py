@@ -1,9 +1,11 @@
 """What a person finds after a sweep: pictures, model, frame, dashboard."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -17,7 +19,7 @@ import yaml
 from sklearn.datasets import load_diabetes, load_digits
 
 from experiments import results
-from tests.experiments.conftest import Lab
+from tests.experiments.conftest import Lab, empty_store
 
 FEW = ["training.epochs=3", "network.width=16"]
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
@@ -257,7 +259,7 @@ def test_the_dashboard_opens_on_the_sweep_with_nothing_clicked(swept):
             "css selector", ".js-plotly-plot .contour, .contourlayer, .parcoords, [data-testid*=parallel]"
         )
         # The parent run itself is not among the runs that are drawn.
-        assert "sweep of 12 runs" not in browser.find_element("css selector", "body").text
+        assert "depth x rate, 12 runs" not in browser.find_element("css selector", "body").text
 
         (parent,) = swept.runs("sweep")
         browser.get(
@@ -285,7 +287,7 @@ def test_the_dashboard_opens_on_the_sweep_with_nothing_clicked(swept):
     [
         (["--uri", "sqlite:///nothing.db"], "but that file is not there"),
         (["--port", "70000"], "--port is 70000, it must be 1 to 65535"),
-        (["nothing"], "error: sweep 'nothing': "),
+        (["nothing"], "error: run 'nothing': "),
     ],
 )
 def test_a_dashboard_that_cannot_be_shown_is_one_line(swept, arguments, line):
@@ -303,6 +305,8 @@ def test_a_port_that_is_taken_is_one_line(swept):
     assert f"error: --port is {port}, which another program uses" in output
 
 
-def test_a_store_without_a_sweep_is_one_line(lab):
-    lab.run(*FEW, "tracking.pictures=none", "tracking.models=none")
-    assert "has no sweep yet" in lab.run(module="experiments.dashboard", status=1)
+def test_a_store_without_a_run_is_one_line(lab):
+    with contextlib.closing(sqlite3.connect(lab.folder / "runs.db")) as store:
+        empty_store().backup(store)
+    output = lab.run(module="experiments.dashboard", status=1)
+    assert output.endswith("has no sweep, run or map yet: python -m experiments.train makes one\n")

@@ -175,6 +175,13 @@ def test_a_killed_worker_loses_its_stack_alone_and_says_which(lab):
     assert sorted(run.info.status for run in lab.runs()) == ["FINISHED"] * 4 + ["KILLED"] * 2
     (parent,) = lab.runs("sweep")
     assert parent.info.status == "FAILED"
+    note = parent.data.tags["mlflow.note.content"].splitlines()
+    assert note[0].startswith("**6 runs: ")
+    assert note[0].endswith(", 2 lost**")
+    assert "- lost: job 4 (depth 33, rate 0.1): its process was killed" in note
+    lost = [run.data for run in lab.runs() if run.info.status == "KILLED"]
+    assert {run.params["optimizer.learning_rate"] for run in lost} == {"0.1", "0.2"}
+    assert all(run.tags["reason"].startswith("its process was killed") for run in lost)
 
 
 @pytest.mark.slow

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import results
 from experiments.record.identity import trajectory_hash
-from experiments.run.config import typed
+from experiments.record.reading import Archive
+from experiments.record.tracking import Store
+from experiments.run.config import SweepConfig, TrackingConfig, UserError, typed
 from experiments.run.data import task
 from experiments.run.stack import train_stack
 from experiments.train import CONF
@@ -24,6 +27,49 @@ def test_one_command_trains_one_network_and_records_it(lab):
     (run,) = lab.runs()
     assert (run.info.status, run.data.tags["outcome"]) == ("FINISHED", "trained")
     assert run.info.run_name == "depth 3, rate 0.1"
+    assert f"python -m experiments.dashboard {run.info.run_id} --uri" in output
+
+
+def test_a_run_alone_is_opened_and_loaded_after_other_sweeps(lab, tmp_path):
+    """Its trial is a run like it: a sweeper other than ours leaves no parent."""
+    sweep = lab.run("-m", *FEW, "network.depth=2,3", "training.epochs=1")
+    output = lab.run(*FEW, "seed=1")
+    (parent,), single = lab.runs("sweep"), lab.runs()[-1]
+    archive = Archive(lab.uri, tmp_path)
+    for run_id in (None, single.info.run_id):
+        page, name = archive.page(run_id)
+        assert page == f"#/experiments/1/runs/{single.info.run_id}"
+        assert name == "depth 3, rate 0.1"
+        assert output.splitlines()[-1].endswith(page)
+    page, name = archive.page(parent.info.run_id)
+    assert name == "depth, 2 runs"
+    assert sweep.splitlines()[-1].endswith(page)
+    assert f"experiments.dashboard {parent.info.run_id} --uri" in sweep
+    assert sweep.splitlines()[0] == "2 runs over network.depth (2 values)"
+    assert {run.info.run_name for run in lab.runs()} == {"depth 2", "depth 3", "depth 3, rate 0.1"}
+
+    for run_id in (None, single.info.run_id):
+        frame, histories = results.load(run_id, lab.uri)
+        assert frame["run_id"].tolist() == [single.info.run_id]
+        assert len(histories) == 1
+    child = lab.runs()[0]
+    assert results.load(child.info.run_id, lab.uri)[0]["run_name"].tolist() == [child.info.run_name]
+    assert len(results.load(parent.info.run_id, lab.uri)[0]) == 2
+
+    # A sweep that goes on is what was begun last: its newest run is.
+    store = Store(TrackingConfig(uri=lab.uri))
+    begun = store.begin("a job", {"kind": "run", "job": "2"}, parent.info.run_id)
+    assert archive.page(None)[0] == page
+    begun.end()
+    mapped, _ = store.begin_sweep("a map", {"kind": "map"}, "f", SweepConfig())
+    assert archive.page(None) == (f"#/experiments/1/runs/{mapped.run_id}", "a map")
+    assert store.command.endswith(archive.page(None)[0])
+    store.close("FINISHED")
+    with pytest.raises(UserError, match=f"run {mapped.run_id} is neither a training nor a sweep: it has the tag kind=map"):
+        results.load(mapped.run_id, lab.uri)
+    lab.client().delete_run(single.info.run_id)
+    with pytest.raises(UserError, match=f"run '{single.info.run_id}' was deleted: mlflow runs restore --run-id"):
+        archive.page(single.info.run_id)
 
 
 @pytest.mark.parametrize(

@@ -59,24 +59,38 @@ def test_what_is_typed_takes_the_axis_place_in_every_preset(jobs):
 
 
 GIVE_WAY = {
-    # What is typed -> the keys of the default's axes that stay.
-    "network={depth:2,width:8},{depth:3,width:4}": ["optimizer.learning_rate"],
-    "++network.depth=2,3": ["optimizer.learning_rate"],
+    # What is typed -> the keys of the preset's axes that stay: an axis replaces the default's, a value takes its key's place.
+    "network={depth:2,width:8},{depth:3,width:4}": [],
+    "++network.depth=2,3": [],
     "++network={depth:4}": ["optimizer.learning_rate"],
-    "dataset={seed:1},{seed:2}": ["network.depth", "optimizer.learning_rate"],
-    "dataset=iris,wine": ["network.depth", "optimizer.learning_rate"],
+    "dataset={seed:1},{seed:2}": [],
+    "dataset=iris,wine": [],
+    "dataset=iris": ["network.depth", "optimizer.learning_rate"],
+    "seed=range(3)": [],
     "network.width=8": ["network.depth", "optimizer.learning_rate"],
     "+hydra.sweeper.params.seed='0,1'": ["seed", "network.depth", "optimizer.learning_rate"],
+    "+hydra.sweeper.params.seed='0,1' network.width=8,16": ["seed"],
     "experiment=batch_size": ["training.batch_size", "optimizer.learning_rate"],
+    "experiment=batch_size seed=0,1": ["training.batch_size", "optimizer.learning_rate"],
+    f"experiment={DEFAULT} seed=0,1": ["network.depth", "optimizer.learning_rate"],
+    f"experiment={DEFAULT} network.depth=2,3": ["optimizer.learning_rate"],
     "~experiment": [],
+    "~experiment seed=0,1": [],
 }
 
 
 @pytest.mark.parametrize("typed", GIVE_WAY)
 def test_axes_of_a_preset_give_way_to_what_is_typed_for_their_key_above_or_below_it(jobs, typed):
-    own = typed.partition("=")[0]
-    for job in jobs(typed):
-        assert set(job) - {own} == set(GIVE_WAY[typed])
+    own = {each.partition("=")[0] for each in typed.split()}
+    for job in jobs(*typed.split()):
+        assert set(job) - own == set(GIVE_WAY[typed])
+
+
+def test_axes_that_are_typed_are_all_that_is_swept(jobs):
+    spanned = jobs("network.depth=5,17", "seed=0,1,2", "network.width=8")
+    assert spanned == [
+        {"network.depth": depth, "seed": seed, "network.width": "8"} for depth in ("5", "17") for seed in ("0", "1", "2")
+    ]
 
 
 def test_a_preset_of_a_search_path_has_its_axes_too(jobs, tmp_path):

@@ -57,6 +57,24 @@ def test_a_run_is_written_whole(lab, trained):
     assert [point.value for point in points] == trained.history.grad_norm[log_spaced(steps, 20), 1].astype(float).tolist()
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError("Unable to allocate 3 GiB\nfor an array"), "Unable to allocate 3 GiB for an array"),
+        (MemoryError(), "MemoryError"),
+        (ValueError("\x1b[31m" + "long " * 5000), "\\x1b[31mlong long"),
+    ],
+)
+def test_a_run_that_failed_has_its_params_and_the_reason(lab, trained, error, reason):
+    store = Store(TrackingConfig(uri=lab.uri))
+    begun = store.begin("a run", {"kind": "run"})
+    begun.fail(trained.config, error, "FAILED")
+    run = store.client.get_run(begun.run_id)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["reason"].startswith(reason)
+    assert (run.data.params["network.depth"], run.data.params["training.epochs"]) == ("3", "3")
+
+
 def test_metrics_are_named_by_block_and_never_more_than_the_points(trained):
     written = list(metrics(trained, points=5, blocks=None))
     names = {metric.key for metric in written}

@@ -1,7 +1,7 @@
 import pytest
 from omegaconf.errors import ConfigAttributeError, ValidationError
 
-from experiments.run.config import Config, UserError, typed, varied
+from experiments.run.config import Config, UserError, run_name, sweep_name, typed, varied
 from experiments.run.config import composed as resolved
 
 BAD_VALUES = {
@@ -79,3 +79,36 @@ def test_a_map_is_composed_as_a_job_is(monkeypatch):
     monkeypatch.delenv("OF_THE_JOB", raising=False)
     said = ["tracking.experiment=${hydra:runtime.choices.dataset} ${oc.env:OF_THE_JOB}", "+hydra.job.env_set.OF_THE_JOB=here"]
     assert resolved("config", [*said, "dataset=wine"]).tracking.experiment == "wine here"
+
+
+NAMES = {
+    # What a run is asked for, and the keys that differ in its sweep -> its name.
+    ("network.depth=5", ()): "depth 5, rate 0.1",
+    ("network.depth=5 seed=2", ("seed", "network.depth")): "depth 5, seed 2",
+    ("optimizer.learning_rate=1e-3", ("optimizer.learning_rate",)): "rate 0.001",
+    ("network.initializer=glorot seed=1", ("network.initializer", "seed")): "initializer glorot, seed 1",
+    ("optimizer.name=adam dataset=iris", ("dataset.name", "optimizer.name")): "dataset iris, optimizer adam",
+    ("seed=3 dataset.seed=4", ("dataset.seed", "seed")): "dataset.seed 4, seed 3",
+    ("training.batch_size=null", ("training.batch_size",)): "batch_size None",
+    ("network.depth=2 optimizer.block_rates=[0.1,0.2]", ("optimizer.block_rates",)): "block_rates [0.1, 0.2]",
+}
+
+
+@pytest.mark.parametrize(("asked", "keys"), NAMES)
+def test_a_run_is_named_by_what_differs(composed, asked, keys):
+    assert run_name(typed(composed(*asked.split())), keys) == NAMES[asked, keys]
+
+
+def test_a_sweep_is_named_by_what_was_swept():
+    assert sweep_name(["optimizer.learning_rate", "network.depth"], 48) == "depth x rate, 48 runs"
+    assert sweep_name(["seed", "network.initializer"], 20) == "seed x initializer, 20 runs"
+    assert sweep_name([], 1) == "1 run"
+
+
+def test_no_name_is_longer_than_a_database_takes(composed):
+    long = typed(composed("network.depth=200", f"optimizer.block_rates={[0.1] * 200}"))
+    assert len(run_name(long, ["optimizer.block_rates"])) == 250
+    many = [f"dataset.loader.argument_{number}" for number in range(40)]
+    name = sweep_name(many, 1000)
+    assert len(name) <= 250
+    assert name.endswith("..., 1000 runs")

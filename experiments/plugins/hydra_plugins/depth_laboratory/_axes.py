@@ -6,27 +6,43 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 from hydra_plugins.depth_laboratory._composer import Composer
 
+# The group whose options are presets: what they have in `hydra.sweeper.params` are axes.
+PRESETS = "experiment"
+
 
 def span(composer: Composer, params: Mapping[str, str], typed: Sequence[Override]) -> list[list[str]]:
     """The overrides of every job: all combinations of the values of `hydra.sweeper.params` and of what was typed.
 
     As by Hydra's basic sweeper, and beyond it: where a group is swept and one of its options has params of its own, each
-    option's jobs are those that its own params span, one option's after another's.
+    option's jobs are those that its own params span, one option's after another's. Where an axis was typed and no preset was,
+    the default preset has no axes.
 
     params: `hydra.sweeper.params`, key -> values, separated by commas. typed: the overrides of the command line.
     """
+    replaces = any(override.is_sweep_override() for override in typed)
+    if not replaces or any(override.key_or_group == PRESETS for override in typed) or not composer.has_option(PRESETS):
+        return _span(composer, params, typed, [])
+    without = composer.parser.parse_overrides([f"~{PRESETS}"])
+    fixed = [override for override in typed if not override.is_sweep_override()]
+    return _span(composer, _params(composer, [*fixed, *without]), typed, without)
+
+
+def _span(
+    composer: Composer, params: Mapping[str, str], typed: Sequence[Override], without: Sequence[Override]
+) -> list[list[str]]:
+    """As `span`. without: overrides that leave out what is to have no axes."""
     axes = _give_way(composer, params, typed)
     for axis in axes:
         if not (axis.is_sweep_override() and composer.chooses(axis)):
             continue
         fixed = [other for other in axes if other is axis or not other.is_sweep_override()]
         options = composer.split(axis)
-        own = [_params(composer, [option if other is axis else other for other in fixed]) for option in options]
+        own = [_params(composer, [option if other is axis else other for other in [*fixed, *without]]) for option in options]
         if any(each != params for each in own):
             jobs = []
             for option, each in zip(options, own, strict=True):
                 rest = [option if other is axis else other for other in typed]
-                jobs += span(composer, each, rest if axis in typed else [*rest, option])
+                jobs += _span(composer, each, rest if axis in typed else [*rest, option], without)
             return jobs
     return BasicSweeper.split_arguments(axes, None)[0]
 

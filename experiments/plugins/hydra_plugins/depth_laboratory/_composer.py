@@ -68,6 +68,10 @@ class Composer:
         group = self.repository.group_exists(override.key_or_group)
         return group and not any(isinstance(each.value(), dict) for each in self.split(override))
 
+    def has_option(self, group: str) -> bool:
+        """Whether an option of that group is chosen in the sweep's own config."""
+        return self.master.hydra.runtime.choices.get(group) is not None
+
     def split(self, override: Override) -> list[Override]:
         """The override of each value that a sweep is over; the override itself where it is none."""
         if not override.is_sweep_override():

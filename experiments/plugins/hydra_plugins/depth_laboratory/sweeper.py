@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ class CheckedSweeperConf(BasicSweeperConf):
     """As the basic sweeper: `params` maps a key to its values, separated by commas."""
 
     _target_: str = "hydra_plugins.depth_laboratory.sweeper.CheckedSweeper"
+    # Not null: a key may be added to it.
+    params: dict[str, str] | None = field(default_factory=dict)
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="checked", node=CheckedSweeperConf, provider="depth_laboratory")

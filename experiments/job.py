@@ -1,0 +1,66 @@
+"""What a sweep and its jobs tell each other: whose job this is, how it is found in the record, what came of it."""
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from experiments.run.config import TrackingConfig
+
+if TYPE_CHECKING:
+    from experiments.run.stack import Trained
+
+# What `parent_of_job` reads, in whatever process a launcher runs the job.
+PARENT = "DEPTH_LABORATORY_PARENT"
+
+
+class Result(float):
+    """What a job returns: its final training loss (inf where it diverged), for whoever optimises, with its outcome."""
+
+    outcome: str
+
+    @classmethod
+    def of(cls, trained: "Trained") -> "Result":
+        """inf stands for a loss that is not finite."""
+        return cls.made(trained.final("loss/train"), trained.outcome)
+
+    @classmethod
+    def made(cls, loss: float, outcome: str) -> "Result":
+        """The result with that final training loss."""
+        result = cls(loss if math.isfinite(loss) else math.inf)
+        result.outcome = outcome
+        return result
+
+    def __str__(self) -> str:
+        return f"{self.outcome}: final training loss {float(self):.4g}"
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A sweep, as its jobs know it. run_id: of its parent run. tracking: where all its runs are recorded.
+
+    keys: that differ between its runs.
+    """
+
+    run_id: str
+    tracking: TrackingConfig
+    keys: list[str]
+
+
+def parent_of_job() -> Parent | None:
+    """The sweep that this process runs a job of."""
+    told = json.loads(os.environ.get(PARENT, "null"))
+    return told and Parent(**{**told, "tracking": TrackingConfig(**told["tracking"])})
+
+
+def tags_of_run(fingerprint: str, job: int) -> dict[str, str]:
+    """What a run is found by: the experiment that it is, and its number in its sweep."""
+    return {"kind": "run", "fingerprint": fingerprint, "job": str(job)}
+
+
+def status_of(error: BaseException | None) -> str:
+    """MLflow's word for a run that ends with that error."""
+    if error is None:
+        return "FINISHED"
+    return "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
