@@ -1,4 +1,4 @@
-"""The lecture's building block: a forward step that caches, a backward step that uses the cache."""
+"""The building block of the lecture, section 4.6: a forward step that caches, a backward step that uses the cache."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +48,10 @@ class Block:
 
         forward    z = W a_prev + b          a = g(z)
         backward   dz = da * g'(z)           dW = dz a_prev^T    db = sum over m of dz      da_prev = W^T dz
+
+    The loss's mean over the m examples, 1/m, stands in the loss's gradient, once, and so in every da. The sums over the
+    examples in dW and db have therefore no 1/m of their own. (The course's own code has it in dW and db; da is then m times
+    as large.)
 
     Axes in front of the last two are lanes, independent networks.
 

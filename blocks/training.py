@@ -31,7 +31,7 @@ def train(
     x: Array,
     y: Array,
     *,
-    loss: Loss,
+    loss: Loss | str,
     optimizer: Optimizer,
     epochs: int,
     batch_size: int | None = None,
@@ -48,7 +48,7 @@ def train(
     One cycle: forward through blocks 1..L caching every z, the loss, backward from L to 1, update.
 
     x: (n_0, m) data, one example a column, shared by all lanes. y: targets as `loss` takes them.
-    loss: of the logits.
+    loss: of the logits, from `blocks.losses`, or its name.
     optimizer: its hyperparameters numbers, or arrays with one a lane; its learning rate may be one a parameter.
     epochs: passes over the data, at least 1.
     batch_size: examples a step, 1 to m; the last batch of an epoch may be shorter. None: all.
@@ -62,6 +62,12 @@ def train(
     instruments: what else to measure, see `blocks.instruments`.
     Raises ValueError for data that are not finite or do not fit the network, and for numbers out of range.
     """
+    if isinstance(loss, str):
+        loss = Loss.named(loss)
+    if not isinstance(loss, Loss):
+        raise ValueError(f"loss is {loss!r}, it must be one of blocks.losses, or its name")
+    if not isinstance(optimizer, Optimizer):
+        raise ValueError(f"optimizer is {optimizer!r}, it must be an Optimizer, such as GradientDescent(0.1)")
     return _Training(network, x, y, loss, optimizer, batch_size, loss_bound).run(
         epochs, orders, schedule, validation, evaluations, watch, instruments
     )

@@ -1,16 +1,23 @@
-"""python -m experiments.compare RUN_A RUN_B: what differs in their configs, and from which step on their histories differ."""
+"""python -m experiments.compare A B: what differs between two runs, or two sweeps, in config, and from which step in history."""
 
 import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.record.comparison import first_difference_of
 from experiments.record.files import Files
-from experiments.run.config import UserError, flat_values, printable
+from experiments.record.identity import SURROUNDINGS
+from experiments.run.config import UserError, flat_values, printable, varied
 from experiments.run.interrupts import end_in_order
+
+if TYPE_CHECKING:
+    from experiments.record.reading import Recorded
+
+FINAL = "loss/train"
 
 
 def compared(left: Files, right: Files) -> list[str]:
@@ -33,6 +40,44 @@ def compared(left: Files, right: Files) -> list[str]:
     return lines
 
 
+def compared_sweeps(left: "Sequence[Recorded]", right: "Sequence[Recorded]") -> list[str]:
+    """The runs of two sweeps side by side: those with the same values of every key that is swept in either."""
+    sides = [[(run, _trained(run.files().config)) for run in runs] for runs in (left, right)]
+    keys = list(dict.fromkeys(key for side in sides for key in varied([config for _, config in side])))
+    lines = []
+    one, other = (side[0][1] for side in sides)
+    for key in dict.fromkeys([*one, *other]):
+        if key not in keys and one.get(key) != other.get(key):
+            lines.append(f"{key}: {_shown(one, key)} and {_shown(other, key)}")
+
+    def place(config: dict[str, Any]) -> str:
+        return str([config.get(key) for key in keys])
+
+    partners = {place(config): run for run, config in sides[1]}
+    pairs = [(run, config, partners[place(config)]) for run, config in sides[0] if place(config) in partners]
+    from pandas import DataFrame
+
+    rows, identical = [], 0
+    for run, config, partner in pairs:
+        mine, theirs = run.files(), partner.files()
+        try:
+            difference = first_difference_of(mine, theirs)
+            told = f"differ from step {difference.step}" if difference else "identical"
+        except ValueError as error:
+            told = str(error)
+        identical += told == "identical"
+        finals = [f"{float(files.history.measures[FINAL][-1]):.4g}" for files in (mine, theirs)]
+        rows.append([*(str(config.get(key, "")) for key in keys), *finals, told])
+    if rows:
+        lines.append(DataFrame(rows, columns=[*keys, f"{FINAL} A", f"{FINAL} B", "histories"]).to_string(index=False))
+    alone = [len(side) - len(pairs) for side in sides]
+    return [*lines, f"{len(pairs)} pairs of runs, {identical} identical; {alone[0]} runs are in A alone, {alone[1]} in B alone"]
+
+
+def _trained(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flat_values(config).items() if key.partition(".")[0] not in SURROUNDINGS}
+
+
 def _shown(values: dict[str, Any], key: str) -> str:
     return repr(values[key]) if key in values else "absent"
 
@@ -41,8 +86,8 @@ def _shown(values: dict[str, Any], key: str) -> str:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m experiments.compare", description=__doc__)
-    parser.add_argument("run_a", metavar="RUN_A")
-    parser.add_argument("run_b", metavar="RUN_B")
+    parser.add_argument("run_a", metavar="A", help="id of a run, or of a sweep's parent run")
+    parser.add_argument("run_b", metavar="B", help="id of another one")
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI")
     arguments = parser.parse_args()
     from experiments.record.reading import Archive
@@ -50,8 +95,18 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             archive = Archive(arguments.uri, Path(folder))
-            left, right = (archive.run(run_id).files() for run_id in (arguments.run_a, arguments.run_b))
-            print("\n".join(printable(line) for line in compared(left, right)))
+            ids = (arguments.run_a, arguments.run_b)
+            kinds = {run_id: archive.kind(run_id) for run_id in ids}
+            if "sweep" in kinds.values():
+                if other := next((run_id for run_id in ids if kinds[run_id] != "sweep"), None):
+                    raise UserError(f"run {other} is no sweep: a sweep is compared with a sweep, a run with a run")
+                left, right = (archive.sweep(run_id) for run_id in ids)
+                if not (left and right):
+                    raise UserError(f"sweep {ids[len(left) > 0]} has no finished run")
+                lines = compared_sweeps(left, right)
+            else:
+                lines = compared(*(archive.run(run_id).files() for run_id in ids))
+            print("\n".join(printable(part) for line in lines for part in line.splitlines()))
     except UserError as error:
         sys.exit(f"error: {error}")
 

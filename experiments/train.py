@@ -175,6 +175,12 @@ def one_line(error: BaseException) -> str:
     unknown = re.search(r"Key '(\w+)' not in '(\w+)'", told)
     if unknown and (known := getattr(schema, unknown[2], None) or getattr(grid, unknown[2], None)):
         told += f"; allowed: {', '.join(f.name for f in fields(known))}"
+    scalar = re.search(r"override (\S+?)=.*not a subclass of (\w+)", told)
+    if scalar and (group := getattr(schema, scalar[2], None)):
+        keys = [f.name for f in fields(group)]
+        value = told.partition("value: ")[2].partition(";")[0]
+        close = f": did you mean {scalar[1]}.name={value}?" if "name" in keys else ""
+        told = f"{scalar[1]}={value} sets no key{close or ';'} {scalar[1]} has the keys {', '.join(keys)}"
     if told.endswith("must be a string or a list. Got NoneType"):
         told += ": no group is null, ~GROUP leaves one out; '~experiment' has no preset"
     return f"error: {told}"

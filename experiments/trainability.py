@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from blocks.arrays import Array
@@ -37,7 +39,7 @@ from experiments.run.config import UserError, composed, flat, register
 from experiments.run.data import load
 from experiments.run.engines import Engine, connect
 from experiments.run.folder import check_folder
-from experiments.run.grid import Grid, MappedConfig, axes, grid, typed_map, windows
+from experiments.run.grid import Grid, MappedConfig, ZoomConfig, axes, grid, typed_map, windows
 from experiments.run.interrupts import end_in_order, raise_lost_interrupt
 from experiments.run.paper import PIXEL, TRAINED
 from experiments.run.pool import Lost
@@ -46,7 +48,7 @@ from experiments.run.tile import floor_tile as train_floor
 from experiments.train import EXPECTED, one_line
 
 TICK_SECONDS = 0.5
-MAP, FLOOR, OWNER = "map.npy", "floor.npy", "fingerprint.txt"
+MAP, FLOOR, OWNER, LOCK = "map.npy", "floor.npy", "fingerprint.txt", ".lock"
 
 register("base_map", MappedConfig)
 
@@ -210,13 +212,15 @@ def make(config: MappedConfig, folder: Path, run: AnyRun, engine: Engine) -> Non
         pictures = [first.result / "map.png"]
         for number, window in enumerate(windows(config, (center[0], center[1])), 1):
             if number > 1:
-                frame = Frame(window, folder / f"frame_{number:03d}", engine)
+                frame = Frame(window, folder / f"frame_{_mark(_window(window))[:12]}", engine)
                 _keep(frame, run, number)
                 pictures.append(frame.result / "map.png")
         from experiments.pictures.trainability import animation
 
-        animation(pictures, folder / "result" / "zoom.gif")
-        run.keep(folder / "result")
+        # Not beside the map's own pictures, which a map without a zoom has, too.
+        with tempfile.TemporaryDirectory() as made:
+            animation(pictures, Path(made, "zoom.gif"))
+            run.keep(Path(made))
 
 
 def _keep(frame: Frame, run: AnyRun, number: int) -> None:
@@ -298,37 +302,62 @@ def _check_own(folder: Path, mark: str) -> None:
         raise UserError(f"map.folder is {str(folder)!r}, which holds the tiles of another map: name another folder")
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Raises UserError where another process trains tiles in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / LOCK).acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"map.folder is {str(folder)!r}, where another process trains tiles: wait for it") from None
+    with lock:
+        yield
+
+
 def _claim(folder: Path, mark: str, resume: bool) -> None:
     """The folder is this map's; without `resume`, what an earlier start has trained goes."""
-    folder.mkdir(parents=True, exist_ok=True)
     if not resume:
         for tile in folder.rglob("*.npz"):
             tile.unlink()
     (folder / OWNER).write_text(mark)
 
 
+def _what(config: MappedConfig) -> MappedConfig:
+    """What is trained: where, and by how many, is left out."""
+    return replace(config, map=replace(config.map, folder=None, n_jobs=-1, backend="loky", address=None))
+
+
+def _window(config: MappedConfig) -> MappedConfig:
+    """The map of that window alone, of whatever zoom it is a frame."""
+    return replace(config, map=replace(config.map, zoom=ZoomConfig()))
+
+
+def _mark(config: MappedConfig) -> str:
+    """Equal for two maps of the same networks."""
+    return fingerprint(_what(config), _digest(config))
+
+
 def run_map(config: MappedConfig) -> None:
     """Check, train, record."""
     check_trainable(config)
-    # Where it is trained, and by how many, is not what is trained.
-    what = replace(config, map=replace(config.map, folder=None, n_jobs=-1, backend="loky", address=None))
-    mark = fingerprint(what, _digest(config))
+    # A zoom's first map has the tiles of the map without a zoom.
+    mark = _mark(_window(config))
     folder = Path(config.map.folder or Path("outputs", "trainability", mark[:12])).absolute()
     check_folder("map.folder", str(folder))
     _check_own(folder, mark)
     check_tracking(config.tracking)
     with connect(config.map.backend, config.map.address, "map") as engine:
-        _record(config, what, mark, folder, engine)
+        _record(config, mark, folder, engine)
 
 
-def _record(config: MappedConfig, what: MappedConfig, mark: str, folder: Path, engine: Engine) -> None:
-    """One map as one run. what, mark: of all that is trained, where and by how many left out."""
+def _record(config: MappedConfig, mark: str, folder: Path, engine: Engine) -> None:
+    """One map, with its zoom, as one run. mark: of the map without it, whose tiles are in the folder."""
     store = open_store(config.tracking)
     name = f"map of {config.map.x.key} by {config.map.y.key}"
     try:
-        run, _ = store.begin_sweep(name, {"kind": "map"}, mark, config.sweep)
-        with run.beating():
-            run.describe(_params(what))
+        run, _ = store.begin_sweep(name, {"kind": "map"}, _mark(config), config.sweep)
+        with run.beating(), _alone(folder):
+            run.describe(_params(_what(config)))
             _claim(folder, mark, config.sweep.resume)
             make(config, folder, run, engine)
             run.note((folder / "result" / "map.txt").read_text())

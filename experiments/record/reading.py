@@ -76,7 +76,7 @@ class Archive:
 
     def run(self, run_id: str) -> Recorded:
         """The finished run of that id; raises UserError where there is none."""
-        run = self._get(run_id, "run")
+        run = self.get(run_id, "run")
         if run.data.tags.get("kind") != "run":
             raise UserError(f"run {run_id} is no training, it must be a run with the tag kind=run: --sweep takes a sweep's")
         if run.info.status != "FINISHED":
@@ -102,11 +102,11 @@ class Archive:
 
     def kind(self, run_id: str) -> str:
         """`sweep`, `run` or `map`, "" for a run that is none of this package's."""
-        return str(self._get(run_id, "run").data.tags.get("kind", ""))
+        return str(self.get(run_id, "run").data.tags.get("kind", ""))
 
     def page(self, run_id: str | None) -> tuple[str, str]:
         """The dashboard's page for a sweep or a run, the newest one where none is named, and what to call it."""
-        run = self._get(run_id or self.newest(), "run")
+        run = self.get(run_id or self.newest(), "run")
         experiment, name = run.info.experiment_id, printable(run.info.run_name)
         if run.data.tags.get("kind") != "sweep":
             return run_link(experiment, run.info.run_id), name
@@ -129,13 +129,14 @@ class Archive:
 
     def _experiment(self, sweep: str) -> str:
         if sweep not in self.experiments:
-            self.experiments[sweep] = self._get(sweep, "sweep").info.experiment_id
+            self.experiments[sweep] = self.get(sweep, "sweep").info.experiment_id
         return self.experiments[sweep]
 
     def _has_view(self, sweep: MlflowRun) -> bool:
         return TAG + sweep.info.run_id in self.client.get_experiment(sweep.info.experiment_id).tags
 
-    def _get(self, run_id: str, kind: str) -> MlflowRun:
+    def get(self, run_id: str, kind: str = "run") -> MlflowRun:
+        """The run of that id as MLflow has it; raises UserError, in which it is called a `kind`, where there is none."""
         try:
             found: MlflowRun = self.client.get_run(run_id)
         except StoreError as error:

@@ -1,6 +1,6 @@
 """What a run can be asked for: the typed schema, with units, and the checks of every value."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,15 @@ DEFAULT_MOMENTUM = 0.9
 FIRST = {"network.depth": "depth", "optimizer.learning_rate": "rate"}
 # Characters that a database has room for in a run's name.
 MOST_NAME = 250
+# key -> what it may name.
+TABLES: dict[str, Mapping[str, Any]] = {
+    "network.kind": KINDS,
+    "network.activation": ACTIVATIONS,
+    "network.initializer": INITIALIZERS,
+    "optimizer.name": OPTIMIZERS,
+    "optimizer.schedule": SCHEDULES,
+    "training.loss": LOSSES,
+}
 # What NumPy's generators draw a seed from has 128 bits, what scikit-learn's are given 32.
 MOST_SEED, MOST_DATASET_SEED, MOST_THREADS = 2**128 - 1, 2**32 - 1, 1024
 
@@ -192,6 +201,9 @@ def register(name: str = "base_config", schema: type[Config] = Config) -> None:
     from hydra.core.config_store import ConfigStore
 
     ConfigStore.instance().store(name=name, node=schema)
+    # For `--help`.
+    lines = "\n".join(f"  {key}: {', '.join(table)}" for key, table in TABLES.items())
+    OmegaConf.register_new_resolver("names", lambda: lines, replace=True)
     # `--help` copies its loader three times for every group, each time with all that stands in the store, which nothing
     # changes any more: half of its time.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
@@ -237,22 +249,19 @@ def _check_keys(key: str, node: DictConfig, schema: type, path: str = "") -> Non
 
 def check(config: Config) -> None:
     """Raise UserError for the first value that no run can have."""
-    optimizer, training = config.optimizer, config.training
+    optimizer = config.optimizer
     try:
         for key, count, least, most in _counts(config):
             if count is not None:
                 whole_number(key, count, at_least=least, at_most=most)
         for key, value, allowed in _ranges(config):
             check_number(key, value, **allowed)
-        choice("network.kind", config.network.kind, KINDS)
-        choice("network.activation", config.network.activation, ACTIVATIONS)
-        choice("network.initializer", config.network.initializer, INITIALIZERS)
+        values = flat(config)
+        for key, table in TABLES.items():
+            if values[key] is not None:
+                choice(key, values[key], table)
         if optimizer.block_rates is not None:
             check_number("optimizer.block_rates", optimizer.block_rates, above=0)
-        rule = choice("optimizer.name", optimizer.name, OPTIMIZERS)
-        choice("optimizer.schedule", optimizer.schedule, SCHEDULES)
-        if training.loss is not None:
-            choice("training.loss", training.loss, LOSSES)
         for name, schedule in schedules(config).items():
             scheduled(f"instruments.{name}", schedule, 1)
         choice("dtype", config.dtype, dict.fromkeys(DTYPES))
@@ -263,7 +272,7 @@ def check(config: Config) -> None:
     rates, depth = optimizer.block_rates, config.network.depth
     if rates is not None and len(rates) != depth:
         raise UserError(f"optimizer.block_rates is {rates}, it must have {depth} values, one a block (network.depth={depth})")
-    if optimizer.momentum is not None and not issubclass(rule, Momentum):
+    if optimizer.momentum is not None and not issubclass(OPTIMIZERS[optimizer.name], Momentum):
         with_momentum = ", ".join(name for name, other in OPTIMIZERS.items() if issubclass(other, Momentum))
         raise UserError(
             f"optimizer.momentum is {optimizer.momentum}, but {optimizer.name} has none: "

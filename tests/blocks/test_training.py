@@ -1,3 +1,6 @@
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -155,6 +158,10 @@ def test_a_history_read_back_is_the_history(tmp_path):
         ({"x": np.full((4, 10), np.nan)}, r"x of shape \(4, 10\) must be finite, it has nan at \(0, 0\)"),
         ({"x": np.ones((5, 10))}, r"x has shape \(5, 10\), it must be \(4, m\)"),
         ({"y": np.zeros(9, int)}, r"y has shape \(9,\), it must be \(\.\.\., 10\)"),
+        ({"loss": "cross_entropy"}, "loss 'cross_entropy' is unknown, allowed: softmax_cross_entropy, sigmoid"),
+        ({"loss": None}, "loss is None, it must be one of blocks.losses, or its name"),
+        ({"optimizer": "adam"}, "optimizer is 'adam', it must be an Optimizer, such as GradientDescent"),
+        ({"optimizer": GradientDescent}, "it must be an Optimizer, such as GradientDescent"),
         ({"y": np.full(10, 3)}, "labels 3 to 3, they must be 0 to 2"),
     ],
 )
@@ -162,6 +169,27 @@ def test_what_cannot_be_trained_is_named(options, message):
     x, y = data()
     with pytest.raises(ValueError, match=message):
         fit(a_network(), **{"x": x, "y": y, **options})
+
+
+def test_a_loss_may_be_named():
+    x, y = data()
+    by_name, itself = (
+        train(a_network(), x, y, loss=loss, optimizer=GradientDescent(0.1), epochs=3)
+        for loss in ("softmax_cross_entropy", losses.softmax_cross_entropy)
+    )
+    assert by_name.loss.tobytes() == itself.loss.tobytes()
+
+
+def test_the_readme_s_blocks_learn_what_it_says(capsys):
+    """The loss at the start is about log 2, and ends near 0: the data can be learned."""
+    lines = (Path(__file__).parents[2] / "README.md").read_text().split("## The blocks\n\n")[1].splitlines()
+    code = list(itertools.takewhile(lambda line: line.startswith("    "), lines))
+    exec("\n".join(line[4:] for line in code), {})
+    printed = capsys.readouterr().out.splitlines()[-1]
+    assert printed in code[-1]
+    first, last = (float(number) for number in printed.strip("[").split("]")[0].split())
+    assert abs(first - np.log(2)) < 0.1
+    assert last < 0.1
 
 
 # The factor on the learning rate at update t of T.

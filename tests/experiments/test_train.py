@@ -7,6 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from blocks.activations import ACTIVATIONS
+from blocks.initializers import INITIALIZERS
+from blocks.losses import LOSSES
+from blocks.network import KINDS
+from blocks.optimizers import OPTIMIZERS
+from blocks.schedules import SCHEDULES
 from experiments import results
 from experiments.record.identity import trajectory_hash
 from experiments.record.reading import Archive
@@ -158,6 +164,9 @@ BAD_INPUT = {
     "network.depth=2.5": "Value '2.5' of type 'float' could not be converted to Integer; full_key: network.depth",
     "optimizer.learning_rate=fast": "Value 'fast' of type 'str' could not be converted to Float",
     "network.dpth=3": "Key 'dpth' not in 'NetworkConfig'; full_key: network.dpth; allowed: depth, width",
+    "optimizer=adam": "error: optimizer=adam sets no key: did you mean optimizer.name=adam? optimizer has the keys name",
+    "network=residual": "error: network=residual sets no key; network has the keys depth, width, kind, activation",
+    "training=100": "error: training=100 sets no key; training has the keys epochs, batch_size",
     "dataset=nothing": "Could not find 'dataset/nothing'; Available options in 'dataset':; blobs; breast_cancer",
     "training.batch_size=5000": "error: training.batch_size is 5000, it must be null or 1 to 1437",
     "tracking.uri=http://127.0.0.1:9": "error: tracking.uri is 'http://127.0.0.1:9', which does not answer",
@@ -174,6 +183,20 @@ def test_bad_input_is_one_line_and_nothing_is_made(lab, bad):
 
 
 @pytest.mark.parametrize("bad", ["network.depth=2,0", "optimizer.learning_rate=0.1,-1", "hydra.sweep.dir=/dev/null/x"])
+def test_help_names_what_every_table_has(lab):
+    output = lab.run("--help", status=0)
+    for key, table in {
+        "network.kind": KINDS,
+        "network.activation": ACTIVATIONS,
+        "network.initializer": INITIALIZERS,
+        "optimizer.name": OPTIMIZERS,
+        "optimizer.schedule": SCHEDULES,
+        "training.loss": LOSSES,
+    }.items():
+        (line,) = [line for line in output.splitlines() if line.strip().startswith(f"{key}: ")]
+        assert line.split(": ")[1].split(", ") == list(table)
+
+
 def test_a_sweep_with_one_bad_job_starts_none(lab, bad):
     output = lab.run("-m", bad, status=1)
     assert output.startswith("error: ")

@@ -17,7 +17,7 @@ from experiments.run.config import UserError, composed, register
 from experiments.run.data import load
 from experiments.run.grid import MappedConfig, grid, typed_map
 from experiments.run.paper import DIVERGED, PIXEL, TRAINED, Problem, losses, score
-from experiments.trainability import OWNER, _check_own, title_of
+from experiments.trainability import OWNER, _alone, _check_own, title_of
 
 MODULE = "experiments.trainability"
 PUBLISHED = Path(__file__).parents[1] / "published"
@@ -270,6 +270,30 @@ def test_a_zoom_is_a_series_of_frames_in_one_run(lab):
     assert "optimizer.block_rates.1 0." in lab.artifact(run, "map.txt").read_text()
     history = lab.client().get_metric_history(run.info.run_id, "map/trained")
     assert [point.step for point in history] == [1, 2, 3]
+
+
+def test_a_zoom_has_the_tiles_of_the_map_before_it_and_another_zoom_tiles_of_its_own(lab):
+    few = ["map.resolution=16", "map.tile=16", "map.floor=false", "map.n_jobs=1"]
+    lab.run(*few, module=MODULE)
+    (tile,) = lab.folder.rglob("tile_*.npz")
+    trained = tile.stat().st_mtime_ns
+    lab.run(*few, "map.zoom.frames=2", module=MODULE)
+    assert len(list(lab.folder.rglob("tile_*.npz"))) == 2
+    lab.run(*few, "map.zoom.frames=2", "map.zoom.factor=4", module=MODULE)
+    assert len(list(lab.folder.rglob("tile_*.npz"))) == 3
+    assert tile.stat().st_mtime_ns == trained
+    plain, zoom, narrower = lab.runs("map")
+    assert not lab.artifact(plain, "zoom.gif").exists()
+    first, second, third = (np.load(lab.artifact(run, "map.npy")).tobytes() for run in (plain, zoom, narrower))
+    assert first == second == third
+    frames = [np.load(lab.artifact(run, "frame_002/map.npy")).tobytes() for run in (zoom, narrower)]
+    assert frames[0] != frames[1]
+
+
+def test_a_folder_in_which_another_process_trains_is_one_line(tmp_path):
+    line = "where another process trains tiles: wait for it"
+    with _alone(tmp_path / "there"), pytest.raises(UserError, match=line), _alone(tmp_path / "there"):
+        pass
 
 
 def linear_boundary(lab, *overrides):
