@@ -35,8 +35,9 @@ def delete(run_id: str, uri: str | None) -> str:
     for run in runs:
         client.delete_run(run.info.run_id)
     stays = f" (the registered {', '.join(sorted(registered))} stays)" if registered else ""
+    where = "on its server" if archive.uri.startswith("http") else f"--backend-store-uri {shlex.quote(archive.uri)}"
     return (
         f"{len(runs)} runs and {len(models) - len(registered)} models are deleted{stays}; "
-        f"mlflow runs restore --run-id ID brings a run back, mlflow gc --backend-store-uri {shlex.quote(archive.uri)} "
-        "removes for good what is deleted"
+        f"mlflow runs restore --run-id ID brings a run back, mlflow gc {where} removes for good "
+        "what is deleted"
     )

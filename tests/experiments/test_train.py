@@ -196,7 +196,9 @@ def test_help_names_what_every_table_has(lab):
         assert line.split(": ")[1].split(", ") == list(table)
 
 
-@pytest.mark.parametrize("bad", ["network.depth=2,0", "optimizer.learning_rate=0.1,-1", "optimizer=adam", "hydra.sweep.dir=/dev/null/x"])
+@pytest.mark.parametrize(
+    "bad", ["network.depth=2,0", "optimizer.learning_rate=0.1,-1", "optimizer=adam", "hydra.sweep.dir=/dev/null/x"]
+)
 def test_a_sweep_with_one_bad_job_starts_none(lab, bad):
     output = lab.run("-m", bad, status=1)
     assert output.startswith("error: ")
