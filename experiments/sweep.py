@@ -18,7 +18,7 @@ from experiments.record import AnyRun, AnyStore, Untracked, open_store
 from experiments.record.address import StoreError, absolute, check_reachable, may_know
 from experiments.record.identity import fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
-from experiments.run.config import Config, UserError, flat, run_name, schedules, typed, varied
+from experiments.run.config import Config, UserError, run_name, typed
 from experiments.run.engines import Engine, Loky, connect
 from experiments.run.interrupts import heard, whole
 from experiments.run.pool import Lost
@@ -159,17 +159,12 @@ class Sweep:
             os.environ[PARENT] = self.parent.run_id
 
     def _save_view(self) -> None:
-        from experiments.record.view import quantity_key
         from experiments.run.data import task
 
         name = ", ".join(f"{key}={values}" for key, values in self.axes.items())[:80]
         score = "r2" if task(self.configs[0]).loss.decides is None else "accuracy"
-        depth = max(config.network.depth for config in self.configs)
         assert self.store is not None
-        swept = varied([flat(config) for config in self.configs])
-        counts = {"sharpness": self.configs[0].instruments.eigenvalues}
-        measured = [quantity_key(name, 0, counts.get(name, depth)) for name in schedules(self.configs[0])]
-        self.store.save_view(self.parent.run_id, name, swept, score, depth, measured)
+        self.store.save_view(self.parent.run_id, name, self.configs, score)
 
     def tags_of(self, job: int) -> dict[str, str]:
         """What its run is found by."""

@@ -48,6 +48,8 @@ def log_model(store: Store, run_id: str, config: Config, kept: Files, of: Task, 
     answer = np.asarray(data.labels[:1]) if data.classes else np.zeros((1, of.units))
     mlflow.set_tracking_uri(store.uri)
     mlflow.set_experiment(experiment_id=store.experiment_id)
+    # The model's page shows the run's metrics of that step: those of the network as it is now.
+    last = kept.history.loss.shape[-1]
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         # MLflow would like type hints as a schema; the signature is one.
         warnings.simplefilter("ignore", UserWarning)
@@ -59,6 +61,7 @@ def log_model(store: Store, run_id: str, config: Config, kept: Files, of: Task, 
             mlflow.pyfunc,
             name="network",
             run_id=run_id,
+            step=last,
             registered_model_name=register,
             # By its path: to import it would be to load it as a model.
             python_model=str(Path(__file__).with_name("served.py")),

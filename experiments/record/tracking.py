@@ -24,21 +24,19 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-from blocks.history import History, evenly_spaced
+from blocks.history import History
 from experiments.record import files, liveness
 from experiments.record.address import StoreError, Unreachable, absolute, check_reachable, is_new, lock_file
 from experiments.record.metrics import curves, metrics, outcome_tags, params
 from experiments.record.reading import search
-from experiments.record.view import TAG, link, norm_key, saved_view
-from experiments.run.config import DatasetConfig, SweepConfig, TrackingConfig, UserError
+from experiments.record.view import TAG, link, sweep_views
+from experiments.run.config import Config, DatasetConfig, SweepConfig, TrackingConfig, UserError
 from experiments.run.data import load
 from experiments.run.environment import environment, uncommitted
 from experiments.run.stack import Trained
 
 ARTIFACT_FOLDER = "mlartifacts"
 PARENT_TAG = "mlflow.parentRunId"
-# Gradient norms of so many blocks have a chart in a sweep's view.
-VIEWED = 4
 # An experiment with more sweeps than that keeps the views that it has.
 MOST_TAGS = 500
 # What a server does not answer at once waits on disk: MLflow's own seven tries would stop the sweep for minutes.
@@ -112,15 +110,11 @@ class Store:
         return f"python -m experiments.dashboard --uri {self.uri}   # opens http://127.0.0.1:5000/{self.page}"
 
     @_in_one_line
-    def save_view(self, parent: str, name: str, swept: Sequence[str], score: str, depth: int, instruments: Sequence[str]) -> None:
-        """The dashboard's page for that sweep, from now on `page`.
-
-        swept: the keys that differ between its runs. depth: of the deepest network. instruments: names of metrics of theirs.
-        """
+    def save_view(self, parent: str, name: str, configs: Sequence[Config], score: str) -> None:
+        """The dashboard's page for the sweep of those configs, from now on `page`. score: accuracy or r2."""
         if len(self.client.get_experiment(self.experiment_id).tags) < MOST_TAGS:
-            blocks = [norm_key("W", block, depth) for block in evenly_spaced(depth, min(VIEWED, self.blocks or depth))]
-            view = saved_view(name, parent, swept, score, blocks, instruments)
-            self.client.set_experiment_tag(self.experiment_id, TAG + parent, view)
+            for key, view in sweep_views(name, parent, configs, score, self.blocks).items():
+                self.client.set_experiment_tag(self.experiment_id, TAG + key, view)
             self.page = link(self.experiment_id, parent)
 
     @_in_one_line
@@ -272,13 +266,15 @@ class Run:
     def tabulate(self, columns: dict[str, list[Any]]) -> None:
         """A table that the dashboard shows as one, table.json; inf is left empty, which JSON has no word for.
 
+        MLflow's page reads a dot in a column's name as a path into the cell: in its place stands a space.
         As MLflow's `log_table` writes it, which adds to the table of an earlier start where it should replace it.
         """
         finite = [
             [None if isinstance(value, float) and not math.isfinite(value) else value for value in row]
             for row in zip(*columns.values(), strict=True)
         ]
-        self.client.log_dict(self.run_id, {"columns": list(columns), "data": finite}, "table.json")
+        names = [name.replace(".", " ") for name in columns]
+        self.client.log_dict(self.run_id, {"columns": names, "data": finite}, "table.json")
         self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", json.dumps([{"path": "table.json", "type": "table"}]))
 
     @_in_one_line
