@@ -57,7 +57,7 @@ def sweep_map(report: Report) -> Figure:
     tables = report.tables()
     rows, columns = (max(len({place[axis] for place in cells}) for cells in tables.values()) for axis in (0, 1))
     lines = 1 if report.seeds == 1 else 3
-    width = max(6.0, 1 + 0.55 * min(columns, MOST))
+    width = max(6.0, 1 + 0.62 * min(columns, MOST))
     height = max(4.2, 1.2 + (0.06 + 0.14 * lines) * min(rows, MOST))
     down, across = (1, len(tables)) if len(tables) <= ABREAST and len(tables) * width <= WIDEST else (len(tables), 1)
     figure = Figure(figsize=(1 + width * across, height * down), layout="constrained")

@@ -181,9 +181,6 @@ def _view(
         "columnOrder": [],
         "columnWidths": {},
         "runsHiddenMode": "SHOW_ALL",
-        # The way to the sweep's pictures: its own run stands above the others, and is not drawn with them.
-        "runsPinned": [parent],
-        "runsVisibilityMap": {parent: False},
         "viewMaximized": False,
         "runListHidden": False,
         "isAccordionReordered": True,

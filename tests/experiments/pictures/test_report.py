@@ -1,6 +1,8 @@
 """A sweep's table: what it averages, what it marks, what it says."""
 
+import itertools
 import math
+from copy import deepcopy
 
 import pytest
 
@@ -11,15 +13,28 @@ INF = math.inf
 
 
 @pytest.fixture(scope="module")
-def report(composed):
+def config(composed):
+    """config({key: value}) -> the default config with those values"""
+    default = typed(composed())
+
+    def one(values):
+        changed = deepcopy(default)
+        for key, value in values.items():
+            group, _, name = key.rpartition(".")
+            setattr(getattr(changed, group) if group else changed, name, value)
+        return changed
+
+    return one
+
+
+@pytest.fixture(scope="module")
+def report(config):
     """report(cells): (depth, rate, seed) -> (loss, outcome)"""
 
     def made(cells):
-        rows = []
-        for job, ((depth, rate, seed), (loss, outcome)) in enumerate(cells.items()):
-            config = typed(composed(f"network.depth={depth}", f"optimizer.learning_rate={rate}", f"seed={seed}"))
-            rows.append(Row(config, loss, outcome, job))
-        return Report(rows)
+        keys = "network.depth", "optimizer.learning_rate", "seed"
+        runs = [(config(dict(zip(keys, values, strict=True))), *end) for values, end in cells.items()]
+        return Report([Row(*run, job) for job, run in enumerate(runs)])
 
     return made
 
@@ -70,29 +85,29 @@ def test_one_seed_has_the_table_of_the_readme(report):
     ]
 
 
+DEPTH, RATE, ACTIVATION, GAIN, SEED = "network.depth", "optimizer.learning_rate", "network.activation", "network.gain", "seed"
+
+
 @pytest.mark.parametrize(
     ("swept", "lines_by"),
     [
-        (("network.activation=sigmoid,tanh", "network.depth=2,5", "optimizer.learning_rate=0.1,1.0"), ["network.activation"]),
+        ({ACTIVATION: ["sigmoid", "tanh"], DEPTH: [2, 5], RATE: [0.1, 1.0]}, [ACTIVATION]),
         # Without rates, the category stands across.
-        (("network.activation=sigmoid,tanh", "network.depth=2,5"), ["network.activation"]),
-        (("dataset=iris,wine", "network.depth=2,5", "seed=0,1"), ["dataset.name"]),
+        ({ACTIVATION: ["sigmoid", "tanh"], DEPTH: [2, 5]}, [ACTIVATION]),
+        ({"dataset.name": ["iris", "wine"], DEPTH: [2, 5], SEED: [0, 1]}, ["dataset.name"]),
+        ({ACTIVATION: ["sigmoid", "tanh"], DEPTH: [2, 5], RATE: [0.1, 1.0], GAIN: [1.0, 2.0]}, [ACTIVATION, GAIN]),
         # The best of all gains is drawn, as the best of all rates is.
-        (("network.gain=1.0,2.0", "network.depth=2,5"), []),
-        (("network.depth=2,5", "optimizer.learning_rate=0.1,1.0", "seed=0,1"), []),
+        ({GAIN: [1.0, 2.0], DEPTH: [2, 5]}, []),
+        ({DEPTH: [2, 5], RATE: [0.1, 1.0], SEED: [0, 1]}, []),
     ],
 )
-def test_every_category_has_its_best_runs(composed, swept, lines_by):
-    parts = [(key, values.split(",")) for key, _, values in (of.partition("=") for of in swept)]
-    rows = []
-    for number in range(2 ** len(parts)):
-        chosen = [f"{key}={values[number >> place & 1]}" for place, (key, values) in enumerate(parts)]
-        rows.append(Row(typed(composed(*chosen)), 1.0 + number, "trained", number))
-    found = Report(rows)
+def test_every_category_has_its_best_runs(config, swept, lines_by):
+    places = [dict(zip(swept, values, strict=True)) for values in itertools.product(*swept.values())]
+    found = Report([Row(config(place), 1.0 + number, "trained", number) for number, place in enumerate(places)])
     assert found.lines_by == lines_by
-    categories = parts[0][1] if lines_by else [""]
-    best = found.best_runs()
-    assert set(best) == {(depth, category) for depth in (2, 5) for category in categories}
-    # Of those that share depth and category, the first made has the smallest loss.
-    assert all(row.loss == min(other.loss for other in rows if row.values[lines_by[0]] == other.values[lines_by[0]]
-               and row.values["network.depth"] == other.values["network.depth"]) for row in best.values() if lines_by)  # fmt: skip
+    # Of those that share depth and category, the first one has the smallest loss.
+    expected = {}
+    for number, place in enumerate(places):
+        category = ", ".join(f"{place[key]:g}" if key == GAIN else place[key] for key in lines_by)
+        expected.setdefault((place[DEPTH], category), number)
+    assert {place: row.job for place, row in found.best_runs().items()} == expected

@@ -90,6 +90,31 @@ def test_a_run_that_diverges_has_no_nan_or_inf_in_its_metrics(lab, composed):
     assert "final/loss_train" not in run.data.metrics
 
 
+@pytest.mark.parametrize("rate", [1e8, 1e3, 30.0])
+def test_what_blows_up_is_not_drawn_and_final_losses_are_what_they_are(composed, rate):
+    run = train_stack([typed(composed("training.epochs=3", "network.width=8", f"optimizer.learning_rate={rate}"))])[0]
+    written = list(metrics(run, 20, None))
+    losses = [metric.value for metric in written if metric.key.startswith("loss/")]
+    norms = [metric.value for metric in written if metric.key.startswith("grad_norm/")]
+    first = run.history.loss[0], np.sqrt((run.history.grad_norm[0] ** 2 + run.history.grad_norm_b[0] ** 2).sum())
+    # A hundredfold the first loss, ten thousandfold the first norm.
+    assert max(losses) <= 100 * first[0]
+    assert max(norms) <= 10000 * first[1] * (1 + 1e-6)
+    assert np.nanmax(run.history.loss) > 100 * first[0]
+    ends = {metric.key: metric.value for metric in written if metric.key.startswith("final/loss")}
+    last = run.final("loss/train")
+    assert ends.get("final/loss_train", np.inf) == (last if np.isfinite(last) else np.inf)
+
+
+def test_the_first_block_s_norm_over_the_last_one_s_and_the_log_of_the_loss_are_metrics(trained):
+    written = [(metric.key, metric.step, metric.value) for metric in metrics(trained, 20, None)]
+    norms = trained.history.grad_norm.astype(float)
+    ratios = {step: value for key, step, value in written if key == "norm_ratio/first_over_last"}
+    assert ratios == {step: pytest.approx(norms[step, 0] / norms[step, -1]) for step in log_spaced(len(norms), 20).tolist()}
+    (log,) = [value for key, _, value in written if key == "final/log10_loss_train"]
+    assert 10**log == pytest.approx(trained.final("loss/train"))
+
+
 def test_the_same_history_is_the_same_bytes(tmp_path, composed):
     for name in ("a.npz", "b.npz"):
         run = train_stack([typed(composed("training.epochs=2", "network.width=8"))])[0]
