@@ -74,7 +74,7 @@ class Report:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = list(rows)
-        self.flat = [row.values for row in self.rows]
+        self.flat = [{key: str(value) if isinstance(value, list) else value for key, value in row.values.items()} for row in rows]
         self.varied = varied(self.flat)
         others = [key for key in self.varied if key not in (ROWS, COLUMNS, REPEATS)]
         self.down = ROWS if ROWS in self.varied or not others else others.pop(0)
@@ -104,13 +104,14 @@ class Report:
         return self.tables_by if numbers or self.across == COLUMNS else [self.across, *self.tables_by]
 
     def best_runs(self) -> dict[tuple[Any, str], Row]:
-        """(value down, values of `lines_by`) -> its run with the smallest final loss, in ascending order of the value down."""
+        """(value down, values of `lines_by`) -> its run with the smallest final loss; numbers down in ascending order."""
         best: dict[tuple[Any, str], Row] = {}
-        for row in sorted(self.rows, key=lambda row: row.loss):
-            values = row.values
-            best.setdefault((values[self.down], ", ".join(shown(values[key]) for key in self.lines_by)), row)
-        text = any(isinstance(down, str) for down, _ in best)
-        return dict(sorted(best.items(), key=lambda item: (str(item[0][0]) if text else item[0][0], item[0][1])))
+        for row, values in zip(self.rows, self.flat, strict=True):
+            place = values[self.down], ", ".join(shown(values[key]) for key in self.lines_by)
+            if place not in best or row.loss < best[place].loss:
+                best[place] = row
+        numbers = all(isinstance(down, int | float) for down, _ in best)
+        return dict(sorted(best.items(), key=lambda item: item[0][0])) if numbers else best
 
     @property
     def seeds(self) -> int:

@@ -98,7 +98,10 @@ DEPTH, RATE, ACTIVATION, GAIN, SEED = "network.depth", "optimizer.learning_rate"
         ({ACTIVATION: ["sigmoid", "tanh"], DEPTH: [2, 5], RATE: [0.1, 1.0], GAIN: [1.0, 2.0]}, [ACTIVATION, GAIN]),
         # The best of all gains is drawn, as the best of all rates is.
         ({GAIN: [1.0, 2.0], DEPTH: [2, 5]}, []),
-        ({DEPTH: [2, 5], RATE: [0.1, 1.0], SEED: [0, 1]}, []),
+        ({DEPTH: [5, 2], RATE: [0.1, 1.0], SEED: [0, 1]}, []),
+        # What has no order stays in the sweep's own.
+        ({"training.batch_size": [8, None], RATE: [0.1, 1.0]}, []),
+        ({"optimizer.block_rates": [[0.2, 0.1, 0.1], [0.1, 0.1, 0.1]]}, []),
     ],
 )
 def test_every_category_has_its_best_runs(config, swept, lines_by):
@@ -106,8 +109,12 @@ def test_every_category_has_its_best_runs(config, swept, lines_by):
     found = Report([Row(config(place), 1.0 + number, "trained", number) for number, place in enumerate(places)])
     assert found.lines_by == lines_by
     # Of those that share depth and category, the first one has the smallest loss.
-    expected = {}
+    expected, down = {}, DEPTH if DEPTH in swept else next(iter(swept))
     for number, place in enumerate(places):
         category = ", ".join(f"{place[key]:g}" if key == GAIN else place[key] for key in lines_by)
-        expected.setdefault((place[DEPTH], category), number)
-    assert {place: row.job for place, row in found.best_runs().items()} == expected
+        expected.setdefault((str(place[down]), category), number)
+    best = found.best_runs()
+    assert {(str(value), category): row.job for (value, category), row in best.items()} == expected
+    values = [value for value, _ in best]
+    assert values == sorted(values) if down == DEPTH else list(map(str, values)) == list(map(str, swept[down]))
+    assert found.text()
