@@ -117,7 +117,8 @@ def description(report: Report, experiment_id: str, parent: str, runs: dict[int,
         lines += ["", f"Best cell: **{cell.loss:.4g}** at {place}, the mean final training loss of {len(cell)} seeds"]
     if best and best.job in runs:
         run = f"run `{runs[best.job].run_id}`"
-        lines += ["", f"Best run: final training loss **{best.loss:.4g}** at {report.place(best) or 'the only run'} ({run})"]
+        place = report.place(best) or "the only run"
+        lines += ["", f"Best run: final training loss **{best.loss:.4g}** at {place} ({run}); the metrics here are its own"]
     if verdict:
         lines += ["", f"{report.rows[0].config.sweep.study}: {verdict}"]
     lines += ["", "Train it again and prove it identical:", "", f"    python -m experiments.reproduce --sweep {parent}"]

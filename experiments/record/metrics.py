@@ -104,7 +104,7 @@ def summary(history: History) -> dict[str, float]:
         finite = measured[np.isfinite(measured)]
         if finite.size:
             values[f"best/{key}"] = float(finite.min() if key.startswith("loss") else finite.max())
-    if 0 < values["final/loss_train"] <= BOUNDS["loss"] * history.loss[0]:
+    if 0 < values["final/loss_train"] <= BOUNDS["loss"] * float(history.loss[0]):
         # The dashboard's colours and parallel axes are linear.
         values[LOG_FINAL] = math.log10(values["final/loss_train"])
     return values

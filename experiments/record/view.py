@@ -125,8 +125,8 @@ def _charts(
         others = [key for key in dict.fromkeys(itertools.chain(*keys)) if key not in shown]
         charts += [_line(section, key, log=section == "grad_norm") for key in others[:FOLDED]]
     sections = {
-        "losses": ("Losses, log scale, and validation", True),
-        "sweep": ("What was swept, and what came of it", True),
+        "losses": ("Losses, log scale", True),
+        "sweep": ("What was swept", True),
         "norms": ("Gradient norms, log scale", True),
         "instruments": ("Instruments", True),
         # MLflow's own names, so that what it adds is folded, too.
