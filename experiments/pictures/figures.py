@@ -229,7 +229,7 @@ def new_axes(title: str) -> tuple[Figure, Axes]:
 
 
 def _colours(values: Iterable[Any]) -> dict[Any, Any]:
-    """value -> colour, each another: by name where they are few words, else from dark to light in their order."""
+    """value -> colour, each another: Okabe and Ito's for a few words, else from dark to light in the order of the values."""
     values = list(dict.fromkeys(values))
     if len(values) <= len(COLOURS) and any(isinstance(value, str) for value in values):
         return dict(zip(values, COLOURS, strict=False))

@@ -154,9 +154,10 @@ class Report:
             if len(acrosses) > MOST:
                 lines.append(f"{len(acrosses)} values across, too many to print: table.csv has them")
                 continue
-            lines.append(self._line(["", *acrosses]))
-            for down in downs:
-                lines.append(self._line([down, *(self._text(cells.get((down, across), Cell())) for across in acrosses)]))
+            lines += _aligned(
+                [["", *map(shown, acrosses)]]
+                + [[shown(down), *(self._text(cells.get((down, across), Cell())) for across in acrosses)] for down in downs]
+            )
         return "\n".join([*lines, *self._best_lines()])
 
     def _best_lines(self) -> list[str]:
@@ -180,9 +181,6 @@ class Report:
         mark = "*" if self.best_cell is not None and cell[0] is self.best_cell[0] else ""
         return f"{cell.mean:.3g}{mark} {cell.share}".rstrip()
 
-    def _line(self, cells: Sequence[Any]) -> str:
-        return "".join(f"{shown(cell):>{10 if self.seeds == 1 else 14}}" for cell in cells)
-
     def columns(self) -> dict[str, list[Any]]:
         """The swept keys, final loss and outcome: a value for each run."""
         columns: dict[str, list[Any]] = {key: [values[key] for values in self.flat] for key in self.varied}
@@ -195,6 +193,14 @@ class Report:
             writer = csv.writer(lines)
             writer.writerow(columns)
             writer.writerows(zip(*columns.values(), strict=True))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines, their cells one below the other."""
+    longest = max(len(cell) for row in rows for cell in row)
+    # Two spaces part cells that have a space themselves.
+    width = max(10, longest + 1 + any(" " in cell for row in rows for cell in row))
+    return ["".join(f"{cell:>{width}}" for cell in row) for row in rows]
 
 
 def shown(value: Any) -> str:

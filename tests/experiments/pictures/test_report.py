@@ -55,6 +55,7 @@ SEEDS = {
 def test_a_cell_says_how_many_of_its_seeds_trained_and_the_table_what_it_averages(report):
     lines = report(SEEDS).text().splitlines()
     assert lines[1] == "mean of 2 seeds without those that diverged; 1/2: one of them has trained"
+    assert len({len(line) for line in lines[2:5]}) == 1
     assert [line.split() for line in lines[3:5]] == [["2", "0.03*", "0.001", "1/2"], ["9", "2.2", "1/2", "-"]]
 
 
