@@ -132,7 +132,9 @@ def check_number(
 
 def whole_number(argument: str, value: float, *, at_least: int, at_most: int | None = None) -> int:
     """The value as an int; raises ValueError unless it is whole and in range."""
-    if not (np.isfinite(value) and int(value) == value and value >= at_least and (at_most is None or value <= at_most)):
+    # An int may be larger than any number that NumPy knows.
+    is_whole = isinstance(value, int) or (np.isfinite(value) and int(value) == value)
+    if not (is_whole and value >= at_least and (at_most is None or value <= at_most)):
         allowed = f"of at least {at_least}" if at_most is None else f"from {at_least} to {at_most}"
         raise ValueError(f"{argument} is {value}, it must be a whole number {allowed}")
     return int(value)

@@ -69,9 +69,27 @@ class Block:
 
     def _bind(self, joined: Array, activation: Activation) -> None:
         self.joined = joined
-        self.W, self.b = split(joined)
-        self.W_T = transpose(self.W)
+        self._W, self._b = split(joined)
+        self.W_T = transpose(self._W)
         self.activation = activation
+
+    @property
+    def W(self) -> Array:
+        """(..., n_l, n_{l-1}) weights. What is assigned is written into them; ValueError where its shape is another."""
+        return self._W
+
+    @W.setter
+    def W(self, values: Array) -> None:
+        _write("W", self._W, values)
+
+    @property
+    def b(self) -> Array:
+        """(..., n_l, 1) biases, assigned to as W is."""
+        return self._b
+
+    @b.setter
+    def b(self, values: Array) -> None:
+        _write("b", self._b, values)
 
     def __repr__(self) -> str:
         lanes = f", lanes={self.W.shape[:-2]}" if self.W.ndim > 2 else ""
@@ -145,3 +163,10 @@ class Block:
             calls, dz_T = [*calls, partial(np.copyto, cache.dz_T, dz_T)], cache.dz_T
         pull_back = [] if cache.da_prev is None else [product(self.W_T, dz, cache.da_prev)]
         return [*calls, product(cache.a_prev_1, dz_T, transpose(out)), *pull_back]
+
+
+def _write(name: str, parameters: Array, values: Array) -> None:
+    """Assign in place: the flat vector of the block's network has the same memory."""
+    if np.shape(values) != parameters.shape:
+        raise ValueError(f"{name} has shape {np.shape(values)}, it must be {parameters.shape}")
+    parameters[...] = values

@@ -9,7 +9,8 @@ from typing import Any
 
 from experiments.record.comparison import first_difference_of
 from experiments.record.files import Files
-from experiments.run.config import UserError, flat_values
+from experiments.run.config import UserError, flat_values, printable
+from experiments.run.interrupts import end_in_order
 
 
 def compared(left: Files, right: Files) -> list[str]:
@@ -36,6 +37,7 @@ def _shown(values: dict[str, Any], key: str) -> str:
     return repr(values[key]) if key in values else "absent"
 
 
+@end_in_order()
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m experiments.compare", description=__doc__)
@@ -49,7 +51,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             archive = Archive(arguments.uri, Path(folder))
             left, right = (archive.run(run_id).files() for run_id in (arguments.run_a, arguments.run_b))
-            print("\n".join(compared(left, right)))
+            print("\n".join(printable(line) for line in compared(left, right)))
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -10,10 +10,14 @@ import sys
 import tempfile
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from experiments.record.address import sqlite_file, with_password
+from experiments.record.moved import relocate
 from experiments.run.config import UserError
+from experiments.run.interrupts import SIGNALS
 
 STARTS_WITHIN = 90
 
@@ -45,10 +49,17 @@ def answers(process: subprocess.Popen[bytes], port: int) -> bool:
 
 def serve(uri: str, port: int) -> subprocess.Popen[bytes]:
     """MLflow's server on a store, once it answers; raises UserError where it does not start."""
+    if file := sqlite_file(uri):
+        from experiments.record.client import patiently
+
+        for line in patiently(uri, partial(relocate, file)):
+            print(line)
     if not _free(port):
         raise UserError(f"--port is {port}, which another program uses: stop it, or take another one")
     log = tempfile.TemporaryFile()  # noqa: SIM115, the server writes into it for as long as it runs
-    process = start(port, "--backend-store-uri", uri, stdout=log, stderr=log)
+    # In its environment: whoever lists processes sees their arguments, and a database's URI may hold a password.
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = with_password(uri)
+    process = start(port, stdout=log, stderr=log)
     if answers(process, port):
         return process
     stop(process)
@@ -75,10 +86,16 @@ def main() -> None:
         parser.error(f"--port is {arguments.port}, it must be 1 to 65535")
     from experiments.record.reading import Archive
 
+    handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
     def leave(signum: int, frame: object) -> None:
+        # A second one must not leave the server running.
+        for number in handled:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, leave)
+    for number in handled:
+        signal.signal(number, leave)
     try:
         with tempfile.TemporaryDirectory() as folder:
             archive = Archive(arguments.uri, Path(folder))

@@ -1,24 +1,33 @@
 """python -m experiments.deliver FOLDER: write into MLflow what waits in a sweep's folder since its server did not answer."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
+from experiments.record.address import conceal_typed
 from experiments.run.config import UserError
+from experiments.run.interrupts import end_in_order
+from experiments.run.trust import ALLOWS
 
 
+@end_in_order("what waits is there still")
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m experiments.deliver", description=__doc__)
     parser.add_argument("folder", type=Path, help="the folder of a sweep or a run, as its last line says")
-    folder = parser.parse_args().folder
-    if not folder.is_dir():
-        sys.exit(f"error: FOLDER is {str(folder)!r}, it must be a folder that is there")
-    from experiments.record.outbox import deliver
-
+    parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI, where they belong")
+    parser.add_argument("--allow", metavar="LOADER", action="append", default=[], help=ALLOWS)
+    arguments = parser.parse_args()
+    if not arguments.folder.is_dir():
+        sys.exit(f"error: FOLDER is {str(arguments.folder)!r}, it must be a folder that is there")
     try:
-        count = deliver(folder)
-    except UserError as error:
+        # Records name their store without its password.
+        conceal_typed()
+        from experiments.record.outbox import deliver
+
+        count = deliver(arguments.folder.absolute(), allow=arguments.allow, uri=arguments.uri)
+    except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"{count} records delivered" if count else "no record waits there")
 

@@ -17,12 +17,13 @@ from tqdm import tqdm
 from experiments.record.comparison import distance, first_difference_of, surroundings
 from experiments.record.files import Files
 from experiments.record.identity import fingerprint, trajectory_hash
-from experiments.run.config import Config, UserError, from_record
+from experiments.run.config import Config, UserError, printable
 from experiments.run.data import Task, task
 from experiments.run.environment import uncommitted
-from experiments.run.interrupts import heard
+from experiments.run.interrupts import end_in_order, raise_lost_interrupt
 from experiments.run.pool import Pool, cores
-from experiments.run.stack import Trained, plan, train_stack, work
+from experiments.run.stack import Trained, check_size, plan, train_stack, work
+from experiments.run.trust import ALLOWS, from_record
 from experiments.sweep import BAR
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ def reproduce(runs: Sequence["Recorded"], allow: Sequence[str], tolerance: float
         try:
             kept = run.files()
             config = from_record(kept.config, allow)
-            ready.append((run, kept, config, task(config)))
+            of = task(config)
+            check_size(config, of)
+            ready.append((run, kept, config, of))
         except UserError as error:
             verdicts[run.run_id] = Verdict(run, False, str(error))
     configs, tasks = [config for _, _, config, _ in ready], [of for *_, of in ready]
@@ -81,9 +84,8 @@ def reproduce(runs: Sequence["Recorded"], allow: Sequence[str], tolerance: float
     with (
         tqdm(total=sum(weights), bar_format=BAR, disable=None) as bar,
         Pool(train_stack, items, cores()) as pool,
-        heard() as interrupted,
     ):
-        for number, trained in pool.results(interrupted, 1.0):
+        for number, trained in pool.results(raise_lost_interrupt, 1.0):
             for lane, index in enumerate(stacks[number]):
                 run, kept, _, of = ready[index]
                 if isinstance(trained, Exception):
@@ -95,6 +97,7 @@ def reproduce(runs: Sequence["Recorded"], allow: Sequence[str], tolerance: float
     return [verdicts[run.run_id] for run in runs]
 
 
+@end_in_order()
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m experiments.reproduce", description=__doc__)
@@ -102,7 +105,7 @@ def main() -> None:
     parser.add_argument("--sweep", metavar="PARENT_ID", help="all finished runs of a sweep")
     parser.add_argument("--all", metavar="EXPERIMENT", help="all finished runs of an MLflow experiment")
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI")
-    parser.add_argument("--allow", metavar="MODULE", action="append", default=[], help="a module whose loader a record may name")
+    parser.add_argument("--allow", metavar="LOADER", action="append", default=[], help=ALLOWS)
     parser.add_argument("--tolerance", type=float, help="for other machines: the relative difference at which a run holds")
     arguments = parser.parse_args()
     if not (arguments.run_id or arguments.sweep or arguments.all):
@@ -122,8 +125,6 @@ def main() -> None:
             verdicts = reproduce(runs, arguments.allow, arguments.tolerance)
     except UserError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
     sys.exit(0 if _shown(verdicts, arguments.tolerance) else 1)
 
 
@@ -131,7 +132,7 @@ def _shown(verdicts: Sequence[Verdict], tolerance: float | None) -> bool:
     for verdict in verdicts:
         print(f"{verdict.run.run_id}  {verdict.run.name:<24}  {verdict.line}")
     for reason in dict.fromkeys(reason for verdict in verdicts for reason in verdict.explained):
-        print(f"may explain it: {reason}")
+        print(f"may explain it: {printable(reason)}")
     held = sum(verdict.holds for verdict in verdicts)
     print(f"{held} of {len(verdicts)} runs are " + ("identical" if tolerance is None else f"identical or within {tolerance:g}"))
     return held == len(verdicts)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from blocks.arrays import Array
 from experiments.record.reading import Archive
-from experiments.run.config import flat_values, varied
+from experiments.run.config import flat_values, printable, varied
 
 
 def load(sweep: str | None = None, uri: str | None = None) -> tuple[pd.DataFrame, Array]:
@@ -37,7 +37,7 @@ def load(sweep: str | None = None, uri: str | None = None) -> tuple[pd.DataFrame
     keys = varied(configs)
     rows = [
         {
-            **{key: config.get(key) for key in keys},
+            **{key: printable(value) if isinstance(value := config.get(key), str) else value for key in keys},
             "outcome": run.tags["outcome"],
             "run_name": run.name,
             "run_id": run.run_id,

@@ -1,11 +1,13 @@
 """A sweep around its jobs: all are checked before the first, trained as stacks, written in one place, shown at the end."""
 
 import contextlib
+import json
 import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from dataclasses import asdict, replace
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,20 +16,24 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from blocks.arrays import choice
-from experiments.record import AnyRun, AnyStore, Untracked, open_store
-from experiments.record.address import StoreError, absolute, check_reachable, may_know
-from experiments.record.identity import fingerprint, fingerprint_of_sweep
+from experiments.record import AnyRun, AnyStore, Untracked, check_tracking, open_store
+from experiments.record.address import StoreError, absolute, anchor, may_know
+from experiments.record.identity import SURROUNDINGS, fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
-from experiments.run.config import Config, UserError, run_name, typed
+from experiments.record.ownership import VARIABLE, TakenOver
+from experiments.run.config import Config, TrackingConfig, UserError, flat, run_name, typed, varied
 from experiments.run.engines import Engine, Loky, connect
-from experiments.run.interrupts import heard, whole
+from experiments.run.folder import check_folder
+from experiments.run.interrupts import defer_interrupts, raise_lost_interrupt
+from experiments.run.loaders import needing_allowance
 from experiments.run.pool import Lost
 
 if TYPE_CHECKING:
     from experiments.pictures.report import Report
+    from experiments.run.data import Task
     from experiments.run.stack import Trained
 
-# The parent run's id, for jobs that a launcher runs in whatever process.
+# What `parent_of_job` reads, in whatever process a launcher runs the job.
 PARENT = "DEPTH_LABORATORY_PARENT"
 TICK_SECONDS = 1.0
 # The bar grows with the work done, so that the seconds left are right although the largest stacks come first.
@@ -55,24 +61,33 @@ class Result(float):
         return f"{self.outcome}: final training loss {float(self):.4g}"
 
 
-def check_all(configs: Sequence[Config], folder_key: str, folder: str) -> None:
-    """Raise UserError unless every run can be made: data, loss and batch size fit, folder and store can be written to."""
+def check_run(config: Config) -> "Task":
+    """The run's task; raises UserError unless data, loss and batch size fit."""
     from experiments.run.data import task
     from experiments.run.stack import check_size
 
-    for config in configs:
-        check_size(config, task(config))
-    check_folder(folder_key, folder)
-    for uri in {config.tracking.uri for config in configs if config.tracking.enabled}:
-        check_reachable(absolute(uri))
+    of = task(config)
+    check_size(config, of)
+    return of
 
 
-def check_folder(key: str, folder: str) -> None:
-    """Raise UserError unless the folder can be written to, or made."""
-    path = Path(folder).absolute()
-    there = next(above for above in (path, *path.parents) if above.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise UserError(f"{key} is {folder!r}, but {there} is not a folder that can be written to")
+def parent_of_job() -> tuple[str, TrackingConfig] | None:
+    """The sweep that this process runs a job of: the id of its parent run, and where all its runs are recorded."""
+    parent = json.loads(os.environ.get(PARENT, "null"))
+    return parent and (parent["run_id"], TrackingConfig(**parent["tracking"]))
+
+
+def _check_alike(configs: Sequence[Config]) -> None:
+    """Raise UserError where jobs differ in what a sweep has once: its record, and what is made of it."""
+    runs = [flat(config) for config in configs]
+    for key in [key for key in runs[0] if key.partition(".")[0] in SURROUNDINGS]:
+        for job, run in enumerate(runs):
+            if run[key] != runs[0][key]:
+                # A URI may have a password in it.
+                shown = "" if key == "tracking.uri" else f": {runs[0][key]!r} and {run[key]!r}"
+                raise UserError(
+                    f"{key} differs between job 0 and job {job}{shown}; a sweep is recorded as one, it must be the same"
+                )
 
 
 def _check_study(configs: Sequence[Config]) -> None:
@@ -106,35 +121,40 @@ def status_of(error: BaseException | None) -> str:
 class Sweep:
     """A context around a sweep's jobs, see the checked sweeper.
 
-    configs: one a job. axes: the swept keys and their values, as typed. folder: Hydra's for this sweep.
+    jobs: every job's config, in the job's own context, and its folder. folder: Hydra's for this sweep.
     Raises UserError, before anything is made, for the first job that cannot be run.
     """
 
-    def __init__(self, configs: Iterable[DictConfig], axes: dict[str, str], folder: str) -> None:
-        self.configs = [typed(cfg) for cfg in configs]
-        self.axes = axes
-        check_all(self.configs, "hydra.sweep.dir", folder)
+    def __init__(self, jobs: Iterable[tuple[DictConfig, str]], folder: str) -> None:
+        self.configs: list[Config] = []
+        self.fingerprints: list[str] = []
+        check_folder("hydra.sweep.dir", folder)
+        for cfg, job_folder in jobs:
+            config = typed(cfg)
+            self.fingerprints.append(fingerprint(config, check_run(config).dataset.digest))
+            check_folder("hydra.sweep.subdir", job_folder)
+            self.configs.append(config)
+        _check_alike(self.configs)
+        check_tracking(self.configs[0].tracking)
         _check_study(self.configs)
+        # A job's own process may find what is relative, or a time of day, elsewhere.
+        tracking = anchor(self.configs[0].tracking)
+        self.configs = [replace(config, tracking=tracking) for config in self.configs]
+        self.distinct = [job for job, mark in enumerate(self.fingerprints) if self.fingerprints.index(mark) == job]
         self.results: list[Result | None] = [None] * len(self.configs)
         self.lost: dict[int, Exception] = {}
         self.store: AnyStore | None = None
         self.parent: AnyRun = Untracked()
         self.verdict = ""
-        self.outbox = Outbox(self.configs[0].tracking, Path(folder).absolute())
-        self.around = contextlib.ExitStack()
+        own = needing_allowance(config.dataset.loader for config in self.configs)
+        self.outbox = Outbox(self.configs[0].tracking, Path(folder).absolute(), own)
+        self.around, self.beating = contextlib.ExitStack(), contextlib.ExitStack()
         self.engine: Engine = Loky()
         self.cluster: tuple[str, str | None] = ("loky", None)
 
     def train_on(self, backend: str, address: str | None) -> None:
         """The engine that `run` hands stacks to, see `run.engines.connect`: it is connected to as the context is entered."""
         self.cluster = (backend, address)
-
-    @cached_property
-    def fingerprints(self) -> list[str]:
-        """Of every run."""
-        from experiments.run.data import load
-
-        return [fingerprint(config, load(config.dataset).digest) for config in self.configs]
 
     def announce(self) -> None:
         """Open the store and the sweep's parent run, once; take over what an earlier start has finished.
@@ -143,28 +163,38 @@ class Sweep:
         """
         if self.store is None:
             first = self.configs[0]
-            store = open_store(first.tracking)
-            self.parent, done = store.begin_sweep(
+            self.store = open_store(first.tracking)
+            self.parent, finished = self.store.begin_sweep(
                 f"sweep of {len(self.configs)} runs", {"kind": "sweep"}, fingerprint_of_sweep(self.fingerprints), first.sweep
             )
-            self.store = store
+            done = {job: finished[run] for job, run in enumerate(enumerate(self.fingerprints)) if run in finished}
             for job, (loss, outcome) in done.items():
                 self.results[job] = Result.made(loss, outcome)
             if done:
                 print(f"{len(done)} of {len(self.configs)} runs are in the record already (sweep.resume=false trains them anew)")
+            self.beating.enter_context(self.parent.beating())
+            self.outbox.owner = self.store.token
             with self.outbox.instead():
-                self.parent.describe(self.axes)
+                self.parent.describe(self.values)
                 self._save_view()
-            self.around.enter_context(self.parent.beating())
-            os.environ[PARENT] = self.parent.run_id
+            parent = json.dumps({"run_id": self.parent.run_id, "tracking": asdict(first.tracking)})
+            os.environ.update({PARENT: parent, VARIABLE: self.store.token})
 
     def _save_view(self) -> None:
         from experiments.run.data import task
 
-        name = ", ".join(f"{key}={values}" for key, values in self.axes.items())[:80]
         score = "r2" if task(self.configs[0]).loss.decides is None else "accuracy"
         assert self.store is not None
+        swept = varied([flat(config) for config in self.configs])
+        name = ", ".join(f"{key}={self.values[key]}" for key in swept)[:80]
         self.store.save_view(self.parent.run_id, name, self.configs, score)
+
+    @cached_property
+    def values(self) -> dict[str, str]:
+        """Every key of what is trained -> its values in the sweep, each once, in the order of the jobs."""
+        runs = [flat(config) for config in self.configs]
+        keys = dict.fromkeys(key for run in runs for key in run if key.partition(".")[0] not in SURROUNDINGS)
+        return {key: ",".join(dict.fromkeys(str(run[key]) for run in runs if key in run)) for key in keys}
 
     def tags_of(self, job: int) -> dict[str, str]:
         """What its run is found by."""
@@ -201,23 +231,26 @@ class Sweep:
             with self.engine.pool(function, items, n_jobs) as pool:
                 # MLflow is imported and a new store made while the first stacks train.
                 self.announce()
-                with _UnderWay(self) as under_way, heard() as interrupted:
+                under_way = _UnderWay(self)
 
-                    def tick() -> None:
-                        interrupted()
-                        under_way.report(sorted(pool.under_way), stacks, reports)
+                def tick() -> None:
+                    raise_lost_interrupt()
+                    under_way.report(sorted(pool.under_way), stacks, reports)
 
-                    for number, trained in pool.results(tick, TICK_SECONDS):
-                        for lane, job in enumerate(stacks[number]):
-                            yield job, under_way.ended(job, trained if isinstance(trained, Exception) else trained[lane])
-                        bar.update(weights[number])
-                        bar.set_description_str(self._progress())
+                for number, trained in pool.results(tick, TICK_SECONDS):
+                    lanes = [trained] * len(stacks[number]) if isinstance(trained, Exception) else trained
+                    ended = list(zip(stacks[number], lanes, strict=True))
+                    assert self.store is not None
+                    for first in range(0, len(ended), self.store.runs_at_once):
+                        yield from under_way.ended(ended[first : first + self.store.runs_at_once])
+                    bar.update(weights[number])
+                    bar.set_description_str(self._progress())
 
     def _keep(self, report: "Report | None", folder: Path) -> None:
         """The files of `folder`, and of a sweep that was not interrupted, which should end at once, pictures and models."""
         from experiments.pictures.gallery import keep_sweep
 
-        self.parent.describe(self.axes)
+        self.parent.describe(self.values)
         if report and not isinstance(self.store, Untracked | None) and not isinstance(self.parent, Untracked):
             self.verdict = keep_sweep(self.store, self.parent, report, folder)
         self.parent.keep(folder)
@@ -233,13 +266,35 @@ class Sweep:
         with contextlib.ExitStack() as entered:
             self.engine = entered.enter_context(connect(*self.cluster))
             if tracking.enabled and may_know(absolute(tracking.uri), fingerprint_of_sweep(self.fingerprints)):
-                self.announce()
+                with contextlib.ExitStack() as failed:
+                    failed.callback(self._close, "KILLED")
+                    self.announce()
+                    failed.pop_all()
             self.around.push(entered.pop_all())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        os.environ.pop(PARENT, None)
-        self.around.close()
+        try:
+            self.around.close()
+            self._finish(error)
+        except BaseException as own:
+            error = own
+            raise
+        finally:
+            self._close(status_of(error))
+
+    def _close(self, status: str) -> None:
+        """Nothing of the sweep is RUNNING any more, whatever has ended it."""
+        for variable in (PARENT, VARIABLE):
+            os.environ.pop(variable, None)
+        self.beating.close()
+        # A server that does not answer has runs left that are RUNNING: the next start finds that their owner is dead.
+        if self.store and not self.outbox.closed:
+            with contextlib.suppress(UserError):
+                self.store.close("KILLED" if status == "FINISHED" else status)
+
+    def _finish(self, error: BaseException | None) -> None:
+        """Show what has come of the sweep, and end its own run."""
         from experiments.pictures.report import Report, Row
 
         ended = [
@@ -250,15 +305,16 @@ class Sweep:
         report = Report(ended) if ended else None
         if report:
             print(f"\n{report.text()}")
-        if len(ended) < len(self.configs) and self.store:
+        if len(ended) < len(self.configs) and self.parent.run_id:
             print(f"{len(ended)} of {len(self.configs)} runs finished")
         for job, reason in self.lost.items():
             print(f"lost: job {job} ({run_name(self.configs[job])}): {reason}")
-        with tempfile.TemporaryDirectory() as folder:
-            self._end(report, Path(folder), status_of(error))
+        if not isinstance(error, TakenOver):
+            with tempfile.TemporaryDirectory() as folder:
+                self._end(report, Path(folder), status_of(error))
         if self.verdict:
             print(f"{self.configs[0].sweep.study}: {self.verdict}")
-        if self.store and self.store.command:
+        if self.store and self.store.command and self.parent.run_id:
             print(f"dashboard: {self.store.command}")
         if len(self.outbox):
             print(f"{len(self.outbox)} {self.outbox.told}")
@@ -267,13 +323,14 @@ class Sweep:
 
     def _end(self, report: "Report | None", folder: Path, status: str) -> None:
         """Write table, pictures and the end of the sweep, after all that still waits."""
-        if self.store and not isinstance(self.store, Untracked):
+        if self.store and self.parent.run_id:
             if report:
                 report.save(folder / "table.csv")
-            self.outbox.closed = len(self.outbox) > 0
+            self.outbox.closed = self.outbox.closed or len(self.outbox) > 0
             self.outbox.try_again(self.store, now=True)
             with self.outbox.instead():
                 if not self.outbox.closed:
+                    self.parent.check_owner()
                     full = None
                     try:
                         self._keep(None if status == "KILLED" else report, folder)
@@ -283,40 +340,36 @@ class Sweep:
                     if full and status == "FINISHED":
                         raise full
             if self.outbox.closed:
-                self.outbox.put_sweep(self.parent.run_id, status, self.axes, folder)
+                self.outbox.put_sweep(self.parent.run_id, status, self.values, folder)
 
 
 class _UnderWay:
-    """The runs in the store whose training has begun and not ended; what interrupts the sweep ends them too."""
+    """The runs in the store whose training has begun and not ended."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
         self.runs: dict[int, AnyRun] = {}
         self.read: dict[Path, float] = {}
+        self.written: set[int] = set()
 
-    def __enter__(self) -> "_UnderWay":
-        return self
+    @defer_interrupts()
+    def begin(self, jobs: Iterable[int]) -> None:
+        """Their runs are RUNNING."""
+        store = self.sweep.store
+        assert store is not None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for run in self.runs.values():
-            # A generator that is no longer asked is closed: the sweep was interrupted. A store that cannot take this
-            # either has a run left that is RUNNING: the next start finds its process gone.
-            with contextlib.suppress(UserError):
-                run.end("KILLED" if kind is GeneratorExit else status_of(error))
-
-    @whole()
-    def begin(self, job: int) -> None:
-        """Its run is RUNNING."""
-        if job not in self.runs:
-            assert self.sweep.store is not None
+        def begin(job: int) -> None:
             name = run_name(self.sweep.configs[job])
-            self.runs[job] = self.sweep.store.begin(name, self.sweep.tags_of(job), self.sweep.parent.run_id)
+            self.runs[job] = store.begin(name, self.sweep.tags_of(job), self.sweep.parent.run_id)
+
+        store.at_once(*(partial(begin, job) for job in jobs if job not in self.runs))
 
     def report(self, numbers: Sequence[int], stacks: Sequence[Sequence[int]], reports: Sequence[Path]) -> None:
         """Open the runs of those stacks, and show what has come of them."""
         self.sweep.outbox.try_again(self.sweep.store)
         if not self.sweep.outbox.closed:
             with self.sweep.outbox.instead():
+                self.sweep.parent.check_owner()
                 self._report(numbers, stacks, reports)
 
     def _report(self, numbers: Sequence[int], stacks: Sequence[Sequence[int]], reports: Sequence[Path]) -> None:
@@ -325,8 +378,7 @@ class _UnderWay:
         from experiments.run.stack import steps_of
 
         for number in numbers:
-            for job in stacks[number]:
-                self.begin(job)
+            self.begin(stacks[number])
             with contextlib.suppress(FileNotFoundError):
                 changed = reports[number].stat().st_mtime
                 if changed != self.read.get(reports[number]):
@@ -336,24 +388,34 @@ class _UnderWay:
                         config = self.sweep.configs[job]
                         self.runs[job].progress(history.lane(lane), steps_of(config, task(config)))
 
-    @whole()
-    def ended(self, job: int, outcome: "Trained | Exception") -> Result | Exception:
-        """Write what has come of the job."""
-        outbox = self.sweep.outbox
+    @defer_interrupts()
+    def ended(self, outcomes: "Sequence[tuple[int, Trained | Exception]]") -> list[tuple[int, Result | Exception]]:
+        """Write what has come of those jobs, at once where the store can."""
+        outbox, store = self.sweep.outbox, self.sweep.store
+        assert store is not None
         with outbox.instead():
             if not outbox.closed:
-                self.begin(job)
-                run = self.runs[job]
-                if isinstance(outcome, Exception):
-                    run.end("KILLED" if isinstance(outcome, Lost) else "FAILED")
-                else:
-                    run.finish(outcome)
+                self.begin(job for job, _ in outcomes)
+                store.at_once(*(partial(self._write, job, outcome) for job, outcome in outcomes))
+        return [(job, self._result(job, outcome)) for job, outcome in outcomes]
+
+    def _write(self, job: int, outcome: "Trained | Exception") -> None:
+        run = self.runs[job]
+        if isinstance(outcome, Exception):
+            run.end("KILLED" if isinstance(outcome, Lost) else "FAILED")
+        else:
+            run.finish(outcome)
+        # Whole, whatever becomes of those that are written at the same time: nothing is to be ended here any more.
+        self.written.add(job)
+        del self.runs[job]
+
+    def _result(self, job: int, outcome: "Trained | Exception") -> Result | Exception:
+        if job not in self.written and not isinstance(outcome, Exception):
+            name = run_name(self.sweep.configs[job])
+            self.sweep.outbox.put(name, self.sweep.tags_of(job), self.sweep.parent.run_id, outcome)
         self.runs.pop(job, None)
         if isinstance(outcome, Exception):
             self.sweep.lost[job] = outcome
             return outcome
-        if outbox.closed:
-            config = self.sweep.configs[job]
-            outbox.put(run_name(config), self.sweep.tags_of(job), self.sweep.parent.run_id, outcome)
         self.sweep.results[job] = result = Result.of(outcome)
         return result

@@ -1,34 +1,35 @@
 """python -m experiments.train [-m] [KEY=VALUE ...]: train one network, or with -m a sweep, and record it in MLflow."""
 
 import contextlib
-import copy
 import os
 import re
-import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.record import AnyRun, AnyStore, Untracked, open_store
-from experiments.record.address import Unreachable
+from experiments.record import AnyRun, AnyStore, Untracked, check_tracking, open_store
+from experiments.record.address import Unreachable, anchor, conceal_typed
 from experiments.record.identity import fingerprint
 from experiments.record.outbox import Outbox
 from experiments.run import config as schema
 from experiments.run import grid
 from experiments.run.config import CONF, Config, UserError, register, run_name, typed
+from experiments.run.folder import check_folder
+from experiments.run.interrupts import end_in_order
+from experiments.run.loaders import needing_allowance
 from experiments.run.pool import Lost
-from experiments.sweep import PARENT, Result, Sweep, check_all, status_of, tags_of_run
+from experiments.sweep import Result, Sweep, check_run, parent_of_job, status_of, tags_of_run
 
 if TYPE_CHECKING:
     from blocks.history import History
@@ -46,19 +47,22 @@ def train(cfg: DictConfig) -> Result:
     from experiments.run.data import task
     from experiments.run.stack import every_few_seconds, steps_of, train_stack
 
-    config = typed(cfg)
-    of = task(config)
-    steps = steps_of(config, of)
     hydra_config = HydraConfig.get()
-    outbox = Outbox(config.tracking, Path(hydra_config.runtime.output_dir))
-    parent = os.environ.get(PARENT, "")
+    # With hydra.job.chdir, this is another folder than the one that the command was typed in.
+    with contextlib.chdir(hydra_config.runtime.cwd):
+        config = typed(cfg)
+        parent, tracking = parent_of_job() or ("", anchor(config.tracking))
+        config = replace(config, tracking=tracking)
+        of = task(config)
+    steps = steps_of(config, of)
+    outbox = Outbox(config.tracking, Path(hydra_config.runtime.output_dir), needing_allowance([config.dataset.loader]))
     job = hydra_config.job.num if parent else 0
     store = _opened(config, parent, outbox)
+    tags = tags_of_run(fingerprint(config, of.dataset.digest), job)
     if parent:
         with outbox.instead():
-            if done := store.finished(parent, job):
+            if done := store.finished(parent, job, tags["fingerprint"]):
                 return Result.made(*done)
-    tags = tags_of_run(fingerprint(config, of.dataset.digest), job)
     with (
         _recorded(store, config, tags, parent, outbox) as run,
         tqdm(total=steps, desc=run_name(config), unit="step", leave=False, disable=None) as bar,
@@ -118,15 +122,21 @@ def _opened(config: Config, parent: str, outbox: Outbox) -> AnyStore:
 def _recorded(store: AnyStore, config: Config, tags: dict[str, str], parent: str, outbox: Outbox) -> Iterator[AnyRun]:
     """A RUNNING run in the store; an error on the way ends it as FAILED or KILLED."""
     run: AnyRun = Untracked()
-    with outbox.instead():
-        run = store.begin(run_name(config), tags, parent)
+    status = "KILLED"
     try:
+        with outbox.instead():
+            run = store.begin(run_name(config), tags, parent)
         with run.beating():
             yield run
     except BaseException as error:
+        status = status_of(error)
         with contextlib.suppress(UserError):
-            run.end(status_of(error))
+            run.end(status)
         raise
+    finally:
+        if not outbox.closed:
+            with contextlib.suppress(UserError):
+                store.close(status)
 
 
 class CheckRun(Callback):
@@ -134,11 +144,14 @@ class CheckRun(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Leave with one line where the run cannot be made."""
-        own = copy.deepcopy(config)
-        with read_write(own), open_dict(own):
-            del own["hydra"]
+        from hydra_plugins.depth_laboratory._context import job_context
+
         try:
-            check_all([typed(own)], "hydra.run.dir", config.hydra.run.dir)
+            with job_context(config, "hydra.run.dir") as task:
+                checked = typed(task)
+                check_run(checked)
+                check_folder("hydra.run.dir", config.hydra.runtime.output_dir)
+                check_tracking(checked.tracking)
         except (UserError, OmegaConfBaseException) as error:
             # Any other exception of a callback Hydra turns into a warning.
             sys.exit(one_line(error))
@@ -157,28 +170,30 @@ def one_line(error: BaseException) -> str:
     unknown = re.search(r"Key '(\w+)' not in '(\w+)'", told)
     if unknown and (known := getattr(schema, unknown[2], None) or getattr(grid, unknown[2], None)):
         told += f"; allowed: {', '.join(f.name for f in fields(known))}"
+    if told.endswith("must be a string or a list. Got NoneType"):
+        told += ": no group is null, ~GROUP leaves one out; '~experiment' has no preset"
     return f"error: {told}"
 
 
-def terminated(signum: int, frame: FrameType | None) -> None:
-    """What ends a command in order: a handler of signals."""
-    raise SystemExit(128 + signum)
-
-
+@end_in_order()
 def main() -> None:
     """The command."""
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra then hands an error on instead of printing it over several lines.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    signal.signal(signal.SIGTERM, terminated)
     try:
+        conceal_typed()
         hydra.main(version_base="1.3", config_path=CONF, config_name="config")(train)()
-    except EXPECTED as error:
-        if full_error:
+    except Exception as error:
+        if full_error or not (isinstance(error, EXPECTED) or _raised_by_hydra(error)):
             raise
         sys.exit(one_line(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+
+
+def _raised_by_hydra(error: Exception) -> bool:
+    """Whether it is Hydra that complains: of options that exclude each other, say, by a ValueError."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("hydra.")
 
 
 train.sweep = Sweep  # type: ignore[attr-defined]  # what the sweeper looks for

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import hashlib
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,23 +25,25 @@ import numpy as np
 from tqdm import tqdm
 
 from blocks.arrays import Array
-from experiments.record import AnyRun, open_store
-from experiments.record.address import absolute, check_reachable
+from experiments.record import AnyRun, check_tracking, open_store
+from experiments.record.address import conceal_typed
 from experiments.record.identity import SURROUNDINGS, fingerprint
 from experiments.record.tiles import Tiles, assemble, bands, rows_of
 from experiments.run import paper
 from experiments.run.boundary import Dimension, beside, box_sizes, dimension
+from experiments.run.bounded import text
 from experiments.run.config import UserError, composed, flat, register
 from experiments.run.data import load
 from experiments.run.engines import Engine, connect
+from experiments.run.folder import check_folder
 from experiments.run.grid import Grid, MappedConfig, axes, grid, typed_map, windows
-from experiments.run.interrupts import heard
+from experiments.run.interrupts import end_in_order, raise_lost_interrupt
 from experiments.run.paper import PIXEL, TRAINED
 from experiments.run.pool import Lost
 from experiments.run.tile import OTHER, OUTCOMES, check_trainable, train_tile
 from experiments.run.tile import floor_tile as train_floor
-from experiments.sweep import check_folder, status_of
-from experiments.train import EXPECTED, one_line, terminated
+from experiments.sweep import status_of
+from experiments.train import EXPECTED, one_line
 
 TICK_SECONDS = 0.5
 MAP, FLOOR, OWNER = "map.npy", "floor.npy", "fingerprint.txt"
@@ -90,10 +91,10 @@ class Frame:
         with tqdm(total=pixels, desc=name, unit=" networks", unit_scale=True, disable=None) as bar:
             while missing:
                 lost = []
-                with self.engine.pool(function, _Some(items, missing), self.config.map.n_jobs) as pool, heard() as interrupted:
+                with self.engine.pool(function, _Some(items, missing), self.config.map.n_jobs) as pool:
 
                     def tick() -> None:
-                        interrupted()
+                        raise_lost_interrupt()
                         bar.refresh()
 
                     for index, trained in pool.results(tick, TICK_SECONDS):
@@ -246,6 +247,7 @@ def _keep(frame: Frame, run: AnyRun, number: int) -> None:
     print(f"\n{text}")
     if networks_a_second > 0:
         metrics["map/networks_a_second"] = networks_a_second
+    run.check_owner()
     run.describe({}, metrics, number)
     run.keep(frame.result, "" if number == 1 else f"frame_{number:03d}")
 
@@ -286,9 +288,14 @@ def _digest(config: MappedConfig) -> str:
 
 def _check_own(folder: Path, mark: str) -> None:
     """Raise UserError where the folder holds another map's tiles."""
-    with contextlib.suppress(FileNotFoundError):
-        if (folder / OWNER).read_text() != mark:
-            raise UserError(f"map.folder is {str(folder)!r}, which holds the tiles of another map: name another folder")
+    try:
+        owner = text(folder / OWNER)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise UserError(f"map.folder is {str(folder)!r}, whose {OWNER} is damaged: {error}") from None
+    if owner != mark:
+        raise UserError(f"map.folder is {str(folder)!r}, which holds the tiles of another map: name another folder")
 
 
 def _claim(folder: Path, mark: str, resume: bool) -> None:
@@ -309,8 +316,7 @@ def run_map(config: MappedConfig) -> None:
     folder = Path(config.map.folder or Path("outputs", "trainability", mark[:12])).absolute()
     check_folder("map.folder", str(folder))
     _check_own(folder, mark)
-    if config.tracking.enabled:
-        check_reachable(absolute(config.tracking.uri))
+    check_tracking(config.tracking)
     with connect(config.map.backend, config.map.address, "map") as engine:
         _record(config, what, mark, folder, engine)
 
@@ -319,39 +325,39 @@ def _record(config: MappedConfig, what: MappedConfig, mark: str, folder: Path, e
     """One map as one run. what, mark: of all that is trained, where and by how many left out."""
     store = open_store(config.tracking)
     name = f"map of {config.map.x.key} by {config.map.y.key}"
-    run, _ = store.begin_sweep(name, {"kind": "map"}, mark, config.sweep)
     try:
+        run, _ = store.begin_sweep(name, {"kind": "map"}, mark, config.sweep)
         with run.beating():
             run.describe(_params(what))
             _claim(folder, mark, config.sweep.resume)
             make(config, folder, run, engine)
             run.note((folder / "result" / "map.txt").read_text())
-        run.end()
+            run.end()
     except BaseException as error:
         with contextlib.suppress(UserError):
-            run.end(status_of(error))
+            store.close(status_of(error))
         raise
+    store.close()
     print(f"folder: {folder}")
     if store.command:
         print(f"dashboard: {store.command}")
 
 
+@end_in_order("the same command trains the tiles that are missing")
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.trainability", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the map's and the run's config")
-    overrides = parser.parse_args().overrides
-    signal.signal(signal.SIGTERM, terminated)
     try:
+        conceal_typed()
+        overrides = parser.parse_args().overrides
         run_map(typed_map(composed("trainability", overrides)))
     except EXPECTED as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         sys.exit(one_line(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command trains the tiles that are missing")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Exit status 1 where one of them is not reproduced. The table is logged to MLflow
 """
 
 import argparse
+import contextlib
 import math
 import os
 import sys
@@ -20,7 +21,9 @@ from blocks import GradientDescent, Momentum, Nesterov, Network, Optimizer, loss
 from blocks.arrays import Array
 from blocks.lanczos import sharpness
 from blocks.theory import MeanField, critical_gain, largest_curvature, softmax_sharpness
+from experiments.record.address import absolute, check_reachable
 from experiments.run.config import TrackingConfig, UserError
+from experiments.run.interrupts import end_in_order
 from experiments.run.paper import agreement
 from experiments.scikit_learn import ReorderedAdam, trained_as_theirs
 
@@ -324,12 +327,16 @@ def record(rows: list[Row], tracking: TrackingConfig) -> None:
     from experiments.record.tracking import Store
 
     store = Store(tracking)
-    run = store.begin("verify", {"kind": "verify"})
-    run.tabulate(columns(rows))
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "table.txt").write_text(text(rows))
-        run.keep(Path(folder))
-    run.end("FINISHED" if all(row.holds for row in rows) else "FAILED")
+    try:
+        run = store.begin("verify", {"kind": "verify"})
+        run.tabulate(columns(rows))
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "table.txt").write_text(text(rows))
+            run.keep(Path(folder))
+        run.end("FINISHED" if all(row.holds for row in rows) else "FAILED")
+    finally:
+        with contextlib.suppress(UserError):
+            store.close()
 
 
 def text(rows: list[Row]) -> str:
@@ -342,6 +349,7 @@ def text(rows: list[Row]) -> str:
     return "\n".join([*lines, f"{held} of {len(rows)} results reproduced"])
 
 
+@end_in_order()
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m experiments.verify", description=__doc__)
@@ -349,6 +357,11 @@ def main() -> None:
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI")
     parser.add_argument("--no-record", action="store_true", help="print the table and record nothing")
     arguments = parser.parse_args()
+    try:
+        if not arguments.no_record:
+            check_reachable(absolute(arguments.uri))
+    except UserError as error:
+        sys.exit(f"error: {error}")
     rows = []
     with tqdm(arguments.only or list(SECTIONS), disable=None) as bar:
         for name in bar:

@@ -215,7 +215,7 @@ def outages(count: int = 10, epochs: int = 2500) -> list[str]:
             if not folders:
                 return [f"the sweep did not begin: {output}"]
             if process.returncode:
-                deliver = [sys.executable, "-m", "experiments.deliver", str(folders[0])]
+                deliver = [sys.executable, "-m", "experiments.deliver", str(folders[0]), "--uri", away.uri]
                 subprocess.run(deliver, check=True, capture_output=True)
         missing = set(calm.ask(POINTS)) ^ set(stormy.ask(POINTS))
     print(f"\nthe server killed and started again {happened} times within a sweep: {len(missing)} series with a fault")

@@ -5,6 +5,7 @@ Drawing a run takes longer than training it, so by default that is done for the 
 """
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from experiments.pictures import figures
 from experiments.pictures.report import REPEATS, ROWS, Report, Row, shown
 from experiments.run.config import Config
 from experiments.run.data import task
+from experiments.run.interrupts import raise_lost_interrupt
 from experiments.run.pool import Pool, cores
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
     needed = {row.job for row in [*best_of.values(), *chosen["best"], *chosen[tracking.pictures], *chosen[tracking.models]]}
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as downloads:
         archive = Archive(store.uri, Path(downloads))
-        runs = {job: run for job in sorted(needed) if (run := archive.job(parent.run_id, job))}
+        found = store.at_once(*(partial(archive.job, parent.run_id, job) for job in sorted(needed)))
+        runs = {job: run for job, run in zip(sorted(needed), found, strict=True) if run}
         drawn = [row for row in chosen[tracking.pictures] if row.job in runs]
         items = [(runs[row.job].files().history, Path(name, str(row.job))) for row in drawn]
         # Other processes draw the runs meanwhile.
@@ -51,7 +54,7 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
                 if row.job in runs:
                     name_of_best = tracking.register if row is report.best else None
                     keep_model(store, runs[row.job].run_id, row.config, runs[row.job].files(), name_of_best)
-            for number, error in pool.results(lambda: None, 1.0):
+            for number, error in pool.results(raise_lost_interrupt, 1.0):
                 if error is not None:
                     raise error
                 store.run(runs[drawn[number].job].run_id).keep(items[number][1])
@@ -109,7 +112,7 @@ def description(report: Report, experiment_id: str, parent: str, runs: dict[int,
     ]
     lines.append("")
     for key in report.varied:
-        values = list(dict.fromkeys(shown(row.values[key]) for row in report.rows))
+        values = list(dict.fromkeys(shown(place[key]) for place in report.places))
         lines.append(f"- `{key}`: {', '.join(values[:24])}" + (", ..." if len(values) > 24 else ""))
     best, cell = report.best, report.best_cell
     if report.seeds > 1 and cell:

@@ -28,8 +28,13 @@ class Row:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The config, flat."""
-        return flat(self.config)
+        """The config, flat; lists as text, so that any value can be the name of a row."""
+        return {key: str(value) if isinstance(value, list) else value for key, value in flat(self.config).items()}
+
+    def place(self, keys: Sequence[str]) -> dict[str, Any]:
+        """The values of those keys. Another data set's loader may have arguments that this run's has not: they are empty."""
+        values = self.values
+        return {key: values.get(key, "") for key in keys}
 
 
 class Cell(list[Row]):
@@ -74,8 +79,8 @@ class Report:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = list(rows)
-        self.flat = [{key: str(value) if isinstance(value, list) else value for key, value in row.values.items()} for row in rows]
-        self.varied = varied(self.flat)
+        self.varied = varied([row.values for row in self.rows])
+        self.places = [row.place([*self.varied, ROWS, COLUMNS, REPEATS]) for row in self.rows]
         others = [key for key in self.varied if key not in (ROWS, COLUMNS, REPEATS)]
         self.down = ROWS if ROWS in self.varied or not others else others.pop(0)
         self.across = COLUMNS if COLUMNS in self.varied or not others else others.pop(0)
@@ -99,14 +104,14 @@ class Report:
 
         All that set tables apart, and the one across where its values are no numbers.
         """
-        across = [values[self.across] for values in self.flat]
+        across = [values[self.across] for values in self.places]
         numbers = all(isinstance(value, int | float) for value in across)
         return self.tables_by if numbers or self.across == COLUMNS else [self.across, *self.tables_by]
 
     def best_runs(self) -> dict[tuple[Any, str], Row]:
         """(value down, values of `lines_by`) -> its run with the smallest final loss; numbers down in ascending order."""
         best: dict[tuple[Any, str], Row] = {}
-        for row, values in zip(self.rows, self.flat, strict=True):
+        for row, values in zip(self.rows, self.places, strict=True):
             place = values[self.down], ", ".join(shown(values[key]) for key in self.lines_by)
             if place not in best or row.loss < best[place].loss:
                 best[place] = row
@@ -116,7 +121,7 @@ class Report:
     @property
     def seeds(self) -> int:
         """How many there are."""
-        return len({values[REPEATS] for values in self.flat})
+        return len({values[REPEATS] for values in self.places})
 
     @property
     def outcomes(self) -> str:
@@ -132,7 +137,7 @@ class Report:
     def tables(self) -> dict[str, dict[tuple[Any, Any], Cell]]:
         """What sets a table apart -> (value down, value across) -> the runs of that cell."""
         tables: dict[str, dict[tuple[Any, Any], Cell]] = {}
-        for row, values in zip(self.rows, self.flat, strict=True):
+        for row, values in zip(self.rows, self.places, strict=True):
             name = ", ".join(f"{key} {values[key]}" for key in self.tables_by)
             tables.setdefault(name, {}).setdefault((values[self.down], values[self.across]), Cell()).append(row)
         return tables
@@ -173,7 +178,7 @@ class Report:
 
     def place(self, row: Row, *without: str) -> str:
         """`network.depth=5, seed=1`: the swept keys' values of a run."""
-        return ", ".join(f"{key}={row.values[key]}" for key in self.varied if key not in without)
+        return ", ".join(f"{key}={value}" for key, value in row.place(self.varied).items() if key not in without)
 
     def _text(self, cell: Cell) -> str:
         if not cell.survivors:
@@ -183,7 +188,7 @@ class Report:
 
     def columns(self) -> dict[str, list[Any]]:
         """The swept keys, final loss and outcome: a value for each run."""
-        columns: dict[str, list[Any]] = {key: [values[key] for values in self.flat] for key in self.varied}
+        columns: dict[str, list[Any]] = {key: [values[key] for values in self.places] for key in self.varied}
         return {**columns, "final/loss_train": [row.loss for row in self.rows], "outcome": [row.outcome for row in self.rows]}
 
     def save(self, file: Path) -> None:

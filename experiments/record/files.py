@@ -1,7 +1,6 @@
 """A trained run as files: what MLflow keeps as its artifacts, and what waits on disk where MLflow does not answer."""
 
 import json
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,16 +8,23 @@ from typing import Any
 import numpy as np
 import yaml
 
-from blocks.arrays import Array
+from blocks.arrays import Array, choice
 from blocks.history import History
+from blocks.instruments import INSTRUMENTS
+from experiments.run import bounded
 from experiments.run.config import UserError
 from experiments.run.data import load
 from experiments.run.environment import uncommitted
 from experiments.run.stack import Trained
 
 HISTORY, PARAMETERS, CONFIG, ENVIRONMENT, DIFF = "history.npz", "parameters.npy", "config.yaml", "environment.json", "git.diff"
-# libyaml's are ten times faster.
-DUMPER, LOADER = getattr(yaml, "CSafeDumper", yaml.SafeDumper), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+NAMES = (HISTORY, PARAMETERS, CONFIG, ENVIRONMENT, DIFF)
+# libyaml's is ten times faster.
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+# NumPy's letters for kinds of numbers; the bytes of the largest number.
+FLOATS, INTEGERS, LARGEST = "f", "i", 8
+# At most so much is read of a diff, and said of what is wrong with a file.
+DIFF_BYTES, LINE = 2**26, 300
 
 
 def write(trained: Trained, folder: Path) -> None:
@@ -29,12 +35,12 @@ def write(trained: Trained, folder: Path) -> None:
     own = {"threads": str(trained.config.training.threads), "data": load(trained.config.dataset).digest}
     (folder / ENVIRONMENT).write_text(json.dumps({**trained.environment, **own}, indent=2))
     if uncommitted():
-        (folder / DIFF).write_text(uncommitted())
+        (folder / DIFF).write_text(uncommitted(), encoding="utf-8")
 
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """What `write` wrote. config: as plain values, not to be trusted: see `run.config.from_record`."""
+    """What `write` wrote. config: as plain values, not to be trusted: see `run.trust.from_record`."""
 
     config: dict[str, Any]
     history: History
@@ -44,20 +50,62 @@ class Files:
 
 
 def read(folder: Path) -> Files:
-    """What `write` wrote; raises UserError where a file is missing, cut off or not what it should be."""
+    """What `write` wrote; raises UserError where a file is missing, cut off or not what it should be.
+
+    The files may be a stranger's: nothing in them is run, and what is read of them has bounds.
+    """
     at = folder
     try:
         at = folder / HISTORY
+        _check_numbers(bounded.check_arrays(at))
         history = History.load(at)
+        _check_shapes(history)
         at = folder / PARAMETERS
+        _check_numbers({"parameters": bounded.check_array(at)})
         parameters = np.load(at, allow_pickle=False)
+        _check_shape("parameters", parameters, parameters.shape[:1], FLOATS)
         at = folder / CONFIG
-        config = dict(yaml.load(at.read_text(), LOADER))
+        config = bounded.yaml_mapping(at)
         at = folder / ENVIRONMENT
-        environment = dict(json.loads(at.read_text()))
+        environment = bounded.json_texts(at)
+        at = folder / DIFF
+        diff = bounded.text(at, DIFF_BYTES) if at.is_symlink() or at.exists() else ""
     except FileNotFoundError:
         raise UserError(f"{at} is not there") from None
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, yaml.YAMLError) as error:
-        raise UserError(f"{at} is damaged: {' '.join(str(error).split())}") from None
-    diff = folder / DIFF
-    return Files(config, history, parameters, environment, diff.read_text() if diff.exists() else "")
+    except Exception as error:
+        # What NumPy, zipfile and YAML raise for a file that is made to mislead them is not written down.
+        told = " ".join(str(error).split())[:LINE] or type(error).__name__
+        raise UserError(f"{at} is damaged: {told}") from None
+    return Files(config, history, parameters, environment, diff)
+
+
+def _check_numbers(headers: dict[str, bounded.Header]) -> None:
+    """Raise ValueError for arrays of anything but numbers."""
+    for name, (_, dtype) in headers.items():
+        if dtype.kind not in "biuf" or dtype.itemsize > LARGEST:
+            raise ValueError(f"{name} holds {dtype}, it must hold numbers")
+
+
+def _check_shapes(history: History) -> None:
+    """Raise ValueError unless the arrays fit each other and are those of one network, see `blocks.history.History`."""
+    (steps, depth), (evaluations,) = history.grad_norm.shape, history.evaluated.shape
+    if min(steps, depth, evaluations, history.steps_an_epoch) < 1:
+        raise ValueError("it has no step, no block or no evaluation")
+    _check_shape("loss", history.loss, (steps,), FLOATS)
+    _check_shape("grad_norm", history.grad_norm, (steps, depth), FLOATS)
+    _check_shape("grad_norm_b", history.grad_norm_b, (steps, depth), FLOATS)
+    for name, values in history.measures.items():
+        _check_shape(name, values, (evaluations,), FLOATS)
+    for name, quantity in history.quantities.items():
+        choice("the instrument", name, INSTRUMENTS)
+        _check_shape(f"{name}'s steps", quantity.at, quantity.at.shape[:1], INTEGERS, steps)
+        _check_shape(name, quantity.values, (len(quantity.at), *quantity.values.shape[1:2]), FLOATS)
+    _check_shape("batch_sizes", history.batch_sizes, (steps,), INTEGERS)
+    _check_shape("evaluated", history.evaluated, (evaluations,), INTEGERS, steps + 1)
+    _check_shape("diverged_step", history.diverged_step, (), INTEGERS, steps)
+    _check_shape("diverged_block", history.diverged_block, (), INTEGERS, depth + 1)
+
+
+def _check_shape(name: str, values: Array, shape: tuple[int, ...], kind: str, below: float = np.inf) -> None:
+    if values.shape != shape or values.dtype.kind != kind or (kind == INTEGERS and not ((values >= -1) & (values < below)).all()):
+        raise ValueError(f"{name} is {values.dtype} of shape {values.shape}, or out of range: it must be {shape}")

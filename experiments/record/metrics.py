@@ -1,11 +1,13 @@
 """What of a trained run becomes MLflow's params, tags and metrics."""
 
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from mlflow.entities import Metric
+from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, MAX_PARAM_VAL_LENGTH
 
 from blocks.arrays import Array
 from blocks.history import History, log_spaced
@@ -23,6 +25,13 @@ def params(config: Config) -> dict[str, Any]:
     """What is trained, by the keys users type, and the logarithm that the dashboard's linear axes need."""
     trained = {key: value for key, value in flat(config).items() if key.partition(".")[0] not in SURROUNDINGS}
     return {**trained, LOG_RATE: round(math.log10(config.optimizer.learning_rate), 6)}
+
+
+def texts(params: Mapping[str, Any]) -> dict[str, str]:
+    """Params as MLflow takes them: what a key may not have in it is `_`, a value that is too long ends with `...`."""
+    kept = {re.sub(r"[^\w.: -]", "_", key)[:MAX_ENTITY_KEY_LENGTH]: str(value) for key, value in params.items()}
+    most = MAX_PARAM_VAL_LENGTH
+    return {key: value if len(value) <= most else f"{value[: most - 3]}..." for key, value in kept.items()}
 
 
 def outcome_tags(trained: Trained) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -12,6 +11,8 @@ import numpy as np
 from mlflow.models import Model, infer_signature
 
 import blocks
+from experiments.record.address import with_password
+from experiments.record.client import in_one_line
 from experiments.record.files import PARAMETERS, Files
 from experiments.record.tracking import Store
 from experiments.run.config import Config
@@ -20,7 +21,6 @@ from experiments.run.stack import sizes
 
 for _chatty in ("mlflow.models.model", "mlflow.store.model_registry", "mlflow.tracking._model_registry.fluent", "mlflow.pyfunc"):
     logging.getLogger(_chatty).setLevel(logging.ERROR)
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 def log_model(store: Store, run_id: str, config: Config, kept: Files, of: Task, register: str | None = None) -> str:
@@ -46,11 +46,11 @@ def log_model(store: Store, run_id: str, config: Config, kept: Files, of: Task, 
     }
     example = data.x_validation[:, :2].T * data.x_scale + data.x_mean
     answer = np.asarray(data.labels[:1]) if data.classes else np.zeros((1, of.units))
-    mlflow.set_tracking_uri(store.uri)
-    mlflow.set_experiment(experiment_id=store.experiment_id)
     # The model's page shows the run's metrics of that step: those of the network as it is now.
     last = kept.history.loss.shape[-1]
-    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
+    with in_one_line(store.uri), tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
+        mlflow.set_tracking_uri(with_password(store.uri))
+        mlflow.set_experiment(experiment_id=store.experiment_id)
         # MLflow would like type hints as a schema; the signature is one.
         warnings.simplefilter("ignore", UserWarning)
         network, parameters = Path(name, "network.json"), Path(name, PARAMETERS)

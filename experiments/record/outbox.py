@@ -1,36 +1,55 @@
 """Records that wait on disk while a tracking server does not answer."""
 
 import contextlib
-import json
+import errno
+import itertools
+import os
+import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.record.address import Unreachable, absolute, check_reachable
-from experiments.run.config import TrackingConfig, UserError, from_record
+from filelock import FileLock, Timeout
+
+from experiments.record.address import StoreError, Unreachable, absolute, check_reachable, masked
+from experiments.record.ownership import VARIABLE
+from experiments.record.untracked import Untracked
+from experiments.run.config import TrackingConfig, UserError
+from experiments.run.interrupts import defer_interrupts
+from experiments.run.trust import from_record
 
 if TYPE_CHECKING:
     from experiments.record import AnyStore
     from experiments.record.tracking import Store
+    from experiments.record.undelivered import RunRecord, SweepRecord
     from experiments.run.stack import Trained
 
-FOLDER, RECORD, SWEEP = "undelivered", "record.json", "sweep"
+FOLDER, RECORD, SWEEP, FILES, LOCK = "undelivered", "record.json", "sweep", "files", ".lock"
 RETRY_SECONDS = 5.0
+# NumPy's error for an array of which a part alone could be written has no number.
+FULL = (errno.ENOSPC, errno.EDQUOT, None)
+
+
+class InUse(UserError):
+    """Another process delivers these records."""
 
 
 class Outbox:
     """A folder with a folder for every record that waits.
 
     tracking: where the records belong. folder: of the sweep or the run.
+    allow: the loaders of its runs that a record may not name by itself, see `run.trust.from_record`.
     closed: whether records wait because the server does not answer.
     """
 
-    def __init__(self, tracking: TrackingConfig, folder: Path) -> None:
-        self.tracking, self.folder = tracking, folder / FOLDER
+    def __init__(self, tracking: TrackingConfig, folder: Path, allow: Sequence[str] = ()) -> None:
+        self.tracking, self.folder, self.allow = tracking, folder / FOLDER, allow
         self.closed = False
         self.tried = time.monotonic()
+        # The owner of the sweep that the records are of.
+        self.owner = os.environ.get(VARIABLE, "")
 
     def __len__(self) -> int:
         """How many wait, a sweep's jobs' own among them."""
@@ -39,7 +58,11 @@ class Outbox:
     @property
     def told(self) -> str:
         """What the user needs to know while records wait."""
-        return f"records wait in {self.folder}; python -m experiments.deliver {self.folder.parent} delivers them"
+        options = [word for loader in self.allow for word in ("--allow", loader)]
+        if self.tracking.uri != os.environ.get("MLFLOW_TRACKING_URI"):
+            options += ["--uri", absolute(self.tracking.uri)]
+        command = shlex.join(["python", "-m", "experiments.deliver", str(self.folder.parent), *options])
+        return f"records wait in {self.folder}; {command} delivers them"
 
     def close(self, error: Unreachable) -> None:
         """The server does not answer; said once."""
@@ -55,38 +78,46 @@ class Outbox:
         except Unreachable as error:
             self.close(error)
 
-    def put(self, name: str, tags: dict[str, str], parent: str, trained: "Trained") -> None:
-        """A run that is trained."""
-        from experiments.record import files
+    @property
+    def _address(self) -> dict[str, str | None]:
+        return {"uri": self.tracking.uri, "experiment": self.tracking.experiment, "owner": self.owner}
 
-        folder = self._unfinished(tags.get("job", "0"))
-        files.write(trained, folder)
-        content = {
-            "name": name,
-            "tags": tags,
-            "parent": parent,
-            "outcome": trained.outcome,
-            "started": trained.started,
-            "ended": trained.ended,
-        }
-        self._whole(folder, content)
+    def put(self, name: str, tags: dict[str, str], parent: str, trained: "Trained") -> None:
+        """A run that is trained; raises UserError where the disk does not take it."""
+        from experiments.record import files
+        from experiments.record.undelivered import RunRecord
+
+        about = {"name": name, "tags": tags, "parent": parent, "outcome": trained.outcome}
+        record = RunRecord.model_validate({**self._address, **about, "started": trained.started, "ended": trained.ended})
+        with self._whole(tags["job"], record) as folder:
+            files.write(trained, folder)
 
     def put_sweep(self, run_id: str, status: str, axes: dict[str, str], content: Path) -> None:
-        """The end of a sweep's parent run: its status, the swept keys, and the files of `content`."""
-        folder = self._unfinished(SWEEP)
-        shutil.copytree(content, folder / "files")
-        self._whole(folder, {"run_id": run_id, "status": status, "axes": axes})
+        """The end of a sweep's parent run: its status, the swept keys, and the files of `content`; raises as `put`."""
+        from experiments.record.undelivered import SweepRecord
 
-    def _unfinished(self, name: str) -> Path:
-        folder = self.folder / f".{name}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        return folder
+        record = SweepRecord.model_validate({**self._address, "run_id": run_id, "status": status, "axes": axes})
+        with self._whole(SWEEP, record) as folder:
+            shutil.copytree(content, folder / FILES)
 
-    def _whole(self, folder: Path, content: dict[str, object]) -> None:
-        """The folder takes its name when it is whole: a kill on the way leaves none that is half written."""
-        (folder / RECORD).write_text(json.dumps({"uri": self.tracking.uri, "experiment": self.tracking.experiment, **content}))
-        folder.replace(folder.with_name(folder.name.removeprefix(".")))
+    @contextlib.contextmanager
+    def _whole(self, name: str, record: "RunRecord | SweepRecord") -> Iterator[Path]:
+        """A folder for a record, which takes its name when it is whole: a kill on the way, or a full disk, leaves no half."""
+        unfinished = self.folder / f".{name}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            (unfinished / RECORD).write_text(record.model_dump_json())
+            # Another training in the same folder may have left one of that name.
+            names = (f"{name}_{number}" if number else name for number in itertools.count())
+            unfinished.replace(next(self.folder / free for free in names if not (self.folder / free).exists()))
+        except OSError as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            reason = "no space is left there" if error.errno in FULL else error.strerror or str(error)
+            others = f"; {len(self)} {self.told}" if len(self) else ""
+            lost = f"so the record of {name} is lost, which the same command trains again"
+            raise UserError(f"{self.folder}: {reason}, {lost}{others}") from None
         self.closed = True
 
     def try_again(self, store: "AnyStore | None", *, now: bool = False) -> None:
@@ -95,63 +126,144 @@ class Outbox:
             self.tried = time.monotonic()
             try:
                 # Asked first: where nothing waits yet, there is nothing to deliver that would tell.
-                check_reachable(absolute(self.tracking.uri))
-                deliver(self.folder.parent, store)
+                check_reachable(absolute(self.tracking.uri), pauses=())
+                deliver(self.folder.parent, store, self.allow)
                 self.closed = False
-            except Unreachable:
+            except (Unreachable, InUse):
                 pass
 
 
 def waiting(folder: Path) -> Iterator[Path]:
-    """The record.json of all whole records that wait under `folder`."""
-    return (file for file in folder.rglob(f"{FOLDER}/*/{RECORD}") if not file.parent.name.startswith("."))
+    """The folders of all whole records that wait under `folder`. A link, which leads to somebody else's, is none."""
+    within = folder.parent if folder.name == FOLDER else folder
+    for file in sorted(within.rglob(f"{FOLDER}/*/{RECORD}")):
+        record = file.parent
+        if not (record.name.startswith(".") or record.is_symlink() or record.parent.is_symlink()):
+            yield record
 
 
-def deliver(folder: Path, store: "AnyStore | None" = None) -> int:
+def deliver(folder: Path, store: "AnyStore | None" = None, allow: Sequence[str] = (), uri: str | None = None) -> int:
     """Write into their store all records that wait under `folder`, and take each away once it is there; how many.
 
-    store: theirs, where it is open. Raises Unreachable where it still does not answer, UserError for a damaged record.
+    store: theirs, where it is open. uri: theirs, where it is not; a record that belongs elsewhere is refused, since it would
+    take the user's name and password there. allow: see `run.trust.from_record`. Raises Unreachable where it does not answer,
+    InUse where another process delivers them, and, once all others are delivered, UserError for a damaged record.
     """
-    from experiments.record.tracking import Store
+    count, damaged = 0, []
+    with contextlib.ExitStack() as around:
+        for outbox in dict.fromkeys(record.parent for record in waiting(folder)):
+            around.enter_context(_alone(outbox))
+        stores = _Stores(uri)
+        around.callback(stores.close)
+        # A sweep's end comes after its runs.
+        for record in sorted(waiting(folder), key=_is_of_sweep):
+            try:
+                # What is being written when an interrupt comes is written first.
+                with defer_interrupts():
+                    _deliver(record, store or stores, allow)
+                    shutil.rmtree(record)
+                count += 1
+            except (Unreachable, StoreError):
+                raise
+            except UserError as error:
+                damaged.append(error)
+    if damaged:
+        raise UserError(f"{damaged[0]}; {count} records are delivered, {len(damaged)} wait still")
+    return count
 
-    # A sweep's end comes after its runs.
-    records = sorted(waiting(folder), key=lambda file: file.parent.name == SWEEP)
-    for file in records:
-        try:
-            record = json.loads(file.read_text())
-            tracking = TrackingConfig(uri=record["uri"], experiment=record["experiment"])
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{file} is damaged: {error}") from None
-        store = store or Store(tracking)
-        assert isinstance(store, Store)
-        if file.parent.name == SWEEP:
-            parent = store.run(record["run_id"])
-            parent.describe(record["axes"])
-            parent.keep(file.parent / "files")
-            parent.end(record["status"])
-        else:
-            _deliver_run(file.parent, record, store)
-        shutil.rmtree(file.parent)
-    return len(records)
+
+class _Stores:
+    """The experiments of the store at that address, each opened when the first record that belongs there is delivered."""
+
+    def __init__(self, uri: str | None) -> None:
+        self.uri = absolute(uri)
+        self.opened: dict[str, Store] = {}
+
+    def store_for(self, record: "RunRecord | SweepRecord", sweep: str) -> "Store":
+        """The record's experiment, which is written to for the owner of that sweep; UserError where it belongs elsewhere."""
+        from experiments.record.tracking import Store
+
+        # It is compared as it is written: to read a stranger's address would take a name and a password from it.
+        place = record.uri or absolute(None)
+        if place != self.uri:
+            raise UserError(f"it belongs to {masked(place)}, not to {self.uri}: --uri says to which store")
+        if record.experiment not in self.opened:
+            self.opened[record.experiment] = Store(TrackingConfig(uri=self.uri, experiment=record.experiment))
+        store = self.opened[record.experiment]
+        store.act_for(record.owner, sweep)
+        return store
+
+    def close(self) -> None:
+        """Nothing that was begun here is RUNNING any more."""
+        for store in self.opened.values():
+            with contextlib.suppress(UserError):
+                store.close()
 
 
-def _deliver_run(folder: Path, record: dict, store: "Store") -> None:
+@contextlib.contextmanager
+def _alone(outbox: Path) -> Iterator[None]:
+    try:
+        lock = FileLock(outbox / LOCK).acquire(timeout=0)
+    except Timeout:
+        raise InUse(f"{outbox} is being delivered by another process: wait for it") from None
+    with lock:
+        yield
+
+
+def _is_of_sweep(record: Path) -> bool:
+    return record.name.partition("_")[0] == SWEEP
+
+
+def _deliver(folder: Path, stores: "AnyStore | _Stores", allow: Sequence[str]) -> None:
+    from experiments.record.undelivered import SweepRecord, read
+
+    try:
+        record = read(folder / RECORD, _is_of_sweep(folder))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / RECORD} is damaged: {error}") from None
+    sweep = record.run_id if isinstance(record, SweepRecord) else record.parent
+    store = stores.store_for(record, sweep) if isinstance(stores, _Stores) else stores
+    assert not isinstance(store, Untracked)
+    if isinstance(record, SweepRecord):
+        _deliver_sweep(folder, record, store)
+    else:
+        _deliver_run(folder, record, store, allow)
+
+
+def _deliver_sweep(folder: Path, record: "SweepRecord", store: "Store") -> None:
+    content = folder / FILES
+    for path in (content, *content.rglob("*")):
+        # What a link leads to is not the sweep's, and a FIFO has no end.
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path} is damaged: it is no plain file or folder")
+    if record.owner not in ("", store.token):
+        # Another process has taken the sweep over, and ended it since.
+        return
+    parent = store.run(record.run_id)
+    parent.check_owner()
+    parent.describe(record.axes)
+    parent.keep(content)
+    # The sweep is over: what it had begun and could not keep does not go on.
+    for run in store.children(record.run_id, "attributes.status = 'RUNNING'"):
+        store.run(run.info.run_id).end("KILLED")
+    parent.end(record.status)
+
+
+def _deliver_run(folder: Path, record: "RunRecord", store: "Store", allow: Sequence[str]) -> None:
     from experiments.record import files
     from experiments.run.stack import Trained
 
     kept = files.read(folder)
-    # What was written here by a sweep of the user's own may name a loader of the user's own.
-    module = str(kept.config["dataset"]["loader"].get("_target_", "")).rpartition(".")[0]
-    config = from_record(kept.config, [module])
+    config = from_record(kept.config, allow)
     store.points, store.blocks = config.tracking.points, config.tracking.blocks
-    if record["parent"]:
-        for run in store.children(record["parent"], f"tags.job = '{record['tags']['job']}'"):
-            if run.info.status == "FINISHED":
-                # The server took it, and its answer was lost.
-                return
+    if record.parent:
+        found = store.children(record.parent, f"tags.job = '{record.tags.job}'")
+        if any(run.info.status == "FINISHED" for run in found):
+            # The server took it, and its answer was lost.
+            return
+        store.check_owner(record.parent)
+        for run in found:
             if run.info.status == "RUNNING":
                 store.run(run.info.run_id).end("KILLED")
-    trained = Trained(
-        config, kept.history, kept.parameters, record["outcome"], record["started"], record["ended"], kept.environment
-    )
-    store.begin(record["name"], record["tags"], record["parent"]).finish(trained)
+    trained = Trained(config, kept.history, kept.parameters, record.outcome, record.started, record.ended, kept.environment)
+    store.begin(record.name, record.tags.model_dump(), record.parent).finish(trained)

@@ -1,25 +1,23 @@
 """Runs read back from a tracking store, checked against the hash they were recorded with."""
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
-from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from experiments.record import files
-from experiments.record.address import absolute, check_reachable, is_new
+from experiments.record.address import StoreError, absolute, check_reachable, is_new, sqlite_file
+from experiments.record.client import Client, in_one_line
 from experiments.record.files import Files
 from experiments.record.identity import trajectory_hash
+from experiments.record.moved import beside, local
 from experiments.record.view import TAG, link
-from experiments.run.config import UserError
+from experiments.run.config import UserError, printable
+from experiments.run.tile import OUTCOMES
 
 PAGE = 1000
-
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +39,12 @@ class Recorded:
         return kept
 
 
-def search(client: MlflowClient, experiments: Sequence[str], which: str) -> list[MlflowRun]:
+def is_job(tags: Mapping[str, str]) -> bool:
+    """Whether a run with those tags is a sweep's job's: not so one of the user's own, or whose tags somebody has changed."""
+    return tags.get("kind") == "run" and tags.get("outcome") in OUTCOMES and tags.get("job", "").isdecimal()
+
+
+def search(client: Client, experiments: Sequence[str], which: str) -> list[MlflowRun]:
     """All runs that MLflow's filter `which` takes, newest first."""
     found: list[MlflowRun] = []
     token = None
@@ -61,10 +64,13 @@ class Archive:
 
     def __init__(self, uri: str | None, downloads: Path) -> None:
         self.uri, self.downloads = absolute(uri), downloads
-        check_reachable(self.uri)
-        if self.uri.startswith("sqlite") and is_new(Path(self.uri.removeprefix("sqlite:///"))):
+        self.file = sqlite_file(self.uri)
+        if self.file and is_new(self.file):
             raise UserError(f"tracking.uri is {self.uri!r}, but that file is not there")
-        self.client = MlflowClient(self.uri)
+        check_reachable(self.uri)
+        self.client = Client(self.uri)
+        # Of sweeps that were asked for.
+        self.experiments: dict[str, str] = {}
 
     def run(self, run_id: str) -> Recorded:
         """The finished run of that id; raises UserError where there is none."""
@@ -77,21 +83,19 @@ class Archive:
 
     def sweep(self, parent: str) -> list[Recorded]:
         """The finished runs of a sweep, in the order of its jobs."""
-        experiment = self._get(parent, "sweep").info.experiment_id
-        found = self._finished([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
-        return sorted(found, key=lambda run: int(run.tags["job"]))
+        found = self._finished([self._experiment(parent)], f"tags.`mlflow.parentRunId` = '{parent}'")
+        return sorted((run for run in found if is_job(run.tags)), key=lambda run: int(run.tags["job"]))
 
     def job(self, parent: str, job: int) -> Recorded | None:
         """The finished run of one job of a sweep, None where there is none."""
-        experiment = self._get(parent, "sweep").info.experiment_id
-        found = self._finished([experiment], f"tags.`mlflow.parentRunId` = '{parent}' and tags.job = '{job}'")
-        return found[0] if found else None
+        which = f"tags.`mlflow.parentRunId` = '{parent}' and tags.job = '{job}'"
+        return next((run for run in self._finished([self._experiment(parent)], which) if is_job(run.tags)), None)
 
     def page(self, parent: str | None) -> tuple[str, str]:
         """The dashboard's page for a sweep, the newest one where none is named, and what to call it."""
         sweep = self._get(parent or self.newest_sweep(), "sweep")
         view = sweep.info.run_id if self._has_view(sweep) else ""
-        return link(sweep.info.experiment_id, view), sweep.info.run_name
+        return link(sweep.info.experiment_id, view), printable(sweep.info.run_name)
 
     def newest_sweep(self) -> str:
         """Its parent run's id; raises UserError where there is no sweep."""
@@ -103,14 +107,20 @@ class Archive:
             raise UserError(f"{self.uri} has no sweep yet: python -m experiments.train -m makes one")
         return newest[0].info.run_id
 
+    def _experiment(self, sweep: str) -> str:
+        if sweep not in self.experiments:
+            self.experiments[sweep] = self._get(sweep, "sweep").info.experiment_id
+        return self.experiments[sweep]
+
     def _has_view(self, sweep: MlflowRun) -> bool:
         return TAG + sweep.info.run_id in self.client.get_experiment(sweep.info.experiment_id).tags
 
     def _get(self, run_id: str, kind: str) -> MlflowRun:
         try:
-            return self.client.get_run(run_id)
-        except MlflowException as error:
-            raise UserError(f"{kind} {run_id!r}: {str(error).splitlines()[0]} (in {self.uri})") from None
+            found: MlflowRun = self.client.get_run(run_id)
+        except StoreError as error:
+            raise UserError(f"{kind} {run_id!r}: {error}") from None
+        return found
 
     def experiment(self, name: str) -> list[Recorded]:
         """All finished runs of an experiment."""
@@ -125,11 +135,21 @@ class Archive:
         return [self._recorded(run) for run in found]
 
     def _recorded(self, run: MlflowRun) -> Recorded:
-        address = urlsplit(run.info.artifact_uri)
-        if address.scheme in ("", "file"):
-            folder = Path(unquote(address.path))
-        else:
+        folder = local(run.info.artifact_uri)
+        if folder is None:
             folder = self.downloads / run.info.run_id
             folder.mkdir(exist_ok=True)
-            self.client.download_artifacts(run.info.run_id, "", str(folder))
-        return Recorded(run.info.run_id, run.info.run_name, run.data.tags, folder)
+            with in_one_line(self.uri):
+                artifacts = get_artifact_repository(run.info.artifact_uri, self.uri)
+                for found in artifacts.list_artifacts():
+                    if found.path in files.NAMES:
+                        artifacts.download_artifacts(found.path, str(folder))
+        elif not folder.is_dir():
+            # The store's folder may have been moved.
+            moved = beside(self.file, folder) if self.file else None
+            if moved is None:
+                near = f", nor beside {self.file}" if self.file else ""
+                raise UserError(f"run {run.info.run_id}: its artifacts are not in {folder}{near}")
+            folder = moved
+        tags = {key: printable(value) for key, value in run.data.tags.items()}
+        return Recorded(run.info.run_id, printable(run.info.run_name), tags, folder)

@@ -2,13 +2,13 @@
 
 import contextlib
 import errno
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from blocks.arrays import Array
+from experiments.run.bounded import check_arrays
 from experiments.run.config import UserError
 
 ROWS = 64
@@ -38,14 +38,18 @@ class Tiles:
         """A tile, None where it is not there; raises ValueError where it is cut short or another map's."""
         file = self.file(number)
         try:
-            with np.load(file, allow_pickle=False) as saved:
-                values: Array = saved["values"]
+            header = check_arrays(file)["values"]
+            values = None
+            if header == (shape, self.dtype):
+                with np.load(file, allow_pickle=False) as saved:
+                    values = saved["values"]
         except FileNotFoundError:
             return None
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:
+            # What NumPy and zipfile raise for a file that is made to mislead them is not written down.
             raise ValueError(f"{file.name} is cut short or damaged ({' '.join(str(error).split()) or 'empty'})") from None
-        if values.shape != shape or values.dtype != self.dtype:
-            raise ValueError(f"{file.name} holds {values.dtype} {values.shape}, not {self.dtype} {shape}")
+        if values is None:
+            raise ValueError(f"{file.name} holds {header[1]} {header[0]}, not {self.dtype} {shape}")
         return values
 
 
@@ -70,7 +74,7 @@ def _in_one_line(folder: Path) -> Iterator[None]:
         told = "no space is left there" if full else error.strerror or str(error)
         raise UserError(
             f"map.folder is {str(folder)!r}: {told}; the tiles in it stay, the same command trains the others"
-        ) from error
+        ) from None
 
 
 def assemble(file: Path, shape: tuple[int, int], dtype: np.dtype, bands: Iterable[Array]) -> None:

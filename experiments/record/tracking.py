@@ -3,67 +3,58 @@
 import contextlib
 import gc
 import json
-import logging
 import math
-import os
+import shlex
 import sqlite3
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, wraps
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import requests
 from filelock import FileLock
-from mlflow import MlflowClient
 from mlflow.data.numpy_dataset import from_numpy
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunInfo, RunTag
 from mlflow.entities import Run as MlflowRun
-from mlflow.exceptions import MlflowException, RestException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from blocks.history import History
-from experiments.record import files, liveness
-from experiments.record.address import StoreError, Unreachable, absolute, check_reachable, is_new, lock_file
-from experiments.record.metrics import curves, metrics, outcome_tags, params
-from experiments.record.reading import search
+from experiments.record import files
+from experiments.record.address import (
+    StoreError,
+    absolute,
+    check_reachable,
+    is_new,
+    lock_file,
+    sqlite_file,
+    sqlite_uri,
+    with_password,
+)
+from experiments.record.claims import PARENT_TAG, Claims
+from experiments.record.client import Client, in_one_line, patiently
+from experiments.record.metrics import curves, metrics, outcome_tags, params, texts
+from experiments.record.moved import ARTIFACT_FOLDER, relocate
+from experiments.record.ownership import BEAT_SECONDS
+from experiments.record.reading import is_job, search
 from experiments.record.view import TAG, link, sweep_views
 from experiments.run.config import Config, DatasetConfig, SweepConfig, TrackingConfig, UserError
 from experiments.run.data import load
 from experiments.run.environment import environment, uncommitted
 from experiments.run.stack import Trained
 
-ARTIFACT_FOLDER = "mlartifacts"
-PARENT_TAG = "mlflow.parentRunId"
 # An experiment with more sweeps than that keeps the views that it has.
 MOST_TAGS = 500
-# What a server does not answer at once waits on disk: MLflow's own seven tries would stop the sweep for minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+# So many requests to a server are under way at once for a run, and so many runs are written at once.
+AT_ONCE, RUNS_AT_ONCE = 8, 4
 
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-for _chatty in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
-    logging.getLogger(_chatty).setLevel(logging.WARNING)
-# That a server does not answer is said once, by the outbox.
-logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-
-
-def _in_one_line(method: Method) -> Method:
-    """MLflow's errors as ours: Unreachable where a server does not answer, StoreError otherwise."""
-
-    @wraps(method)
-    def called(self: Any, *arguments: Any, **more: Any) -> Any:
-        try:
-            return method(self, *arguments, **more)
-        except (MlflowException, OSError) as error:
-            line = f"tracking.uri is {self.uri!r}: {str(error).splitlines()[0]}"
-            answered = isinstance(error, RestException) and error.get_http_status_code() < 500
-            lost = isinstance(error, MlflowException | requests.RequestException) and not answered
-            raise (Unreachable if self.uri.startswith("http") and lost else StoreError)(line) from error
-
-    return called  # type: ignore[return-value]
+T = TypeVar("T")
+# (job, fingerprint) -> (final training loss, outcome)
+Finished = dict[tuple[int, str], tuple[float, str]]
 
 
 class Store:
@@ -74,100 +65,112 @@ class Store:
         self.points, self.blocks = tracking.points, tracking.blocks
         check_reachable(self.uri)
         self._open(tracking.experiment)
+        self.claims = Claims(self.client, self.experiment_id, lock_file(self.uri))
         # The collector would look through MLflow's hundred thousand objects again and again: a fifth of the writing.
         gc.freeze()
 
-    @_in_one_line
     def _open(self, experiment: str) -> None:
-        if not self.uri.startswith("sqlite"):
-            self.client = MlflowClient(self.uri)
-            self.experiment_id = self._experiment(experiment, None)
-            self.page = link(self.experiment_id)
-            return
-        file = Path(self.uri.removeprefix("sqlite:///"))
-        artifacts = (file.parent / ARTIFACT_FOLDER).as_uri()
-        # A new SQLite file that several processes open at once breaks.
-        with FileLock(lock_file(self.uri)):
-            if is_new(file):
-                _make(file, artifacts)
-            self.client = MlflowClient(self.uri)
-            self.experiment_id = self._experiment(experiment, artifacts)
-            self.page = link(self.experiment_id)
+        file = sqlite_file(self.uri)
+        artifacts = (file.parent / ARTIFACT_FOLDER).as_uri() if file else None
+        # A new database that several processes open at once breaks.
+        with in_one_line(self.uri), FileLock(lock_file(self.uri)):
+            if file and is_new(file):
+                _make(file, str(artifacts))
+            elif file:
+                for line in patiently(self.uri, partial(relocate, file)):
+                    print(line)
+            self.client = Client(self.uri)
+            found = self.client.get_experiment_by_name(experiment)
+            self.experiment_id = found.experiment_id if found else self.client.create_experiment(experiment, artifacts)
+        if found and found.lifecycle_stage == "deleted":
+            raise UserError(
+                f"tracking.experiment is {experiment!r}, which was deleted in {self.uri}: restore it, or take another name"
+            )
+        self.views = len(found.tags) if found else 0
+        self.page = link(self.experiment_id)
 
-    def _experiment(self, name: str, artifact_location: str | None) -> str:
-        found = self.client.get_experiment_by_name(name)
-        if found is None:
-            return self.client.create_experiment(name, artifact_location)
-        if found.lifecycle_stage == "deleted":
-            raise UserError(f"tracking.experiment is {name!r}, which was deleted in {self.uri}: restore it, or take another name")
-        return found.experiment_id
+    @property
+    def token(self) -> str:
+        """Of the owner of what is begun here."""
+        return self.claims.owner.token
 
     @property
     def command(self) -> str:
         """What opens the dashboard on this store."""
         if self.uri.startswith("http"):
-            return f"open {self.uri}/{self.page}"
-        return f"python -m experiments.dashboard --uri {self.uri}   # opens http://127.0.0.1:5000/{self.page}"
+            return f"open {shlex.quote(f'{self.uri}/{self.page}')}"
+        return f"python -m experiments.dashboard --uri {shlex.quote(self.uri)}   # opens http://127.0.0.1:5000/{self.page}"
 
-    @_in_one_line
     def save_view(self, parent: str, name: str, configs: Sequence[Config], score: str) -> None:
         """The dashboard's page for the sweep of those configs, from now on `page`. score: accuracy or r2."""
-        if len(self.client.get_experiment(self.experiment_id).tags) < MOST_TAGS:
+        if self.views < MOST_TAGS:
             for key, view in sweep_views(name, parent, configs, score, self.blocks).items():
                 self.client.set_experiment_tag(self.experiment_id, TAG + key, view)
             self.page = link(self.experiment_id, parent)
 
-    @_in_one_line
     def begin(self, name: str, tags: dict[str, str], parent: str = "") -> "Run":
         """A new run, RUNNING, of this process."""
-        own = {
-            "mlflow.source.type": "LOCAL",
-            "mlflow.source.name": "experiments.train",
-            **_commit_tags(),
-            **liveness.tags(),
-            **tags,
-        }
-        if parent:
-            own[PARENT_TAG] = parent
-        return Run(self, self.client.create_run(self.experiment_id, run_name=name, tags=own).info.run_id)
+        made = self._create(name, {**tags, PARENT_TAG: parent} if parent else tags)
+        return Run(self, made.run_id, parent, made.artifact_uri)
+
+    def _create(self, name: str, tags: dict[str, str]) -> RunInfo:
+        source = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "experiments.train", **_commit_tags()}
+        own = {**source, **self.claims.tags(), **tags}
+        return self.client.create_run(self.experiment_id, run_name=name, tags=own).info
 
     def run(self, run_id: str) -> "Run":
         """The run of that id."""
         return Run(self, run_id)
 
-    @_in_one_line
-    def begin_sweep(
-        self, name: str, tags: dict[str, str], fingerprint: str, config: SweepConfig
-    ) -> tuple["Run", dict[int, tuple[float, str]]]:
-        """The parent run of a sweep, RUNNING, and what an earlier start has finished: job -> (final training loss, outcome).
+    def close(self, status: str = "KILLED") -> None:
+        """End with that status whatever this process has begun here and not ended; others may take it over then."""
+        self.claims.close(status)
 
-        Runs whose process is gone are KILLED first. Raises UserError where another process is training the same sweep.
+    def begin_sweep(self, name: str, tags: dict[str, str], fingerprint: str, config: SweepConfig) -> tuple["Run", Finished]:
+        """The parent run of a sweep, RUNNING, and what an earlier start has finished of it.
+
+        Runs whose owner is dead are KILLED first. Raises UserError where another process is training the same sweep; where it
+        is not to be seen whether that lives, its signs of life are waited for.
         """
-        with FileLock(lock_file(self.uri)):
-            self._bury(config.stale)
-            kind = tags["kind"]
-            found = self._search(f"tags.kind = '{kind}' and tags.fingerprint = '{fingerprint}'") if config.resume else []
-            if not found:
-                return self.begin(name, {**tags, "fingerprint": fingerprint}), {}
-            sweep, run_id = found[0], found[0].info.run_id
-            if sweep.info.status == "RUNNING":
-                raise UserError(
-                    f"this {kind} is being trained by another process, {sweep.data.tags[liveness.PROCESS]} "
-                    f"(run {run_id}): wait for it, or train it anew with sweep.resume=false"
-                )
-            parent = self.run(run_id)
-            parent.beat()
-            self.client.update_run(run_id, status="RUNNING")
-        finished = self.children(run_id, "attributes.status = 'FINISHED'")
-        return parent, {int(run.data.tags["job"]): _result(run) for run in finished}
+        run_id = self.claims.take_over(
+            tags["kind"], fingerprint, config, lambda: self._create(name, {**tags, "fingerprint": fingerprint}).run_id
+        )
+        return self.run(run_id), self._finished(run_id)
 
-    @_in_one_line
-    def finished(self, parent: str, job: int) -> tuple[float, str] | None:
+    def act_for(self, token: str, sweep: str) -> None:
+        """Write for that owner from now on, and where the sweep was ended by another one since, for that one."""
+        self.claims.act_for(token, sweep)
+
+    def check_owner(self, sweep: str) -> None:
+        """Raise TakenOver where the sweep of that parent run belongs to another process by now."""
+        self.claims.check(sweep)
+
+    def finished(self, parent: str, job: int, fingerprint: str) -> tuple[float, str] | None:
         """(final training loss, outcome) of a sweep's job, None where it is not finished."""
-        found = self.children(parent, f"attributes.status = 'FINISHED' and tags.job = '{job}'")
-        return _result(found[0]) if found else None
+        return self._finished(parent, f" and tags.job = '{job}'").get((job, fingerprint))
 
-    @_in_one_line
+    def _finished(self, parent: str, which: str = "") -> Finished:
+        runs = [run for run in self.children(parent, f"attributes.status = 'FINISHED'{which}") if is_job(run.data.tags)]
+        return {
+            (int(run.data.tags["job"]), run.data.tags.get("fingerprint", "")): (
+                run.data.metrics.get("final/loss_train", math.inf),
+                run.data.tags["outcome"],
+            )
+            for run in runs
+        }
+
+    @property
+    def runs_at_once(self) -> int:
+        """How many runs are to be written at once: a file is written by one after the other."""
+        return 1 if sqlite_file(self.uri) else RUNS_AT_ONCE
+
+    def at_once(self, *calls: Callable[[], T]) -> list[T]:
+        """What they return, called side by side where each waits for a server's answer; raises the first error."""
+        if sqlite_file(self.uri):
+            return [call() for call in calls]
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            return [called.result() for called in [threads.submit(call) for call in calls]]
+
     def children(self, parent: str, which: str = "") -> list[MlflowRun]:
         """A sweep's runs, newest first; those that MLflow's filter `which` takes."""
         return self._search(" and ".join([f"tags.`{PARENT_TAG}` = '{parent}'", *filter(None, [which])]))
@@ -175,24 +178,12 @@ class Store:
     def _search(self, which: str) -> list[MlflowRun]:
         return search(self.client, [self.experiment_id], which)
 
-    def _bury(self, stale: float) -> None:
-        """End as KILLED every RUNNING run whose process is gone, and whose sweep's process is."""
-        running = {run.info.run_id: run for run in self._search("attributes.status = 'RUNNING'") if "kind" in run.data.tags}
-        for run_id, run in running.items():
-            parent = running.get(run.data.tags.get(PARENT_TAG, ""), run)
-            if not any(liveness.alive(of.data.tags, stale) for of in (run, parent)):
-                self.client.set_terminated(run_id, "KILLED")
-
-
-def _result(run: MlflowRun) -> tuple[float, str]:
-    return run.data.metrics.get("final/loss_train", math.inf), run.data.tags["outcome"]
-
 
 def _make(file: Path, artifacts: str) -> None:
     """A new SQLite store: it takes its name when it is whole, so that a kill on the way leaves none that is half made."""
     unfinished = file.with_name(f"{file.name}.unfinished")
     unfinished.unlink(missing_ok=True)
-    made = SqlAlchemyStore(f"sqlite:///{unfinished}", artifacts)
+    made = SqlAlchemyStore(sqlite_uri(unfinished), artifacts)
     made._dispose_engine()
     # Several sweeps that write at once then wait for each other half as long.
     with contextlib.closing(sqlite3.connect(unfinished)) as store:
@@ -203,14 +194,24 @@ def _make(file: Path, artifacts: str) -> None:
 class Run:
     """A run in the store, RUNNING until `finish` or `end`."""
 
-    def __init__(self, store: Store, run_id: str) -> None:
-        self.store, self.client, self.uri, self.run_id = store, store.client, store.uri, run_id
+    def __init__(self, store: Store, run_id: str, parent: str = "", artifact_uri: str | None = None) -> None:
+        self.store, self.client, self.uri, self.run_id, self.parent = store, store.client, store.uri, run_id, parent
+        self.artifact_uri = artifact_uri
         self.shown = 0
 
-    @_in_one_line
+    @cached_property
+    def artifacts(self) -> ArtifactRepository:
+        """Where its artifacts are put."""
+        place = self.artifact_uri or self.client.get_run(self.run_id).info.artifact_uri
+        return get_artifact_repository(place, tracking_uri=with_password(self.uri))
+
     def beat(self) -> None:
-        """A sign of life."""
-        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in liveness.tags().items()])
+        """A sign of life; raises TakenOver where the run is another process's by now."""
+        self.store.claims.beat(self.run_id)
+
+    def check_owner(self) -> None:
+        """Raise TakenOver where this run of a sweep is another process's by now."""
+        self.store.check_owner(self.run_id)
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
@@ -218,9 +219,11 @@ class Run:
         over = threading.Event()
 
         def beat() -> None:
-            while not over.wait(liveness.BEAT_SECONDS):
-                with contextlib.suppress(UserError):
+            while not over.wait(BEAT_SECONDS):
+                # Whatever this one comes to, the next may be given.
+                with contextlib.suppress(Exception):
                     self.beat()
+                    self.store.claims.bury_silent()
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -228,9 +231,9 @@ class Run:
             yield
         finally:
             over.set()
-            thread.join()
+            # One that waits for a server is not waited for.
+            thread.join(BEAT_SECONDS)
 
-    @_in_one_line
     def progress(self, history: History, steps: int) -> None:
         """The points of the curves that a training of `steps` steps has reached since the last call."""
         now = int(time.time() * 1000)
@@ -239,30 +242,40 @@ class Run:
         )
         self.shown = history.loss.shape[-1]
 
-    @_in_one_line
     def finish(self, trained: Trained) -> None:
-        """All of a trained run, and its end: FINISHED, whatever the outcome."""
-        self.client.log_batch(
-            self.run_id,
-            metrics=list(metrics(trained, self.store.points, self.store.blocks, self.shown)),
-            params=[Param(key, str(value)) for key, value in params(trained.config).items()],
-            tags=[RunTag(key, value) for key, value in outcome_tags(trained).items()],
-        )
-        self.client.log_inputs(self.run_id, [_input(trained.config.dataset)])
+        """All of a trained run, and its end: FINISHED, whatever the outcome; raises TakenOver where its sweep is another's."""
+        if self.parent:
+            self.store.check_owner(self.parent)
         with tempfile.TemporaryDirectory() as folder:
             files.write(trained, Path(folder))
-            self.keep(Path(folder))
+            self.store.at_once(
+                lambda: self.client.log_batch(
+                    self.run_id,
+                    metrics=list(metrics(trained, self.store.points, self.store.blocks, self.shown)),
+                    params=[Param(key, value) for key, value in texts(params(trained.config)).items()],
+                    tags=[RunTag(key, value) for key, value in outcome_tags(trained).items()],
+                ),
+                lambda: self._use(_input(trained.config.dataset)),
+                *self._uploads(Path(folder)),
+            )
         # Last of all: what is FINISHED is whole.
         self.end()
 
-    @_in_one_line
+    def _use(self, data: DatasetInput) -> None:
+        try:
+            self.client.log_inputs(self.run_id, [data])
+        except StoreError:
+            # Another run has told a database of the same data at the same moment; now they are there.
+            self.client.log_inputs(self.run_id, [data])
+
     def describe(self, params: dict[str, str], values: dict[str, float] | None = None, step: int = 0) -> None:
-        """Params and, where they are finite, metrics of a run that trains nothing itself."""
+        """Params and, where they are finite, metrics of a run that trains nothing itself. Params that it has stay."""
         now, finite = int(time.time() * 1000), {key: value for key, value in (values or {}).items() if math.isfinite(value)}
         metrics = [Metric(key, value, now, step) for key, value in finite.items()]
-        self.client.log_batch(self.run_id, metrics=metrics, params=[Param(key, value) for key, value in params.items()])
+        there = self.client.get_run(self.run_id).data.params if params else {}
+        missing = [Param(key, value) for key, value in texts(params).items() if key not in there]
+        self.client.log_batch(self.run_id, metrics=metrics, params=missing)
 
-    @_in_one_line
     def tabulate(self, columns: dict[str, list[Any]]) -> None:
         """A table that the dashboard shows as one, table.json; inf is left empty, which JSON has no word for.
 
@@ -274,20 +287,31 @@ class Run:
             for row in zip(*columns.values(), strict=True)
         ]
         names = [name.replace(".", " ") for name in columns]
-        self.client.log_dict(self.run_id, {"columns": names, "data": finite}, "table.json")
-        self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", json.dumps([{"path": "table.json", "type": "table"}]))
+        tables = json.dumps([{"path": "table.json", "type": "table"}])
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "table.json").write_text(json.dumps({"columns": names, "data": finite}))
+            self.store.at_once(
+                lambda: self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", tables), *self._uploads(Path(folder))
+            )
 
-    @_in_one_line
     def note(self, markdown: str) -> None:
         """The run's description."""
         self.client.set_tag(self.run_id, "mlflow.note.content", markdown)
 
-    @_in_one_line
     def keep(self, folder: Path, below: str = "") -> None:
         """The folder's files as artifacts, in the artifacts' folder `below`."""
-        self.client.log_artifacts(self.run_id, str(folder), below or None)
+        self.store.at_once(*self._uploads(folder, below))
 
-    @_in_one_line
+    def _uploads(self, folder: Path, below: str = "") -> list[Callable[[], None]]:
+        """A call for every file of a folder."""
+
+        def upload(file: Path) -> None:
+            place = str(Path(below, file.relative_to(folder).parent))
+            with in_one_line(self.uri):
+                self.artifacts.log_artifact(str(file), None if place == "." else place)
+
+        return [partial(upload, file) for file in sorted(folder.rglob("*")) if file.is_file()]
+
     def end(self, status: str = "FINISHED") -> None:
         """The run's end: FINISHED, FAILED or KILLED."""
         self.client.set_terminated(self.run_id, status)

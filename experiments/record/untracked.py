@@ -1,6 +1,7 @@
 """A store, and the runs in it, when nothing is to be recorded."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +9,29 @@ from typing import Any
 class Untracked:
     """Does what `tracking.Store` and `tracking.Run` are asked, and keeps none of it."""
 
-    run_id = command = ""
+    run_id = command = token = ""
+    runs_at_once = 1
+
+    def at_once(self, *calls: Callable[[], Any]) -> list[Any]:
+        """What they return."""
+        return [call() for call in calls]
 
     def begin(self, name: str, tags: dict[str, str], parent: str = "") -> "Untracked":
         """A run that is not recorded."""
         return self
 
-    def begin_sweep(self, *arguments: Any) -> "tuple[Untracked, dict[int, tuple[float, str]]]":
+    def begin_sweep(self, *arguments: Any) -> "tuple[Untracked, dict[tuple[int, str], tuple[float, str]]]":
         """A sweep that is not recorded, of which nothing is there."""
         return self, {}
 
-    def finished(self, parent: str, job: int) -> None:
+    def finished(self, parent: str, job: int, fingerprint: str) -> None:
         """Nothing is there."""
+
+    def check_owner(self) -> None:
+        """It is nobody else's."""
+
+    def close(self, status: str = "KILLED") -> None:
+        """Nothing."""
 
     def beating(self) -> "contextlib.AbstractContextManager[None]":
         """No signs of life."""

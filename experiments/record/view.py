@@ -97,7 +97,7 @@ def _charts(
     """
     swept = _swept(configs)
     axes = [LOG_RATE if key == RATE else key for key in swept]
-    numbers = [key for key in swept if key != SEED and all(_is_number(flat(config)[key]) for config in configs)]
+    numbers = [key for key in swept if key != SEED and all(_is_number(flat(config).get(key)) for config in configs)]
     norms = [list(norm_keys(config.network.depth, blocks).values()) for config in configs]
     viewed = _spread(_recorded_by_all(norms))
     measured = {name: _measured(configs, name, blocks) for name in INSTRUMENTS}

@@ -1,13 +1,11 @@
 """What a run can be asked for: the typed schema, with units, and the checks of every value."""
 
-import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from blocks.activations import ACTIVATIONS
 from blocks.arrays import check_number, choice, whole_number
@@ -22,10 +20,20 @@ CONF = str(Path(__file__).resolve().parents[2] / "conf")
 DTYPES = ("float32", "float64")
 OF_RUNS = ("best", "all", "none")
 DEFAULT_MOMENTUM = 0.9
+# What NumPy's generators draw a seed from has 128 bits, what scikit-learn's are given 32.
+MOST_SEED, MOST_DATASET_SEED, MOST_THREADS = 2**128 - 1, 2**32 - 1, 1024
+
+
+def printable(text: str) -> str:
+    """The text with what would move a terminal's cursor, colour it or turn its line round written as an escape, `\\x1b`."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 class UserError(Exception):
     """Something the user can put right, said in one line: the key, the value, what is allowed."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(printable(line))
 
 
 @dataclass
@@ -34,7 +42,7 @@ class DatasetConfig:
 
     name: what tables and the dashboard call it.
     loader: `_target_`, a function of `sklearn.datasets` or one like it, and its arguments.
-    seed: of the split, and of data sets that are drawn.
+    seed: of the split, and of data sets that are drawn, 0 to 2^32 - 1.
     test_fraction: share of the examples held out for validation, above 0 and below 1.
     """
 
@@ -90,7 +98,7 @@ class TrainingConfig:
     loss: a name from the engine's table, null is what fits the data; half_mean_squared_error takes labels one-hot.
     loss_bound: a loss above it has diverged, as one that is not finite has.
     evaluations: how often at most the whole data sets are measured, first, last and log-spaced between.
-    threads: BLAS threads; bits can depend on them.
+    threads: BLAS threads, 1 to 1024; bits can depend on them.
     """
 
     epochs: int = 20
@@ -147,7 +155,7 @@ class SweepConfig:
     """A sweep that was begun before, and what is made of it at its end.
 
     resume: true trains only what an earlier sweep of the same runs has not finished, false starts anew.
-    stale: seconds without a sign of life after which a sweep on another machine counts as dead.
+    stale: seconds without a sign of life after which a sweep on another machine counts as dead, at least 20.
     study: a name of experiments/pictures/studies.py: theory drawn over what the sweep has measured, and a verdict.
     """
 
@@ -158,7 +166,7 @@ class SweepConfig:
 
 @dataclass
 class Config:
-    """A run. seed: of the initial weights and the order of the batches. dtype: float32 or float64."""
+    """A run. seed: of the initial weights and the order of the batches, 0 to 2^128 - 1. dtype: float32 or float64."""
 
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -186,11 +194,15 @@ def register(name: str = "base_config", schema: type[Config] = Config) -> None:
 
 
 def composed(name: str, overrides: Sequence[str]) -> DictConfig:
-    """What Hydra makes of conf/NAME.yaml and `KEY=VALUE`s, without starting a job."""
+    """What Hydra makes of conf/NAME.yaml and `KEY=VALUE`s, resolved as in a job, without starting one."""
     from hydra import compose, initialize_config_dir
+    from hydra_plugins.depth_laboratory._context import job_context
 
     with initialize_config_dir(CONF, version_base="1.3"):
-        return compose(name, list(overrides))
+        config = compose(name, list(overrides), return_hydra_config=True)
+        with job_context(config) as task:
+            OmegaConf.resolve(task)
+        return task
 
 
 def typed(cfg: DictConfig) -> Config:
@@ -223,9 +235,9 @@ def check(config: Config) -> None:
     """Raise UserError for the first value that no run can have."""
     optimizer, training = config.optimizer, config.training
     try:
-        for key, count, least in _counts(config):
+        for key, count, least, most in _counts(config):
             if count is not None:
-                whole_number(key, count, at_least=least)
+                whole_number(key, count, at_least=least, at_most=most)
         for key, value, allowed in _ranges(config):
             check_number(key, value, **allowed)
         choice("network.kind", config.network.kind, KINDS)
@@ -267,21 +279,21 @@ def instruments(config: Config) -> list[Instrument]:
     return [Instrument(name, schedule, asked.examples, asked.eigenvalues) for name, schedule in schedules(config).items()]
 
 
-def _counts(config: Config) -> Iterator[tuple[str, int | None, int]]:
-    """(key, value, least) of every whole number."""
+def _counts(config: Config) -> Iterator[tuple[str, int | None, int, int | None]]:
+    """(key, value, least, most) of every whole number."""
     network, training, tracking = config.network, config.training, config.tracking
-    yield "network.depth", network.depth, 1
-    yield "network.width", network.width, 1
-    yield "training.epochs", training.epochs, 1
-    yield "training.batch_size", training.batch_size, 1
-    yield "training.threads", training.threads, 1
-    yield "training.evaluations", training.evaluations, 2
-    yield "instruments.eigenvalues", config.instruments.eigenvalues, 1
-    yield "instruments.examples", config.instruments.examples, 1
-    yield "tracking.points", tracking.points, 2
-    yield "tracking.blocks", tracking.blocks, 2
-    yield "seed", config.seed, 0
-    yield "dataset.seed", config.dataset.seed, 0
+    yield "network.depth", network.depth, 1, None
+    yield "network.width", network.width, 1, None
+    yield "training.epochs", training.epochs, 1, None
+    yield "training.batch_size", training.batch_size, 1, None
+    yield "training.threads", training.threads, 1, MOST_THREADS
+    yield "training.evaluations", training.evaluations, 2, None
+    yield "instruments.eigenvalues", config.instruments.eigenvalues, 1, None
+    yield "instruments.examples", config.instruments.examples, 1, None
+    yield "tracking.points", tracking.points, 2, None
+    yield "tracking.blocks", tracking.blocks, 2, None
+    yield "seed", config.seed, 0, MOST_SEED
+    yield "dataset.seed", config.dataset.seed, 0, MOST_DATASET_SEED
 
 
 def _ranges(config: Config) -> Iterator[tuple[str, float, dict[str, float]]]:
@@ -295,24 +307,12 @@ def _ranges(config: Config) -> Iterator[tuple[str, float, dict[str, float]]]:
     for key, value in not_negative.items():
         yield key, value, {"at_least": 0}
     yield "optimizer.learning_rate", optimizer.learning_rate, {"above": 0}
-    yield "sweep.stale", config.sweep.stale, {"above": 0}
+    # Four of the signs of life that a sweep gives.
+    yield "sweep.stale", config.sweep.stale, {"at_least": 20}
     yield "optimizer.momentum", optimizer.momentum or 0.0, {"at_least": 0, "below": 1}
     if loss_bound != float("inf"):
         yield "training.loss_bound", loss_bound, {"above": 0}
     yield "dataset.test_fraction", config.dataset.test_fraction, {"above": 0, "below": 1}
-
-
-def located(target: object) -> Callable[..., Any]:
-    """The function that `dataset.loader._target_` names; raises UserError where there is none."""
-    must = "it must name a function such as sklearn.datasets.load_digits"
-    module, _, name = str(target).rpartition(".")
-    try:
-        loader = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"dataset.loader._target_ is {target!r}, {must}: {' '.join(str(error).split())}") from None
-    if not callable(loader):
-        raise UserError(f"dataset.loader._target_ is {target!r}, {must}")
-    return loader
 
 
 def run_name(config: Config) -> str:
@@ -339,49 +339,16 @@ def flat_values(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def varied(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """The keys whose values differ between the flat configs of runs; of data sets the name alone, which stands for the rest."""
-    keys = dict.fromkeys(key for values in runs for key in values)
-    differ = [key for key in keys if len({str(values.get(key)) for values in runs}) > 1]
-    return [key for key in differ if not ("dataset.name" in differ and key.startswith("dataset.loader."))]
-
-
-def from_record(values: dict[str, Any], allow: Sequence[str] = ()) -> Config:
-    """The config that a record holds. Nothing it names is called but a loader of `sklearn.datasets`, or of a module in `allow`.
-
-    Raises UserError for anything else, and for a config that no run can have.
+    """The keys whose values differ between the flat configs of runs; of a data set's loader, which its name stands for, those
+    that differ between runs of one name.
     """
-    _check_harmless(values, "")
-    dataset = values.get("dataset")
-    loader = dataset.get("loader") if isinstance(dataset, dict) else None
-    loader = loader if isinstance(loader, dict) else {}
-    module, _, name = str(loader.get("_target_")).rpartition(".")
-    if module not in allow:
-        public = importlib.import_module("sklearn.datasets").__all__
-        if module != "sklearn.datasets" or name not in public:
-            raise UserError(
-                f"dataset.loader._target_ is {loader.get('_target_')!r}, a record may name only a loader of sklearn.datasets; "
-                f"--allow {module or 'MODULE'} lets it be called"
-            )
-        if "data_home" in loader:
-            # scikit-learn unpickles what it finds there.
-            raise UserError("dataset.loader.data_home is set, a record may not say where data are read from")
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), values)
-        assert isinstance(merged, DictConfig)
-        return typed(merged)
-    except OmegaConfBaseException as error:
-        raise UserError(f"the record's config does not fit: {' '.join(str(error).split())}") from None
+    keys = dict.fromkeys(key for values in runs for key in values)
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for values in runs:
+        by_name.setdefault(str(values.get("dataset.name")), []).append(values)
 
+    def differs(key: str) -> bool:
+        alike = by_name.values() if key.startswith("dataset.loader.") else [runs]
+        return any(len({str(values.get(key)) for values in some}) > 1 for some in alike)
 
-def _check_harmless(value: object, path: str) -> None:
-    """No interpolation, which could read the environment, and nothing to be called but the data set's loader."""
-    if isinstance(value, dict):
-        for key, below in value.items():
-            if str(key).startswith("_") and f"{path}{key}" != "dataset.loader._target_":
-                raise UserError(f"{path}{key} is {below!r}, a record may name nothing to be called but dataset.loader._target_")
-            _check_harmless(below, f"{path}{key}.")
-    elif isinstance(value, list):
-        for below in value:
-            _check_harmless(below, path)
-    elif isinstance(value, str) and "${" in value:
-        raise UserError(f"{path.rstrip('.')} is {value!r}, a record may not refer to anything outside it")
+    return [key for key in keys if differs(key)]

@@ -10,7 +10,8 @@ import numpy as np
 
 from blocks.arrays import Array
 from blocks.losses import Loss, half_mean_squared_error, one_hot_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
-from experiments.run.config import Config, DatasetConfig, UserError, located
+from experiments.run.config import Config, DatasetConfig, UserError
+from experiments.run.loaders import check_examples, located
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,7 @@ def _fetch(config: DatasetConfig) -> tuple[Array, Array]:
     arguments = dict(config.loader)
     target = arguments.pop("_target_", None)
     loader = located(target)
+    check_examples(config.loader)
     try:
         with warnings.catch_warnings():
             # A loader that downloads warns at every retry; what counts is whether it succeeds.
@@ -61,18 +63,23 @@ def _fetch(config: DatasetConfig) -> tuple[Array, Array]:
             loaded = loader(**arguments)
     except OSError as error:
         raise UserError(f"dataset {config.name}: {target} could not fetch its data: {error}") from None
-    except (TypeError, ValueError) as error:
-        raise UserError(f"dataset.loader {config.loader} does not fit {target}: {error}") from None
-    X, y = loaded if isinstance(loaded, tuple) else (loaded.data, loaded.target)
+    except Exception as error:
+        # What a loader raises for arguments that it does not expect is no part of what it promises.
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"dataset.loader {config.loader} does not fit {target}: {told}") from None
     try:
-        X = np.asarray(X, dtype=np.float64)
-    except ValueError:
+        X, y = loaded if isinstance(loaded, tuple) else (loaded.data, loaded.target)
+    except (AttributeError, ValueError):
+        raise UserError(f"dataset {config.name}: {target} gives {type(loaded).__name__}, it must give X and y") from None
+    try:
+        X, y = np.asarray(X, dtype=np.float64), np.asarray(y)
+    except (TypeError, ValueError):
         raise UserError(f"dataset {config.name}: {target} gives data that are not numbers") from None
-    if X.ndim != 2 or len(X) != len(y) or not np.isfinite(X).all():
+    if X.ndim != 2 or y.shape[:1] != X.shape[:1] or not np.isfinite(X).all():
         raise UserError(
-            f"dataset {config.name}: X has shape {X.shape}, it must be finite, one example a row for {len(y)} targets"
+            f"dataset {config.name}: X has shape {X.shape}, it must be finite, one example a row for targets of shape {y.shape}"
         )
-    return X, np.asarray(y)
+    return X, y
 
 
 def _split(config: DatasetConfig, X: Array, y: Array) -> Dataset:

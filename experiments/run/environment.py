@@ -22,7 +22,7 @@ def project_folder() -> Path:
 @cache
 def environment() -> dict[str, str]:
     """Versions, BLAS and its kernel, CPU and git commit, as text."""
-    blas: dict[str, Any] = next((pool for pool in threadpool_info() if pool["user_api"] == "blas"), {})
+    blas = _blas()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -40,6 +40,12 @@ def environment() -> dict[str, str]:
     }
 
 
+def _blas() -> dict[str, Any]:
+    """NumPy's BLAS as threadpoolctl describes it: SciPy may have loaded another one, of its own."""
+    loaded = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    return next((library for library in loaded if "numpy" in Path(library["filepath"]).parent.name), next(iter(loaded), {}))
+
+
 @cache
 def uncommitted() -> str:
     """The working tree's difference to its commit, "" where there is none."""
@@ -51,7 +57,10 @@ def _git(*arguments: str) -> str:
     if not (ROOT / ".git").exists():
         return ""
     try:
-        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10, check=True).stdout
+        command = ["git", "-C", str(ROOT), *arguments]
+        # A changed file may be in any encoding.
+        streams: dict[str, Any] = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
+        return subprocess.run(command, timeout=10, check=True, **streams).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
 

@@ -6,7 +6,6 @@ with one hidden block, no biases, full batch, a learning rate for W0 and one for
 g(z) is tanh(sqrt(2) z), sqrt(2) max(z, 0), or z. W0, W1, X and Y are N(0, 1), all networks of a map share them.
 """
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,9 @@ import numpy as np
 
 from blocks.arrays import Array, check_finite, check_shape
 from blocks.shallow import shallow_losses
+from experiments.run.bounded import check_arrays
 from experiments.run.config import Config, UserError
+from experiments.run.memory import check_memory
 
 GAINS = {"tanh": np.sqrt(2), "relu": np.sqrt(2), "identity": 1.0}
 # A loss counts as so many times the first one at most; the last so many losses decide.
@@ -42,13 +43,17 @@ class Problem:
     def read(cls, file: str) -> "Problem":
         """Those of a .npz; raises UserError where it does not have them."""
         try:
+            headers = check_arrays(Path(file))
+            if any(headers[name][1].kind not in "fiu" for name in ("W0", "W1", "X", "Y")):
+                raise ValueError("they must be numbers")
             with np.load(Path(file), allow_pickle=False) as saved:
                 problem = cls(*(saved[name] for name in ("W0", "W1", "X", "Y")))
             m, n = problem.X.shape
             for name, shape in {"W0": (n, n), "W1": (n, 1), "Y": (m, 1)}.items():
                 check_shape(name, getattr(problem, name), shape)
                 check_finite(name, getattr(problem, name))
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:
+            # What NumPy and zipfile raise for a file that is made to mislead them is not written down.
             told = " ".join(str(error).split())
             raise UserError(f"map.file is {file!r}, it must be a .npz with W0, W1, X and Y: {told}") from None
         return problem
@@ -60,7 +65,9 @@ def problem(config: Config, file: str | None) -> Problem:
     if config.network.activation not in GAINS:
         raise UserError(f"network.activation is {config.network.activation!r}, the paper's set-up has {', '.join(GAINS)}")
     if file is None:
-        return Problem.drawn(n, n if config.network.activation == "identity" else n * n + n, config.seed)
+        m = n if config.network.activation == "identity" else n * n + n
+        check_memory(f"network.width is {n}", 8 * (n + m) * n)
+        return Problem.drawn(n, m, config.seed)
     found = Problem.read(file)
     if len(found.W0) != n:
         raise UserError(f"map.file is {file!r}, whose networks have width {len(found.W0)}: set network.width to it, it is {n}")

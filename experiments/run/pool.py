@@ -14,6 +14,8 @@ from typing import Any
 
 from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 
+from experiments.run.interrupts import SIGNALS
+
 # So many results a process may wait to be fetched: then it stands still, or the results would pile up.
 BACKLOG = 2
 # Steps of the scheduler's priority by which the processes stand behind the main one.
@@ -103,8 +105,9 @@ class Pool:
 
 
 def _begin() -> None:
-    # Ctrl-C reaches every process of the terminal; the main one ends the others in order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and the end of a terminal reach every process of it; the main one ends the others in order.
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     # The main process writes what these have trained: it must not wait for them, or at the end they would for it.
     if hasattr(os, "nice"):
         os.nice(BEHIND)

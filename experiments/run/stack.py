@@ -17,6 +17,7 @@ from blocks.training import Watch, reshuffled, train
 from experiments.run.config import DEFAULT_MOMENTUM, Config, UserError, instruments
 from experiments.run.data import Task, task
 from experiments.run.environment import environment
+from experiments.run.memory import check_memory
 
 # A network whose final loss is above this share of the best constant prediction's has learned next to nothing from x.
 STUCK_ABOVE = 0.9
@@ -154,10 +155,24 @@ def sizes(config: Config, of: Task) -> list[int]:
 
 
 def check_size(config: Config, of: Task) -> None:
-    """Raise UserError where the network has fewer parameters than eigenvalues are asked for."""
-    size = Layout(sizes(config, of)).size
-    if config.instruments.eigenvalues > size:
-        raise UserError(f"instruments.eigenvalues is {config.instruments.eigenvalues}, it must be 1 to {size}, the parameters")
+    """Raise UserError where the training does not fit the machine's memory, or where a network has fewer parameters than
+    eigenvalues are asked for.
+    """
+    network, training, width = config.network, config.training, config.network.width
+    n, m = of.dataset.x.shape
+    # Counted, since a list of 10^9 sizes has no room either.
+    hidden = width * (network.depth - 1)
+    ends = width * (n + 1) + of.units * (width + 1) if hidden else of.units * (n + 1)
+    parameters = ends + max(network.depth - 2, 0) * width * (width + 1)
+    history = steps_of(config, of) * (2 * network.depth + 1)
+    numbers = 3 * parameters + 2 * (n + hidden + of.units) * (training.batch_size or m) + history
+    check_memory(
+        f"network.depth is {network.depth}, network.width {width} and training.epochs {training.epochs}",
+        numbers * np.dtype(config.dtype).itemsize,
+    )
+    asked = config.instruments.eigenvalues
+    if asked > parameters:
+        raise UserError(f"instruments.eigenvalues is {asked}, it must be 1 to {parameters}, the parameters")
 
 
 def suitable_lanes(layout: Layout, m: int, dtype: str, most: int = LANES[1]) -> int:

@@ -11,8 +11,9 @@ from experiments.run import paper
 from experiments.run.config import UserError
 from experiments.run.data import task
 from experiments.run.grid import BLOCK_RATES, Grid, MappedConfig, corners, key_type, runs_at
+from experiments.run.memory import check_memory
 from experiments.run.paper import DIVERGED, PIXEL, STUCK, TRAINED
-from experiments.run.stack import plan, train_stack
+from experiments.run.stack import check_size, plan, train_stack
 
 OUTCOMES = {"trained": TRAINED, "stuck": STUCK, "diverged": DIVERGED}
 # A map's networks are small and many: a call then costs less a lane than in a sweep's stacks, which are to end one by one.
@@ -25,11 +26,12 @@ def check_trainable(config: MappedConfig) -> None:
     if config.map.setup == "paper":
         _rates(config, np.ones(1), np.ones(1))
         paper.problem(config, config.map.file)
+        check_memory(f"training.epochs is {config.training.epochs}", 8 * config.map.tile**2 * config.training.epochs)
         return
     if config.map.file is not None:
         raise UserError(f"map.file is {config.map.file!r}, which is for map.setup=paper alone")
     for corner in corners(config):
-        task(corner)
+        check_size(corner, task(corner))
 
 
 def train_tile(config: MappedConfig, grid: Grid, place: tuple[slice, slice]) -> Array:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from blocks import Block
+from blocks import Block, Network
 from tests.blocks import oracle
 from tests.blocks.reference import ACTIVATION_NAMES, assert_near
 
@@ -186,3 +186,21 @@ def test_dW_is_the_same_product_whether_dz_is_turned_or_not(monkeypatch, turns):
         _, own = block.forward(a_prev[k])
         _, dW_alone, _ = block.backward(da[k], own)
         np.testing.assert_array_equal(dW[k], dW_alone)
+
+
+def test_the_lectures_own_update_is_what_forward_computes_with():
+    rng = np.random.default_rng(0)
+    network = Network.create([3, 4, 2], "tanh", "glorot", rng=rng, dtype="float64")
+    a_prev = rng.standard_normal((3, 5))
+    block = network.blocks[0]
+    W, b, alpha = block.W.copy(), block.b.copy(), 0.1
+    dW, db = rng.standard_normal(W.shape), rng.standard_normal(b.shape)
+    block.W = block.W - alpha * dW
+    block.b -= alpha * db
+    expected = np.tanh((W - alpha * dW) @ a_prev + (b - alpha * db))
+    np.testing.assert_allclose(block.forward(a_prev)[0], expected, rtol=1e-14)
+    # The network's flat vector holds the same memory.
+    np.testing.assert_array_equal(network.blocks[0].W, W - alpha * dW)
+    np.testing.assert_array_equal(network.with_parameters(network.parameters).blocks[0].b, b - alpha * db)
+    with pytest.raises(ValueError, match=r"W has shape \(4, 1\), it must be \(4, 3\)"):
+        block.W = np.zeros((4, 1))

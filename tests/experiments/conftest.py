@@ -59,7 +59,7 @@ def _main(module: str, arguments: tuple[str, ...], folder: Path, environ: dict[s
 
 
 @cache
-def _empty_store() -> sqlite3.Connection:
+def empty_store() -> sqlite3.Connection:
     """MLflow's tables with nothing in them: it takes seconds to make a store."""
     from mlflow import MlflowClient
 
@@ -97,7 +97,7 @@ class Lab:
         # What fails, or is not tracked, is to make nothing.
         if status == 0 and "tracking.enabled=false" not in arguments and store.parent == self.folder and not store.exists():
             with contextlib.closing(sqlite3.connect(store)) as empty:
-                _empty_store().backup(empty)
+                empty_store().backup(empty)
         file = self.folder.with_name(f"{self.folder.name}.output")
         process = FORKED.Process(target=_main, args=(module, arguments, self.folder, self.environ, file))
         process.start()

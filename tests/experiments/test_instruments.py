@@ -5,7 +5,8 @@ import pytest
 
 from blocks.history import History
 from experiments.record.identity import fingerprint
-from experiments.run.config import from_record, typed
+from experiments.run.config import typed
+from experiments.run.trust import from_record
 
 ASKED = ["instruments.sharpness=2", "instruments.update_ratio=log", "instruments.saturated=1", "instruments.example_norm=log"]
 SMALL = ["dataset=iris", "network.depth=3", "training.epochs=4", "training.batch_size=30", "network.width=8"]

@@ -7,7 +7,9 @@ import sys
 import pytest
 
 from experiments.benchmarks.drills import outages, server
-from experiments.record.outbox import FOLDER
+from experiments.record.outbox import FOLDER, Outbox, deliver
+from experiments.run.config import TrackingConfig, UserError, typed
+from experiments.run.stack import train_stack
 
 FEW = ["network.depth=2,3", "optimizer.learning_rate=0.1,0.2", "network.width=16", "training.epochs=600"]
 
@@ -110,7 +112,6 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_ends_with_one_line_and_what_is_recorded_stays(lab, small_disk):
     from experiments.record.tracking import Store
-    from experiments.run.config import TrackingConfig
 
     Store(TrackingConfig(uri=lab.uri, experiment="another"))
     lab.client().create_experiment("depth laboratory", small_disk.as_uri())
@@ -127,3 +128,37 @@ def test_a_full_disk_ends_with_one_line_and_what_is_recorded_stays(lab, small_di
     environ = {**os.environ, "MLFLOW_TRACKING_URI": lab.uri}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert f"{len(whole)} of {len(whole)} runs are identical" in done.stdout
+
+
+def test_a_full_disk_leaves_whole_records_alone_and_says_which_is_lost(lab, composed, small_disk):
+    # 450 KB of parameters each.
+    (run,) = train_stack([typed(composed("training.epochs=1", "network.width=300"))])
+    waiting = Outbox(TrackingConfig(uri=lab.uri), small_disk)
+    waiting.put("a run", {"job": "0"}, "", run)
+    with pytest.raises(UserError, match=r"no space is left there, so the record of 1 is lost.*; 1 records wait in") as full:
+        waiting.put("a run", {"job": "1"}, "", run)
+    assert f"python -m experiments.deliver {small_disk} delivers them" in str(full.value)
+    assert [path.name for path in (small_disk / FOLDER).iterdir()] == ["0"]
+    assert deliver(small_disk, uri=lab.uri) == 1
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_outbox_is_full_ends_in_one_line_and_nothing_stays_running(lab, small_disk):
+    axes = ["network.depth=9,10", "optimizer.learning_rate=0.01,0.02,0.03", "network.width=16", "training.epochs=400"]
+    with server(lab.folder) as away:
+        lab.uri = away.uri
+        process = lab.start("-m", *axes, "tracking.pictures=none", "tracking.models=none", f"hydra.sweep.dir={small_disk}/s")
+        lab.wait_for("RUNNING", count=2)
+        away.kill()
+        output, _ = process.communicate(timeout=200)
+        assert process.returncode == 1, output
+        assert "Traceback" not in output
+        assert output.count("training goes on") == 1
+        assert output.count("no space is left there") == 1
+        left = len(list((small_disk / "s" / FOLDER).glob("[0-9s]*")))
+        away.start()
+        assert f"{left} records delivered" in lab.run(str(small_disk), module="experiments.deliver")
+        statuses = [run.info.status for run in of_server(away, lab).search_runs(["1"], "")]
+        assert statuses.count("FINISHED") == left - 1
+        assert "FAILED" in statuses
+        assert "RUNNING" not in statuses

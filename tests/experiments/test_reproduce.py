@@ -16,7 +16,8 @@ import yaml
 import experiments.reproduce
 from experiments.record.reading import Archive
 from experiments.run import stack
-from experiments.run.config import UserError, from_record, typed
+from experiments.run.config import UserError, typed
+from experiments.run.trust import from_record
 
 # Nothing here looks at pictures or models.
 FEW = ["training.epochs=2", "network.width=8", "tracking.pictures=none", "tracking.models=none"]
@@ -170,12 +171,41 @@ def test_a_hostile_record_executes_nothing(one):
         assert not (lab.folder / "sprung").exists()
 
 
+def test_a_hostile_record_is_one_line_and_sends_the_terminal_nothing_else(one, tmp_path, capsys):
+    lab, run = one
+    lab.client().set_tag(run.info.run_id, "mlflow.runName", "\x1b]0;owned\x07\u202ename")
+    edits = [
+        ("config.yaml", lambda text: text.replace("width: 8", "width: 1000000000"), "which does not fit: it takes"),
+        ("config.yaml", lambda text: text.replace("depth: 5", "depth: 1000000000"), "which does not fit: it takes"),
+        ("config.yaml", lambda text: text.replace("seed: 0", f"seed: {10**400}"), "the record's config does not fit: "),
+        ("config.yaml", lambda text: text.replace("depth: 5", "depth: &a [*a]"), "config.yaml is damaged: "),
+        ("config.yaml", lambda text: text.replace("depth: 5", f"depth: {'[' * 1000}"), "config.yaml is damaged: "),
+        ("config.yaml", lambda text: text.replace("relu", '"\\e[2J"'), r"network.activation '\x1b[2J' is unknown"),
+        ("environment.json", lambda text: "[" * 10**5, "environment.json is damaged: "),
+        ("parameters.npy", lambda text: "PK", "parameters.npy is damaged: "),
+    ]
+    for name, edit, line in edits:
+        file = lab.artifact(run, name)
+        honest = file.read_text("latin-1")
+        assert edit(honest) != honest
+        file.write_text(edit(honest), "latin-1")
+        recorded = Archive(lab.uri, tmp_path).run(run.info.run_id)
+        verdicts = experiments.reproduce.reproduce([recorded], [], None)
+        file.write_text(honest, "latin-1")
+        assert not experiments.reproduce._shown(verdicts, None)
+        first, last = capsys.readouterr().out.splitlines()
+        assert line in first
+        assert r"\x1b]0;owned\x07\u202ename" in first
+        assert last == "0 of 1 runs are identical"
+        assert (first + last).isprintable()
+
+
 def test_a_loader_of_the_user_s_own_is_called_where_its_module_is_allowed(lab):
     (lab.folder / "mine.py").write_text("from sklearn.datasets import load_iris\n\ndef load(**more):\n    return load_iris()\n")
     lab.run("dataset=iris", "dataset.loader._target_=mine.load", *FEW)
     (run,) = lab.runs()
-    assert "--allow mine lets it be called" in again(lab, run.info.run_id, status=1)
-    assert "1 of 1 runs are identical" in again(lab, run.info.run_id, "--allow", "mine")
+    assert "--allow mine.load lets it be called" in again(lab, run.info.run_id, status=1)
+    assert "1 of 1 runs are identical" in again(lab, run.info.run_id, "--allow", "mine.load")
 
 
 def test_another_thread_count_and_commit_are_named(one):

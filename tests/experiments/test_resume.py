@@ -7,8 +7,9 @@ import time
 
 import pytest
 
+from experiments import results
 from experiments.benchmarks.drills import SMALL, Store, kill_and_resume, unbroken
-from experiments.record import liveness
+from experiments.record.ownership import HEARTBEAT
 
 FEW = ["training.epochs=1", "network.width=8", "network.depth=2,3", "optimizer.learning_rate=0.1,0.2"]
 
@@ -95,16 +96,22 @@ def test_a_dead_run_is_killed_at_the_next_start(lab):
     assert sorted(run.info.status for run in lab.runs()) == ["FINISHED"] * 4 + ["KILLED"]
 
 
-def test_a_process_of_this_host_is_looked_up_and_one_of_another_must_beat(monkeypatch):
-    own = liveness.tags()
-    assert liveness.alive(own, 0.001)
-    host, pid, start = own[liveness.PROCESS].split(":")
-    assert not liveness.alive({**own, liveness.PROCESS: f"{host}:{pid}:{float(start) - 1000}"}, 60)
-    assert not liveness.alive({**own, liveness.PROCESS: f"{host}:{2**22 + 1}:{start}"}, 60)
-    elsewhere = {liveness.PROCESS: f"another-host:{pid}:{start}"}
-    assert liveness.alive({**elsewhere, liveness.HEARTBEAT: f"{time.time() - 30}"}, 60)
-    assert not liveness.alive({**elsewhere, liveness.HEARTBEAT: f"{time.time() - 90}"}, 60)
-    assert not liveness.alive({}, 60)
+def test_runs_that_somebody_has_edited_are_left_alone_and_their_jobs_trained_again(lab):
+    lab.run("-m", *FEW)
+    client, (parent,) = lab.client(), lab.runs("sweep")
+    own = client.create_run(parent.info.experiment_id, tags={"mlflow.parentRunId": parent.info.run_id})
+    client.set_terminated(own.info.run_id, "FINISHED")
+    first, second, *_ = lab.runs()
+    client.delete_tag(first.info.run_id, "job")
+    client.set_tag(second.info.run_id, "outcome", "splendid")
+    for key in ("owner", "process", HEARTBEAT):
+        client.delete_tag(parent.info.run_id, key)
+    output = lab.run("-m", *FEW)
+    assert "2 of 4 runs are in the record already" in output
+    assert "Traceback" not in output
+    frame, histories = results.load(parent.info.run_id, lab.uri)
+    assert len(frame) == len(histories) == 4
+    assert set(frame["outcome"]) <= {"trained", "stuck"}
 
 
 def test_a_sweep_gives_signs_of_life(lab):
@@ -114,7 +121,7 @@ def test_a_sweep_gives_signs_of_life(lab):
         beats = set()
         deadline = time.monotonic() + 30
         while len(beats) < 2 and time.monotonic() < deadline:
-            beats |= {parent.data.tags[liveness.HEARTBEAT] for parent in lab.runs("sweep")}
+            beats |= {parent.data.tags[HEARTBEAT] for parent in lab.runs("sweep")}
             time.sleep(1)
         assert len(beats) > 1
     finally:

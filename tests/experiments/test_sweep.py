@@ -142,27 +142,7 @@ def test_curves_of_a_long_run_appear_while_it_trains(lab):
         process.communicate()
 
 
-# As where one comes in a finalizer.
-SWALLOWS_ONE = """
-import signal
-
-came = []
-
-def swallow(signum, frame):
-    came.append(signum)
-    if len(came) > 1:
-        raise KeyboardInterrupt
-
-signal.signal(signal.SIGINT, swallow)
-"""
-
-
-@pytest.mark.parametrize("swallowed", [False, True])
-def test_ctrl_c_ends_the_children_and_keeps_what_is_finished(lab, swallowed, monkeypatch, tmp_path_factory):
-    if swallowed:
-        folder = tmp_path_factory.mktemp("site")
-        (folder / "sitecustomize.py").write_text(SWALLOWS_ONE)
-        monkeypatch.setenv("PYTHONPATH", str(folder))
+def test_ctrl_c_ends_the_children_and_keeps_what_is_finished(lab):
     process = lab.start(
         "-m", "network.depth=2,33", "optimizer.learning_rate=0.1,0.2", "training.epochs=1,100000", "hydra.launcher.n_jobs=3"
     )

@@ -17,7 +17,7 @@ from experiments.run.config import UserError, composed, register
 from experiments.run.data import load
 from experiments.run.grid import MappedConfig, grid, typed_map
 from experiments.run.paper import DIVERGED, PIXEL, TRAINED, Problem, losses, score
-from experiments.trainability import title_of
+from experiments.trainability import OWNER, _check_own, title_of
 
 MODULE = "experiments.trainability"
 PUBLISHED = Path(__file__).parents[1] / "published"
@@ -304,6 +304,32 @@ def test_bands_are_the_rows_of_a_map(tmp_path):
     for start, band in bands(tmp_path / "map.npy", rows=16, before=1, after=2):
         np.testing.assert_array_equal(band, values[max(start - 1, 0) : start + 18])
     np.testing.assert_array_equal(np.concatenate([band for _, band in bands(tmp_path / "map.npy", rows=10)]), values)
+
+
+def test_a_tile_that_somebody_else_has_put_there_is_trained_again(tmp_path):
+    tiles = Tiles(tmp_path, "tile", PIXEL)
+    tiles.put(0, np.zeros((2, 3), PIXEL))
+    assert tiles.get(0, (2, 3)).dtype == PIXEL
+    for make, told in [
+        (os.mkfifo, "is cut short or damaged .it is no plain file"),
+        (lambda file: file.symlink_to("/dev/zero"), "is cut short or damaged .it is a link"),
+        (lambda file: np.savez(file, values=np.zeros((2, 3))), r"holds float64 \(2, 3\), not"),
+        (lambda file: np.savez(file, values=np.zeros((2, 4), PIXEL)), r"holds .* \(2, 4\), not"),
+        (lambda file: np.savez(file, other=np.zeros((2, 3), PIXEL)), "is cut short or damaged .'values'"),
+    ]:
+        tiles.file(0).unlink()
+        make(tiles.file(0))
+        with pytest.raises(ValueError, match=f"tile_00000.npz {told}"):
+            tiles.get(0, (2, 3))
+    tiles.put(0, np.ones((2, 3), PIXEL))
+    assert (tiles.get(0, (2, 3)) == np.ones((2, 3), PIXEL)).all()
+
+
+def test_a_folder_whose_mark_is_no_file_is_one_line(tmp_path):
+    os.mkfifo(tmp_path / OWNER)
+    with pytest.raises(UserError, match=r"map.folder is .*, whose fingerprint\.txt is damaged: it is no plain file"):
+        _check_own(tmp_path, "mark")
+    assert _check_own(tmp_path / "new", "mark") is None
 
 
 @pytest.mark.slow

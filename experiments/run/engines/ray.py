@@ -7,7 +7,6 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 import ray
@@ -21,33 +20,12 @@ HEAD_SECONDS = 10
 
 
 class Ray:
-    """A connection to a Ray cluster. A lost worker's task is run again three times, Ray's default.
-
-    handler: what SIGTERM is for this process.
-    """
+    """A connection to a Ray cluster. A lost worker's task is run again three times, Ray's default."""
 
     here = False
 
-    def __init__(self, handler: Any) -> None:
-        self.handler = handler
-        self.left_with: Any = None
+    def __init__(self) -> None:
         self.head = ray.get_runtime_context().gcs_address
-
-    def terminated(self, number: int, frame: FrameType | None) -> None:
-        """The handler; the exit by which it leaves is remembered."""
-        try:
-            self.handler(number, frame)
-        except SystemExit as leaving:
-            self.left_with = leaving.code
-            raise
-
-    @contextlib.contextmanager
-    def _waiting(self) -> Iterator[None]:
-        """Ray's waiting turns every exit of a handler into one with status 1."""
-        try:
-            yield
-        except SystemExit as leaving:
-            raise SystemExit(leaving.code if self.left_with is None else self.left_with) from None
 
     @staticmethod
     def cores() -> int:
@@ -66,8 +44,7 @@ class Ray:
 
     def finished(self, tasks: Sequence[Any], seconds: float) -> Sequence[Any]:
         """See `Cluster`."""
-        with self._waiting():
-            done, _ = ray.wait(list(tasks), timeout=seconds)
+        done, _ = ray.wait(list(tasks), timeout=seconds)
         self._check_head()
         return done
 
@@ -79,11 +56,11 @@ class Ray:
         except OSError as error:
             raise Lost(f"the Ray head at {self.head} does not answer any more: {error}") from None
 
-    def result(self, task: Any) -> Any:
+    @staticmethod
+    def result(task: Any) -> Any:
         """See `Cluster`."""
         try:
-            with self._waiting():
-                return ray.get(task)
+            return ray.get(task)
         except RayTaskError as error:
             raise error.cause from None
         except RayError as error:
@@ -118,10 +95,9 @@ def connect(address: str | None, keys: str) -> Iterator[Ray]:
             ray.init(address, **quiet)
         else:
             ray.init("local", num_cpus=cores(), include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
-        engine = Ray(handler)
         # Ray has set a handler of its own, which ends this process with another status.
-        signal.signal(signal.SIGTERM, engine.terminated if callable(handler) else handler)
-        yield engine
+        signal.signal(signal.SIGTERM, handler)
+        yield Ray()
     finally:
         ray.shutdown()
         signal.signal(signal.SIGTERM, handler)

@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 
 from blocks.history import History
 from experiments.pictures import figures
+from experiments.pictures.gallery import best_by
 from experiments.pictures.report import Report, Row
 from experiments.run.config import typed
 from experiments.run.stack import train_stack
@@ -230,3 +231,26 @@ def test_figures_are_saved_as_png_and_svg(runs, tmp_path):
     figures.save(tmp_path / "pictures", loss=figures.loss_curves(runs[0]))
     assert (tmp_path / "pictures/loss.png").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in (tmp_path / "pictures/loss.svg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "ordered"),
+    [
+        ("training.batch_size", ["null", "32", "8"], [8, 32, None]),
+        ("optimizer.block_rates", ["[1,2,3]", "null", "[0.1,0.2,0.3]"], [None, "[0.1, 0.2, 0.3]", "[1.0, 2.0, 3.0]"]),
+        ("+dataset.loader.n_class", ["10", "2"], [2, 10]),
+    ],
+)
+def test_any_value_can_be_a_row(composed, key, values, ordered):
+    swept = Report([Row(typed(composed(f"{key}={value}")), 1.0 + job, "trained", job) for job, value in enumerate(values)])
+    assert swept.down == key.lstrip("+")
+    assert list(best_by(swept.rows, swept.down)) == ordered
+    assert [len(cells) for cells in swept.tables().values()] == [len(values)]
+    assert len(figures.sweep_map(swept).axes[0].get_yticklabels()) == len(values)
+
+
+def test_an_argument_that_one_runs_loader_has_not_is_empty_in_its_row(composed):
+    configs = [typed(composed("dataset=wine", *more)) for more in ([], ["+dataset.loader.as_frame=false"])]
+    swept = Report([Row(config, 1.0, "trained", job) for job, config in enumerate(configs)])
+    assert swept.columns()["dataset.loader.as_frame"] == ["", False]
+    assert "dataset.loader.as_frame=" in swept.text()

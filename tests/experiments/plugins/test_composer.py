@@ -1,8 +1,13 @@
 """The composer's configs are Hydra's own, for random sweeps over this project's config."""
 
+import os
+import pickle
+from pathlib import Path
+
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from hydra_plugins.depth_laboratory._composer import Composer
@@ -31,6 +36,9 @@ AXES = {
     "++dataset.loader.n_samples": ["100", "200"],
     "dataset.loader": ["{_target_:sklearn.datasets.load_wine}", "{_target_:sklearn.datasets.load_iris}"],
     "~optimizer.momentum": ["", None],
+    "~experiment": ["null", None],
+    "network": ["{depth:4,width:8}", "{depth:5}"],
+    "optimizer.block_rates": ["[0.1,0.2]", "[1]"],
     "hydra.job.name": ["one", "two"],
     "hydra.sweep.subdir": ["${hydra.job.num}", "${hydra.job.override_dirname}"],
 }
@@ -87,3 +95,42 @@ def test_an_error_is_hydras_own(hydra):
         composer.compose(["network.depth=two"])
     with pytest.raises(ConfigCompositionException, match=r"Could not override 'network\.dpth'"):
         composer.compose(["network.dpth=2"])
+
+
+def tasks(hydra, *typed, jobs):
+    master = hydra.compose_config("config", list(typed), run_mode=RunMode.MULTIRUN)
+    composer = Composer(hydra.config_loader, master)
+    return master, [(OmegaConf.to_container(task, resolve=True), folder) for task, folder in composer.tasks(jobs)]
+
+
+def test_a_jobs_resolvers_see_what_they_see_in_the_job(hydra, monkeypatch):
+    monkeypatch.delenv("OF_THE_JOB", raising=False)
+    key = "tracking.experiment"
+    resolvers = {
+        "hydra:runtime.choices.dataset": ["iris", "wine"],
+        "hydra:job.num": ["0", "1"],
+        "oc.env:OF_THE_JOB": ["iris0", "wine1"],
+        "hydra:runtime.output_dir": [f"{Path.cwd()}/m/iris-0", f"{Path.cwd()}/m/wine-1"],
+        "hydra:job.override_dirname": ["dataset=iris", "dataset=wine"],
+    }
+    typed = (
+        "+hydra.job.env_set.OF_THE_JOB='${dataset.name}${hydra:job.num}'",
+        "hydra.sweep.dir=m",
+        "hydra.sweep.subdir='${hydra:runtime.choices.dataset}-${hydra.job.num}'",
+        "hydra.job.config.override_dirname.exclude_keys=[tracking.experiment]",
+    )
+    for resolver, expected in resolvers.items():
+        jobs = [[f"dataset={name}", f"{key}=${{{resolver}}}"] for name in ("iris", "wine")]
+        _, found = tasks(hydra, *typed, jobs=jobs)
+        assert [config["tracking"]["experiment"] for config, _ in found] == expected
+        assert [folder for _, folder in found] == resolvers["hydra:runtime.output_dir"]
+    assert "OF_THE_JOB" not in os.environ
+    assert not HydraConfig.initialized()
+
+
+def test_a_time_of_day_is_one_for_a_sweep_and_for_the_launcher_that_composes_its_jobs_again(hydra):
+    job = ["tracking.experiment=${now:%f}"]
+    master, found = tasks(hydra, jobs=[[*job, "seed=1"], [*job, "seed=2"], [*job, "dataset=iris"]])
+    times = {config["tracking"]["experiment"] for config, _ in found}
+    times.add(hydra.config_loader.load_sweep_config(pickle.loads(pickle.dumps(master)), job).tracking.experiment)
+    assert len(times) == 1

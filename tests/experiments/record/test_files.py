@@ -67,3 +67,76 @@ def test_nothing_is_unpickled(folder, name, monkeypatch):
     with pytest.raises(UserError, match="is damaged"):
         files.read(folder)
     assert not (folder / "sprung").exists()
+
+
+def arrays(folder, **edits):
+    """The history's file again, with other arrays."""
+    with np.load(folder / files.HISTORY) as saved:
+        values = {**dict(saved), **edits}
+    np.savez(folder / files.HISTORY, **{name: value for name, value in values.items() if value is not None})
+
+
+# What History.load takes and nothing else could work with. 23 steps of 2 blocks, 2 evaluations.
+UNFIT = [
+    {"loss": np.array(["0.1"] * 23)},
+    {"loss": np.zeros(23, "<f4,<f4")},
+    {"loss": np.zeros(23, complex)},
+    {"loss": np.zeros(23, np.longdouble)},
+    {"loss": np.zeros(23, int)},
+    {"loss": np.zeros(22)},
+    {"loss": np.zeros(())},
+    {"loss": None},
+    {"grad_norm": np.zeros((23, 3))},
+    {"grad_norm": np.zeros((2, 23, 2))},
+    {"grad_norm": np.zeros((0, 2)), "grad_norm_b": np.zeros((0, 2)), "loss": np.zeros(0), "batch_sizes": np.zeros(0, int)},
+    {"evaluated": np.array([0, 10**9])},
+    {"diverged_step": np.array(10**9)},
+    {"diverged_block": np.array([1, 2])},
+    {"steps_an_epoch": np.array(0)},
+    {"steps_an_epoch": np.array([1, 2])},
+    {"measures/loss/train": np.zeros(0)},
+    {"quantities/sharpness": np.zeros((1, 1))},
+    {"quantities/sharpness": np.zeros((1, 1)), "quantities/sharpness/at": np.zeros(2, int)},
+    {"quantities/foo": np.zeros((1, 1)), "quantities/foo/at": np.zeros(1, int)},
+    {"surprise": np.zeros(1)},
+]
+
+
+def test_a_history_whose_arrays_do_not_fit_each_other_is_damaged(folder):
+    honest = (folder / files.HISTORY).read_bytes()
+    for edit in UNFIT:
+        (folder / files.HISTORY).write_bytes(honest)
+        arrays(folder, **edit)
+        with pytest.raises(UserError, match=r"history\.npz is damaged: \S") as damaged:
+            files.read(folder)
+        assert "\n" not in str(damaged.value)
+
+
+@pytest.mark.parametrize("parameters", [np.zeros(3, int), np.zeros((3, 1)), np.array("text"), np.zeros(3, complex)])
+def test_parameters_are_a_vector_of_floats(folder, parameters):
+    np.save(folder / files.PARAMETERS, parameters)
+    with pytest.raises(UserError, match=r"parameters\.npy is damaged: \S"):
+        files.read(folder)
+
+
+@pytest.mark.parametrize("name", files.NAMES)
+def test_a_fifo_a_device_or_somebody_else_s_file_in_the_place_of_one_is_not_opened(folder, name):
+    secret = folder / "secret"
+    secret.write_text("password: password")
+    file = folder / name
+    for make in (os.mkfifo, lambda at: at.symlink_to("/dev/zero"), lambda at: at.symlink_to(secret)):
+        file.unlink(missing_ok=True)
+        make(file)
+        with pytest.raises(UserError, match=rf"{name} is damaged: it is (no plain file|a link)") as damaged:
+            files.read(folder)
+        assert "password" not in str(damaged.value)
+
+
+def test_a_diff_that_is_no_text_is_damaged_and_what_is_wrong_is_said_without_escapes(folder):
+    (folder / files.DIFF).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"git\.diff is damaged: .*can't decode"):
+        files.read(folder)
+    (folder / files.ENVIRONMENT).write_text('{"\\u001b]0;owned\\u0007\\u202e": 1}')
+    with pytest.raises(UserError) as damaged:
+        files.read(folder)
+    assert str(damaged.value).endswith(r"environment.json is damaged: \x1b]0;owned\x07\u202e must be text")

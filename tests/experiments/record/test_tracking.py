@@ -1,12 +1,17 @@
+import shlex
+
 import numpy as np
 import pytest
 import yaml
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, _validate_param
 
 from blocks.history import log_spaced
+from experiments.record import check_tracking
 from experiments.record.address import absolute, check_reachable
-from experiments.record.metrics import metrics
+from experiments.record.metrics import metrics, texts
+from experiments.record.outbox import Outbox
 from experiments.record.tracking import Store
-from experiments.run.config import UserError, flat, typed
+from experiments.run.config import TrackingConfig, UserError, flat, typed
 from experiments.run.stack import train_stack
 
 
@@ -144,3 +149,82 @@ def test_a_deleted_experiment_is_named(lab, trained):
     store.client.delete_experiment(run.info.experiment_id)
     with pytest.raises(UserError, match="was deleted"):
         Store(trained.config.tracking)
+
+
+def test_params_are_what_mlflow_takes():
+    said = {"network.depth": [2, 3], "dataset.loader.a@b=c/d": {"x": 1}, "seed": "9" * 10000, "k" * 400: None, "größe": 1}
+    for key, value in texts(said).items():
+        _validate_param(key, value)
+        assert len(value) <= MAX_PARAM_VAL_LENGTH
+    assert texts(said)["dataset.loader.a_b_c_d"] == "{'x': 1}"
+    assert texts(said)["network.depth"] == "[2, 3]"
+
+
+def test_params_that_a_run_has_stay(lab):
+    store = Store(TrackingConfig(uri=lab.uri))
+    run = store.begin("a sweep", {"kind": "sweep"})
+    run.describe({"network.depth": "range(2,4)"})
+    run.describe({"network.depth": "2,3", "seed": "0"}, {"map/trained": 0.5})
+    found = store.client.get_run(run.run_id).data
+    assert found.params == {"network.depth": "range(2,4)", "seed": "0"}
+    assert found.metrics == {"map/trained": 0.5}
+
+
+def test_the_command_that_delivers_can_be_pasted(tmp_path):
+    folder = tmp_path / 'a b\'s; "c"'
+    command = Outbox(TrackingConfig(), folder).told.partition("; python ")[2].removesuffix(" delivers them")
+    assert shlex.split(command) == ["-m", "experiments.deliver", str(folder)]
+
+
+NAMES = ["iris", "team iris", "team/iris", "a:b", "", " ", ".", "..", "..x", "...", "x..", ".x", "../x", "/x", "x/", "x" * 256]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_s_name_is_refused_where_mlflow_would_refuse_it_at_the_end(name, lab):
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.validation import _validate_model_name
+
+    config = TrackingConfig(uri=lab.uri, register=name)
+    try:
+        _validate_model_name(name)
+    except MlflowException:
+        with pytest.raises(UserError, match=r"tracking\.register is .* without / and :"):
+            check_tracking(config)
+    else:
+        check_tracking(config)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 501])
+def test_an_experiment_s_name_is_refused_where_mlflow_would_refuse_it(name, lab):
+    with pytest.raises(UserError, match=r"tracking\.experiment is .* 1 to 500 characters"):
+        check_tracking(TrackingConfig(uri=lab.uri, experiment=name))
+
+
+def test_an_option_of_the_record_is_checked_before_anything_is_trained(lab):
+    output = lab.run("-m", "tracking.register=team/iris", status=1)
+    assert output.startswith("error: tracking.register is 'team/iris'")
+    assert len(output.splitlines()) == 1
+    assert not list(lab.folder.iterdir())
+
+
+@pytest.mark.parametrize("raised", ["MlflowException('a\\nb')", "sqlalchemy.exc.OperationalError('select', {}, Exception('no'))"])
+def test_an_error_in_mlflow_is_one_line_once(lab, monkeypatch, raised):
+    """Whatever MLflow's client raises: `one_line` follows causes, and would say it twice."""
+    import sqlalchemy
+    from mlflow.exceptions import MlflowException
+
+    from experiments.train import one_line
+
+    store = Store(TrackingConfig(uri=lab.uri))
+    error = eval(raised, {"MlflowException": MlflowException, "sqlalchemy": sqlalchemy})
+
+    def create_run(*arguments, **more):
+        raise error
+
+    monkeypatch.setattr(store.client._client, "create_run", create_run)
+    with pytest.raises(UserError) as found:
+        store.begin("a run", {})
+    said = one_line(found.value)
+    assert len(said.splitlines()) == 1
+    assert said.count("tracking.uri") == 1
+    assert said.endswith((": a", ": no"))

@@ -1,7 +1,8 @@
 import pytest
 from omegaconf.errors import ConfigAttributeError, ValidationError
 
-from experiments.run.config import Config, UserError, typed
+from experiments.run.config import Config, UserError, typed, varied
+from experiments.run.config import composed as resolved
 
 BAD_VALUES = {
     "network.depth=0": "network.depth is 0, it must be a whole number of at least 1",
@@ -55,3 +56,26 @@ def test_the_defaults_are_a_run(composed):
     config = typed(composed())
     assert isinstance(config, Config)
     assert (config.dataset.name, config.network.depth, config.dtype) == ("digits", 3, "float32")
+
+
+def test_what_differs_of_a_data_set_is_its_name_and_what_differs_between_runs_of_one_name():
+    def run(name, samples, centers=None):
+        return {
+            "dataset.name": name,
+            "dataset.loader._target_": f"make_{name}",
+            "dataset.loader.n_samples": samples,
+            **(centers or {}),
+        }
+
+    assert varied([run("blobs", 100), run("moons", 200)]) == ["dataset.name"]
+    assert varied([run("blobs", 100), run("blobs", 200)]) == ["dataset.loader.n_samples"]
+    assert varied([run("blobs", 100), run("moons", 100), run("moons", 200)]) == ["dataset.name", "dataset.loader.n_samples"]
+    # An argument that only one of two runs has.
+    assert varied([run("blobs", 100), run("blobs", 100, {"dataset.loader.centers": [3, 4]})]) == ["dataset.loader.centers"]
+    assert varied([run("blobs", 100)]) == []
+
+
+def test_a_map_is_composed_as_a_job_is(monkeypatch):
+    monkeypatch.delenv("OF_THE_JOB", raising=False)
+    said = ["tracking.experiment=${hydra:runtime.choices.dataset} ${oc.env:OF_THE_JOB}", "+hydra.job.env_set.OF_THE_JOB=here"]
+    assert resolved("config", [*said, "dataset=wine"]).tracking.experiment == "wine here"

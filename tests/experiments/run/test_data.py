@@ -3,7 +3,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from experiments.run.config import UserError, typed
+from experiments.run.config import DatasetConfig, UserError, typed
 from experiments.run.data import load, task
 
 # name -> (n_x, classes or None, examples), as scikit-learn's documentation states them.
@@ -63,6 +63,10 @@ BAD_DATA = {
     "dataset.loader._target_=sklearn.datasets.load_nothing": "must name a function such as sklearn.datasets.load_digits",
     "dataset.loader._target_=nothing": "must name a function",
     "+dataset.loader.n_class=1": "1 class of 178 examples, it must have 2 classes or more",
+    "++dataset.loader={_target_:sklearn.datasets.make_low_rank_matrix}": "gives ndarray, it must give X and y",
+    "++dataset.loader={_target_:sklearn.datasets.make_moons,n_samples:[3]}": "does not fit sklearn.datasets.make_moons",
+    "++dataset.loader={_target_:sklearn.datasets.make_blobs,return_centers:true}": "gives tuple, it must give X and y",
+    "++dataset.loader={_target_:sklearn.datasets.fetch_file,url:1}": "does not fit sklearn.datasets.fetch_file",
     "+dataset.loader.foo=1": "does not fit sklearn.datasets.load_digits",
     "dataset.test_fraction=0.001": "dataset.test_fraction is 0.001, which cannot split digits",
 }
@@ -107,3 +111,24 @@ def test_a_download_that_fails_is_one_line(composed, name, monkeypatch, tmp_path
     monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path))
     with pytest.raises(UserError, match=rf"dataset {name}: .* could not fetch its data: .*no route to host"):
         load(typed(composed(f"dataset={name}")).dataset)
+
+
+MANY = [
+    ("make_blobs", {"n_samples": 10**12}),
+    ("make_blobs", {"n_samples": [10**12, 1]}),
+    ("make_blobs", {"n_features": 10**12}),
+    ("make_blobs", {"centers": 10**12}),
+    ("make_hastie_10_2", {"n_samples": 10**12}),
+    ("make_regression", {"n_samples": 10**6, "n_features": 10**6}),
+    ("make_regression", {"n_targets": 10**400}),
+    ("make_classification", {"n_classes": 10**12}),
+    ("make_moons", {"n_samples": [10**12, 10**12]}),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), MANY)
+def test_examples_that_no_memory_takes_are_refused_before_they_are_drawn(name, arguments):
+    config = DatasetConfig("d", {"_target_": f"sklearn.datasets.{name}", **arguments})
+    (key, *_) = arguments
+    with pytest.raises(UserError, match=rf"dataset\.loader\.{key} is .*, which does not fit: it takes \S+ GiB of memory"):
+        load(config)

@@ -1,5 +1,7 @@
 """The networks of Sohl-Dickstein 2024: the author's labels, and JAX's gradients of the author's formula."""
 
+import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +109,7 @@ def test_the_problem_is_drawn_from_the_seed_with_the_papers_shapes():
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(None, "No such file"), (b"", "No data left in file"), (b"W0, W1", "cannot be loaded|pickle")],
+    [(None, "No such file"), (b"", "File is not a zip file"), (b"W0, W1", "File is not a zip file")],
 )
 def test_a_file_that_holds_no_problem_is_one_line(tmp_path, content, told):
     file = tmp_path / "problem.npz"
@@ -115,6 +117,32 @@ def test_a_file_that_holds_no_problem_is_one_line(tmp_path, content, told):
         file.write_bytes(content)
     with pytest.raises(UserError, match=f"map.file is .*problem.npz', it must be a .npz with W0, W1, X and Y: .*{told}"):
         Problem.read(str(file))
+
+
+def of_text(file):
+    np.savez(file, W0=np.array([["1"]]), W1=np.ones((1, 1)), X=np.ones((1, 1)), Y=np.ones((1, 1)))
+
+
+def of_a_large_header(file):
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("W0", "W1", "X", "Y"):
+            header = str({"descr": "<f8", "fortran_order": False, "shape": (2**20, 2**20)}).encode()
+            archive.writestr(f"{name}.npy", b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda file: file.symlink_to("/dev/zero"), of_text, of_a_large_header])
+def test_a_stranger_s_file_is_one_line(tmp_path, make):
+    make(tmp_path / "problem.npz")
+    with pytest.raises(
+        UserError, match=r"map\.file is .*, it must be a \.npz with W0, W1, X and Y: (it is|its header|they must)"
+    ):
+        Problem.read(str(tmp_path / "problem.npz"))
+
+
+@pytest.mark.parametrize("width", [10**5, 10**30])
+def test_a_problem_that_no_memory_takes_is_not_drawn(width):
+    with pytest.raises(UserError, match=f"network.width is {width}, which does not fit: it takes"):
+        paper.problem(Config(network=NetworkConfig(width=width, activation="tanh")), None)
 
 
 def test_a_file_of_other_shapes_is_one_line(tmp_path):

@@ -1,8 +1,11 @@
+import itertools
+
 import numpy as np
 import pytest
 
-from experiments.run.config import typed
-from experiments.run.stack import train_stack
+from experiments.run.config import UserError, typed
+from experiments.run.data import task
+from experiments.run.stack import check_size, train_stack
 
 FEW = ["training.epochs=2", "network.width=16"]
 
@@ -69,3 +72,27 @@ def test_a_regression_is_scored_by_r2_as_scikit_learn_does(composed):
     expected = r2_score(dataset.y_validation.ravel(), predicted.ravel())
     # r2 over the whole set comes from a loss averaged over batches.
     assert run.final("r2/validation") == pytest.approx(expected, rel=1e-10)
+
+
+TOO_LARGE = ["network.width=1000000000", "network.depth=1000000000", "network.width=1000000", "training.epochs=1000000000000"]
+
+
+@pytest.mark.parametrize("override", [*TOO_LARGE, f"network.depth={10**30}", f"network.width={10**30}"])
+def test_a_network_that_no_memory_takes_is_refused_before_it_is_made(composed, override):
+    config = typed(composed(override))
+    key, _, value = override.partition("=")
+    with pytest.raises(UserError, match=rf"{key} (is )?{value}.*, which does not fit: it takes \S+ GiB of memory") as refused:
+        check_size(config, task(config))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 9])
+def test_the_parameters_of_a_network_are_counted_as_it_has_them(composed, depth):
+    overrides = ["dataset=iris", f"network.depth={depth}", "network.width=7"]
+    sizes = [4, *[7] * (depth - 1), 3]
+    count = sum(n * (before + 1) for before, n in itertools.pairwise(sizes))
+    config = typed(composed(*overrides, f"instruments.eigenvalues={count}"))
+    check_size(config, task(config))
+    more = typed(composed(*overrides, f"instruments.eigenvalues={count + 1}"))
+    with pytest.raises(UserError, match=f"it must be 1 to {count}, the parameters"):
+        check_size(more, task(more))

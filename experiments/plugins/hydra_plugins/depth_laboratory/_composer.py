@@ -1,21 +1,22 @@
 """A sweep's configs, composed once for every choice of groups instead of once a job."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, flag_override, open_dict
+from hydra_plugins.depth_laboratory._context import job_context
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 class Composer:
     """`compose(overrides)` is Hydra's `load_sweep_config(master, overrides)`, at a tenth of its time.
 
-    Where a job's overrides only choose groups and set values, the jobs with the same choices and the same keys differ in
-    those values alone: the first of them is composed by Hydra, the others are copies of it with their own values set.
-    Anything else (+, ++, ~, lists, dicts, Hydra's own keys) is left to Hydra.
+    The jobs that choose the same of every group differ in values alone: those choices are composed by Hydra once, and each
+    job is a copy on which Hydra sets its values. Overrides of Hydra's own keys are left to Hydra.
 
     loader, master: Hydra's config loader and the sweep's own config.
     """
@@ -24,21 +25,23 @@ class Composer:
         assert isinstance(loader, ConfigLoaderImpl)
         self.loader, self.master = loader, master
         self.parser = OverridesParser.create(config_loader=loader)
-        self.firsts: dict[tuple[str, ...], DictConfig] = {}
+        # With hydra.searchpath, which `loader.repository` does not know.
+        of_hydra: Any = OmegaConf.to_container(master.hydra.overrides.hydra, resolve=False)
+        _, self.repository = loader._parse_overrides_and_create_caching_repo(master.hydra.job.config_name, of_hydra)
+        self.choices: dict[tuple[str, ...], DictConfig] = {}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """A new config for a job with those overrides; raises what Hydra raises."""
         parsed = self.parser.parse_overrides(list(overrides))
-        choices = [override for override in parsed if self._chooses(override)]
-        values = [override for override in parsed if self._sets(override)]
-        if len(choices) + len(values) < len(parsed):
+        if any(override.is_hydra_override() for override in parsed):
             return self.loader.load_sweep_config(self.master, list(overrides))
-        key = (*(str(override.input_line) for override in choices), "", *(override.key_or_group for override in values))
-        if key not in self.firsts:
-            self.firsts[key] = self.loader.load_sweep_config(self.master, list(overrides))
-        config = copy.deepcopy(self.firsts[key])
-        self.loader._apply_overrides_to_config(values, config)
+        chosen = tuple(str(override.input_line) for override in parsed if self.chooses(override))
+        if chosen not in self.choices:
+            self.choices[chosen] = self.loader.load_sweep_config(self.master, list(chosen))
+        config = copy.deepcopy(self.choices[chosen])
+        self.loader._apply_overrides_to_config([override for override in parsed if not self.chooses(override)], config)
         self._name(config, parsed)
+        OmegaConf.copy_cache(from_config=self.master, to_config=config)
         return config
 
     def job(self, overrides: Sequence[str], number: int) -> DictConfig:
@@ -48,28 +51,35 @@ class Composer:
             config.hydra.job.id = config.hydra.job.num = number
         return config
 
-    def task(self, overrides: Sequence[str]) -> DictConfig:
-        """The config as the job's task function sees it, without Hydra's own part."""
-        config = self.compose(overrides)
-        with flag_override(config, ["struct", "readonly"], [False, False]):
-            del config["hydra"]
-        return config
+    def tasks(self, jobs: Sequence[Sequence[str]]) -> Iterator[tuple[DictConfig, str]]:
+        """Every job's config as its task function sees it, and its output folder: each in its job's own context, so it is
+        to be resolved before the next is asked for.
 
-    def _chooses(self, override: Override) -> bool:
-        plain = not (override.is_add() or override.is_force_add() or override.is_delete())
-        return plain and not override.is_hydra_override() and self.loader.repository.group_exists(override.key_or_group)
+        What resolvers cache is cached for the whole sweep: a time of day is the same in all jobs.
+        """
+        for number, overrides in enumerate(jobs):
+            config = self.job(overrides, number)
+            with job_context(config, "hydra.sweep.dir", "hydra.sweep.subdir") as task:
+                yield task, config.hydra.runtime.output_dir
+            OmegaConf.copy_cache(from_config=config, to_config=self.master)
 
-    def _sets(self, override: Override) -> bool:
-        plain = not (override.is_add() or override.is_force_add() or override.is_delete())
-        value = override.value()
-        scalar = value is None or isinstance(value, str | int | float)
-        return plain and scalar and override.package is None and not override.is_hydra_override() and not self._chooses(override)
+    def chooses(self, override: Override) -> bool:
+        """Whether it chooses options of a group, with every value that it has; otherwise it sets a value."""
+        group = self.repository.group_exists(override.key_or_group)
+        return group and not any(isinstance(each.value(), dict) for each in self.split(override))
+
+    def split(self, override: Override) -> list[Override]:
+        """The override of each value that a sweep is over; the override itself where it is none."""
+        if not override.is_sweep_override():
+            return [override]
+        key = override.get_key_element()
+        return self.parser.parse_overrides([f"{key}={value}" for value in override.sweep_string_iterator()])
 
     @staticmethod
     def _name(config: DictConfig, parsed: list[Override]) -> None:
         """What Hydra derives from a job's overrides."""
         config.hydra.overrides.task = [override.input_line for override in parsed]
-        naming = config.hydra.job.config.override_dirname
+        naming: Any = config.hydra.job.config.override_dirname
         config.hydra.job.override_dirname = get_overrides_dirname(
             overrides=parsed, kv_sep=naming.kv_sep, item_sep=naming.item_sep, exclude_keys=naming.exclude_keys
         )

@@ -1,5 +1,6 @@
 """What Hydra does for a job, done for one that was trained in a stack."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -7,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra_plugins.depth_laboratory._composer import Composer
+from hydra_plugins.depth_laboratory._context import job_context
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf._utils import get_omega_conf_dumper
 
@@ -34,7 +35,10 @@ class StackedJobReturn(JobReturn):
     @property
     def cfg(self) -> DictConfig:  # type: ignore[override]
         """The job's config, without Hydra's own part."""
-        return self.composer.task(self.overrides or [])
+        config = self.composer.compose(self.overrides or [])
+        with flag_override(config, ["struct", "readonly"], [False, False]):
+            del config["hydra"]
+        return config
 
     @property
     def hydra_cfg(self) -> DictConfig:  # type: ignore[override]
@@ -55,12 +59,12 @@ def launch(launcher: "StackedLauncher", job_overrides: Sequence[Sequence[str]], 
     Path(str(launcher.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
     returns: dict[int, JobReturn] = {}
     jobs = range(initial_job_idx, initial_job_idx + len(job_overrides))
-    state = HydraConfig.instance().cfg
     try:
-        for number, outcome in launcher.around.run(jobs, launcher.n_jobs, launcher.stack_size):
-            returns[number] = _job(launcher, job_overrides[number - initial_job_idx], number, outcome)
+        # What ends this loop ends the training at once, and not when its traceback is thrown away.
+        with contextlib.closing(launcher.around.run(jobs, launcher.n_jobs, launcher.stack_size)) as outcomes:
+            for number, outcome in outcomes:
+                returns[number] = _job(launcher, job_overrides[number - initial_job_idx], number, outcome)
     finally:
-        HydraConfig.instance().cfg = state
         configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
     return [returns[number] for number in jobs]
 
@@ -72,22 +76,16 @@ def _job(launcher: "StackedLauncher", overrides: Sequence[str], number: int, out
     assert launcher.hydra_context is not None
     callbacks = launcher.hydra_context.callbacks
     config = launcher.composer.job(overrides, number)
-    hydra = HydraConfig.instance()
-    # Folders may be named with ${hydra:...}, which looks into what is set here.
-    hydra.set_config(config)
-    folder = Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)).absolute()
-    shown: Any = hydra.cfg
-    for node in (config, shown):
-        with flag_override(node.hydra.runtime, ["struct", "readonly"], [False, False]):
-            node.hydra.runtime.output_dir = str(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    configure_log(config.hydra.job_logging, config.hydra.verbose)
-    if config.hydra.output_subdir is not None:
-        _save(config, folder / config.hydra.output_subdir)
-    callbacks.on_job_start(config=config, task_function=launcher.task_function)
-    log.log(logging.ERROR if isinstance(outcome, Exception) else logging.INFO, outcome)
-    ended = StackedJobReturn(launcher.composer, number, config, outcome)
-    callbacks.on_job_end(config=config, job_return=ended)
+    with job_context(config, "hydra.sweep.dir", "hydra.sweep.subdir"):
+        folder = Path(config.hydra.runtime.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        configure_log(config.hydra.job_logging, config.hydra.verbose)
+        if config.hydra.output_subdir is not None:
+            _save(config, folder / config.hydra.output_subdir)
+        callbacks.on_job_start(config=config, task_function=launcher.task_function)
+        log.log(logging.ERROR if isinstance(outcome, Exception) else logging.INFO, outcome)
+        ended = StackedJobReturn(launcher.composer, number, config, outcome)
+        callbacks.on_job_end(config=config, job_return=ended)
     return ended
 
 
@@ -102,7 +100,7 @@ def _save(config: DictConfig, folder: Path) -> None:
     values = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
     assert isinstance(values, dict)
     hydra = values.pop("hydra")
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, content in (("config", values), ("hydra", {"hydra": hydra}), ("overrides", hydra["overrides"]["task"])):
         with (folder / f"{name}.yaml").open("w", encoding="utf-8") as file:
             yaml.dump(content, file, default_flow_style=False, allow_unicode=True, sort_keys=False, Dumper=_Dumper)

@@ -1,0 +1,22 @@
+"""Whether a folder that a command is to make, or to write to, can be."""
+
+import os
+from pathlib import Path
+
+from experiments.run.config import UserError
+
+# Bytes that the path of a file in the folder may have beyond the folder's own.
+WITHIN = 100
+
+
+def check_folder(key: str, folder: str) -> None:
+    """Raise UserError unless the folder can be written to, or made."""
+    path = Path(folder).absolute()
+    # A name that is too long makes `Path.exists` raise.
+    there = next(above for above in (path, *path.parents) if os.path.exists(above))
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise UserError(f"{key} is {folder!r}, but {there} is not a folder that can be written to")
+    longest, total = (os.pathconf(there, limit) for limit in ("PC_NAME_MAX", "PC_PATH_MAX"))
+    for text, limit in [*((name, longest) for name in path.parts), (str(path), total - WITHIN)]:
+        if (size := len(os.fsencode(text))) > limit:
+            raise UserError(f"{key} has the name {text[:40]!r}... of {size} bytes, allowed: at most {limit} here")
