@@ -1,5 +1,7 @@
 """Pictures by what they show: axes, cells, marks, lines."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.colors import LogNorm
@@ -13,10 +15,10 @@ from experiments.run.stack import train_stack
 
 def report(composed, cells):
     """cells: (depth, rate, seed) -> (loss, outcome)"""
-    rows = []
+    default, rows = typed(composed()), []
     for job, ((depth, rate, seed), (loss, outcome)) in enumerate(cells.items()):
-        config = typed(composed(f"network.depth={depth}", f"optimizer.learning_rate={rate}", f"seed={seed}"))
-        rows.append(Row(config, loss, outcome, job))
+        network, optimizer = replace(default.network, depth=depth), replace(default.optimizer, learning_rate=rate)
+        rows.append(Row(replace(default, network=network, optimizer=optimizer, seed=seed), loss, outcome, job))
     return Report(rows)
 
 
