@@ -32,18 +32,18 @@ def histories(lab):
     "options", [[], pytest.param(["hydra.launcher.n_jobs=1", "hydra.launcher.stack_size=3"], marks=pytest.mark.slow)]
 )
 def test_a_stacked_sweep_has_the_bits_of_the_jobs_one_at_a_time(lab, tmp_path_factory, options):
-    axes = [
-        "network.depth=2,33",
-        "optimizer.learning_rate=0.01,0.1,1e9",
-        "optimizer.name=gradient_descent,adam",
-        "dtype=float32,float64",
-    ]
+    # Every optimizer in both dtypes: test_stack.py.
+    axes = ["network.depth=2,33", "optimizer.learning_rate=0.01,0.1,1e9", "optimizer.name=gradient_descent,adam"]
     lab.run("-m", *FEW, *axes, *options)
     alone = type(lab)(tmp_path_factory.mktemp("alone"))
     alone.run("-m", *FEW, *axes, "hydra/launcher=basic")
     stacked, single = histories(lab), histories(alone)
-    assert len(single) == 24
+    assert len(single) == 12
     assert stacked == single
+    deep = next(run for run in lab.runs() if run.data.params["network.depth"] == "33")
+    with np.load(lab.artifact(deep, "history.npz"), allow_pickle=False) as history:
+        assert history["grad_norm"].shape == history["grad_norm_b"].shape == (2 * 23, 33)
+    assert len([key for key in deep.data.metrics if key.startswith("grad_norm/W")]) == 12
 
 
 @pytest.mark.slow
@@ -239,12 +239,3 @@ def test_a_wheel_finds_its_plugins_and_its_configs(lab):
     assert done.returncode == 0, done.stderr
     assert "2 trained" in done.stdout
     assert (lab.folder / "mlflow.db").exists()
-
-
-def test_a_history_of_a_sweep_has_every_step_of_every_block(lab):
-    lab.run("-m", *FEW, "network.depth=33", "optimizer.learning_rate=0.1")
-    (run,) = lab.runs()
-    with np.load(lab.artifact(run, "history.npz"), allow_pickle=False) as history:
-        assert history["grad_norm"].shape == (2 * 23, 33)
-        assert history["grad_norm_b"].shape == (2 * 23, 33)
-    assert len([key for key in run.data.metrics if key.startswith("grad_norm/W")]) == 12
