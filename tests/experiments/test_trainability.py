@@ -86,13 +86,12 @@ def test_a_title_names_nothing_that_is_mapped():
     assert title_of(made("trainability=fractal_tanh")) == paper
 
 
-@pytest.mark.parametrize(("name", "side", "least"), [("identity", 32, 1.0), ("tanh", 48, 0.995)])
-def test_the_authors_own_networks_have_the_authors_labels(lab, name, side, least):
-    file = PUBLISHED / f"trainability_{name}_n8.npz"
-    lab.run(f"trainability=fractal_{name}", f"map.resolution={side}", f"map.file={file}", "map.floor=false", module=MODULE)
+def test_the_authors_own_networks_have_the_authors_labels(lab):
+    file = PUBLISHED / "trainability_identity_n8.npz"
+    lab.run("trainability=fractal_identity", "map.resolution=32", f"map.file={file}", "map.floor=false", module=MODULE)
     (run,) = lab.runs("map")
     trained = np.load(lab.artifact(run, "map.npy"))["outcome"] == TRAINED
-    assert (trained == np.load(file)["trainable"]).mean() >= least
+    np.testing.assert_array_equal(trained, np.load(file)["trainable"])
 
 
 @pytest.fixture(scope="module")
@@ -235,8 +234,6 @@ def test_a_full_file_system_ends_the_command_in_one_line(lab):
     ("arguments", "told"),
     [
         (["map.resolution=1"], "error: map.resolution is 1, it must be a whole number from 2 to 4096"),
-        (["map.y.lower=2", "map.y.upper=1"], "error: map.y.lower is 2, it must be below map.y.upper, which is 1"),
-        (["map.x.lower=0"], "error: map.x.lower is 0, it must be above 0 on a log axis"),
         (["trainability=fractal_sine"], "error: In 'trainability': Could not find 'trainability/fractal_sine'"),
         (["map.pixels=3"], "Key 'pixels' not in 'MapConfig'"),
         (["map.file=nowhere.npz"], "error: map.file is 'nowhere.npz', it must be a .npz with W0, W1, X and Y: "),
