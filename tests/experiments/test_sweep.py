@@ -61,7 +61,8 @@ def test_a_stacked_sweep_over_kinds_has_the_bits_of_the_jobs_one_at_a_time_and_i
     assert "18 of 18 runs are identical" in lab.run("--sweep", parent.info.run_id, module="experiments.reproduce")
 
 
-@pytest.mark.parametrize("size", [1, 3, 4, None])
+# Three runs share a stack: each alone, two and one, all.
+@pytest.mark.parametrize("size", [1, 2, None])
 def test_weights_do_not_depend_on_the_size_of_a_stack(composed, size):
     axes = [(depth, rate, name) for depth in (2, 17) for rate in (0.01, 0.3, 1e6) for name in ("momentum", "nesterov")]
     configs = [
@@ -126,7 +127,8 @@ def test_curves_of_a_long_run_appear_while_it_trains(lab):
         "-m", "network.depth=9", "optimizer.learning_rate=0.1,0.2", "training.epochs=3000", "tracking.points=200", *BARE
     )
     try:
-        lab.wait_for("RUNNING")
+        # The sweep's own run and a job's.
+        lab.wait_for("RUNNING", count=2)
         deadline = time.monotonic() + 60
         points = []
         while not points and time.monotonic() < deadline:

@@ -8,6 +8,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
 from experiments.pictures import figures
+from experiments.pictures.gallery import _best_of_rows as best_of_rows
 from experiments.pictures.report import Report, Row
 from experiments.run.config import typed
 from experiments.run.stack import train_stack
@@ -62,6 +63,12 @@ def test_the_map_marks_the_best_cell_its_spread_and_the_largest_stable_rates(swe
     }
     # Depth 2 is stable up to rate 1; at depth 9 one seed diverges there.
     assert frames == {(1, 0), (0, 1)}
+
+
+def test_the_table_has_the_mean_of_what_did_not_diverge_and_each_depth_its_best_run(swept):
+    table = [line.split() for line in swept.text().splitlines()[1:4]]
+    assert table == [["0.1", "1"], ["2", "0.4", "0.02*"], ["9", "0.2", "0.6"]]
+    assert {depth: row.loss for depth, row in best_of_rows(swept.rows, "network.depth").items()} == {2: 0.01, 9: 0.2}
 
 
 def test_a_sweep_that_diverged_everywhere_still_has_its_map(composed):
