@@ -35,7 +35,7 @@ def swept(tmp_path_factory):
     from tests.experiments.conftest import Lab
 
     lab = Lab(tmp_path_factory.mktemp("swept"))
-    lab.run("-m", *FEW, *AXES)
+    lab.run("-m", *FEW, *AXES, "hydra.launcher.n_jobs=1")
     return lab
 
 

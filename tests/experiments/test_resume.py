@@ -13,6 +13,8 @@ from experiments.record import liveness
 # But for the best model's sake nothing here is drawn or kept.
 FEW = ["training.epochs=1", "network.width=8", "network.depth=2,3", "optimizer.learning_rate=0.1,0.2", "tracking.pictures=none"]
 BARE = [*FEW, "tracking.models=none"]
+# A second process takes longer to start than it saves.
+ALONE = "hydra.launcher.n_jobs=1"
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +32,9 @@ def test_a_killed_sweep_is_resumed_to_the_bits_of_an_unbroken_one(tmp_path, whol
 
 
 def test_the_same_command_again_trains_nothing_and_shows_the_table(lab):
-    first = lab.run("-m", *FEW)
+    first = lab.run("-m", *FEW, ALONE)
     ids = [run.info.run_id for run in lab.runs()]
-    second = lab.run("-m", *FEW)
+    second = lab.run("-m", *FEW, ALONE)
     assert "4 of 4 runs are in the record already" in second
     assert [run.info.run_id for run in lab.runs()] == ids
     (parent,) = lab.runs("sweep")
@@ -41,7 +43,7 @@ def test_the_same_command_again_trains_nothing_and_shows_the_table(lab):
     assert table in second
     assert len(lab.client().search_logged_models(["1"])) == 1
     assert len(json.loads(lab.artifact(parent, "table.json").read_text())["data"]) == 4
-    lab.run("-m", *BARE, "sweep.resume=false")
+    lab.run("-m", *BARE, ALONE, "sweep.resume=false")
     assert len(lab.runs()) == 8
     assert len(lab.runs("sweep")) == 2
 
@@ -94,7 +96,7 @@ def test_a_dead_run_is_killed_at_the_next_start(lab):
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert [run.info.status for run in lab.runs()] == ["RUNNING"]
-    lab.run("-m", *BARE)
+    lab.run("-m", *BARE, ALONE)
     assert sorted(run.info.status for run in lab.runs()) == ["FINISHED"] * 4 + ["KILLED"]
 
 

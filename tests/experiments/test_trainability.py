@@ -130,7 +130,7 @@ def test_a_killed_map_trains_the_missing_tiles_alone(lab, unbroken):
     assert run.info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_map_ends_in_order(lab, number):
     process = begun(lab)
     process.send_signal(number)
