@@ -6,13 +6,14 @@ import re
 import subprocess
 import sys
 import sysconfig
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+import experiments.compare
 import experiments.reproduce
 from experiments.record.reading import Archive
 from experiments.run import stack
@@ -103,6 +104,21 @@ def test_the_last_bit_of_one_initial_weight_is_found_at_its_first_step(one, monk
     assert experiments.reproduce.judge(recorded, kept, trained, of, 0.1).line.startswith(
         "within 0.1: losses and norms are at most"
     )
+
+
+def test_equal_bits_under_another_fingerprint_are_not_identical_and_one_such_run_is_enough(one, tmp_path, capsys):
+    lab, run = one
+    recorded = Archive(lab.uri, tmp_path).run(run.info.run_id)
+    kept = recorded.files()
+    config = from_record(kept.config)
+    of = stack.task(config)
+    (trained,) = stack.train_stack([config], of)
+    other = replace(recorded, tags={**recorded.tags, "fingerprint": "0" * 64})
+    same, verdict = (experiments.reproduce.judge(each, kept, trained, of, None) for each in (recorded, other))
+    assert (same.holds, same.line) == (True, "identical")
+    assert (verdict.holds, verdict.line) == (False, "the bits are identical, the record is not")
+    assert not experiments.reproduce._shown([same, verdict], None)
+    assert "1 of 2 runs are identical" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["history.npz", "parameters.npy"])
@@ -253,7 +269,7 @@ def test_a_run_that_is_not_finished_is_not_reproduced(one):
     assert f"error: run {run.info.run_id} is KILLED, it must be FINISHED" in again(lab, run.info.run_id, status=1)
 
 
-def test_compare_says_what_differs_and_from_which_step(swept):
+def test_compare_says_what_differs_and_from_which_step(swept, tmp_path):
     runs = swept.runs()
 
     def found(depth, rate, dtype="float32"):
@@ -278,6 +294,13 @@ def test_compare_says_what_differs_and_from_which_step(swept):
     assert "histories and final parameters are identical" in compared(slow, slow)
     assert "cannot be laid side by side: 46 steps of 5 blocks beside 46 steps of 17" in compared(slow, found("17", "0.1"))
     assert "cannot be laid side by side: float32 beside float64" in compared(slow, found("5", "0.1", "float64"))
+    here = Archive(swept.uri, tmp_path).run(slow).files()
+    elsewhere = replace(here, environment={**here.environment, "numpy": "1.26"}, diff=here.diff + "+1")
+    assert experiments.compare.compared(here, elsewhere) == [
+        f"environment numpy: '{np.__version__}' and '1.26'",
+        "environment: the code's uncommitted changes differ",
+        "histories and final parameters are identical",
+    ]
 
 
 def test_a_record_with_a_bad_loader_raises_before_anything_is_called():

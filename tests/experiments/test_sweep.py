@@ -104,7 +104,7 @@ def test_every_job_has_hydras_files_its_log_and_its_place_under_the_parent(lab, 
     basic.run("-m", *FEW, *axes, "hydra/launcher=basic")
     (folder,), (other,) = (list(each.folder.glob("multirun/*/*")) for each in (lab, basic))
     for number in range(4):
-        assert "trained: final training loss" in (folder / str(number) / "train.log").read_text()
+        assert "[INFO] - trained: final training loss" in (folder / str(number) / "train.log").read_text()
         for name in ("config.yaml", "overrides.yaml"):
             here, there = (place / str(number) / ".hydra" / name for place in (folder, other))
             assert here.read_text() == there.read_text()

@@ -31,6 +31,8 @@ def test_one_command_trains_one_network_and_records_it(lab, composed):
     assert (run.info.status, run.data.tags["outcome"]) == ("FINISHED", "trained")
     assert run.info.run_name == "depth 3, rate 0.1"
     assert lab.artifact(run, "history.npz").read_bytes() == history_bytes(lab.folder / "alone.npz", composed, "seed=5")
+    assert not lab.artifact(run, "pictures").exists()
+    assert not lab.client().search_logged_models(["1"])
     # Hydra keeps its files in the folder in which the command was typed.
     (config,) = lab.folder.glob("outputs/*/*/.hydra/config.yaml")
     assert "name: digits" in config.read_text()

@@ -235,7 +235,7 @@ def test_a_full_file_system_ends_the_command_in_one_line(lab):
     [
         (["map.resolution=1"], "error: map.resolution is 1, it must be a whole number from 2 to 4096"),
         (["trainability=fractal_sine"], "error: In 'trainability': Could not find 'trainability/fractal_sine'"),
-        (["map.pixels=3"], "Key 'pixels' not in 'MapConfig'"),
+        (["map.pixels=3"], "Key 'pixels' not in 'MapConfig'; full_key: map.pixels; allowed: x, y, setup, file"),
         (["map.file=nowhere.npz"], "error: map.file is 'nowhere.npz', it must be a .npz with W0, W1, X and Y: "),
         (["map.backend=slurm"], "error: map.backend 'slurm' is unknown, allowed: loky, ray, dask"),
         (["map.address=there:1"], "error: map.address is 'there:1', which is for ray and dask: with loky it must be null"),

@@ -27,10 +27,11 @@ def test_the_command_prints_and_records_the_table(lab):
 def test_a_result_that_is_missed_is_reported_and_ends_the_command_with_1(lab, monkeypatch, capsys):
     largest = verify.largest_curvature
     monkeypatch.setattr(verify, "largest_curvature", lambda x: 1.001 * largest(x))
-    monkeypatch.setattr("sys.argv", ["verify", "--only", "stable_rate", "--no-record"])
+    monkeypatch.setattr("sys.argv", ["verify", "--only", "stable_rate", "--uri", lab.uri])
     with pytest.raises(SystemExit) as left:
         verify.main()
     assert left.value.code == 1
+    assert [run.info.status for run in lab.runs("verify")] == ["FAILED"]
     printed = capsys.readouterr().out
     assert "NO  iris: lambda_max" in printed
     assert "ok  iris: sharpness of softmax regression" in printed
