@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import signal
 import time
@@ -262,6 +263,13 @@ def test_a_zoom_is_a_series_of_frames_in_one_run(lab):
     for pixels in (first, third):
         assert 0 < (pixels["outcome"] == TRAINED).mean() < 1
     assert "optimizer.block_rates.1 0." in lab.artifact(run, "map.txt").read_text()
+    # The centre is the boundary's pixel that is next to the middle.
+    window = re.findall(r"block_rates\.\d (\S+) to ([^,\s]+)", lab.artifact(run, "frame_003/map.txt").read_text())
+    x, y = (np.sqrt(float(lower) * float(upper)) for lower, upper in window)
+    pixels = grid(made("map.resolution=24"))
+    found = np.abs(np.log(pixels.y / y)).argmin(), np.abs(np.log(pixels.x / x)).argmin()
+    away = np.hypot(*(np.argwhere(beside(first["outcome"] == TRAINED)) - 12).T)
+    assert np.hypot(found[0] - 12, found[1] - 12) == away.min()
     history = lab.client().get_metric_history(run.info.run_id, "map/trained")
     assert [point.step for point in history] == [1, 2, 3]
 

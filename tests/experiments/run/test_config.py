@@ -1,7 +1,7 @@
 import pytest
 from omegaconf.errors import ConfigAttributeError, ValidationError
 
-from experiments.run.config import Config, UserError, typed
+from experiments.run.config import Config, UserError, flat, typed, varied
 
 BAD_VALUES = {
     "network.depth=0": "network.depth is 0, it must be a whole number of at least 1",
@@ -56,3 +56,9 @@ def test_the_defaults_are_a_run(composed):
     config = typed(composed())
     assert isinstance(config, Config)
     assert (config.dataset.name, config.network.depth, config.dtype) == ("digits", 3, "float32")
+
+
+def test_a_data_sets_name_stands_for_its_loader(composed):
+    iris, moons = (flat(typed(composed(f"dataset={name}", "network.depth=2"))) for name in ("iris", "moons"))
+    assert iris["dataset.loader._target_"] != moons["dataset.loader._target_"]
+    assert varied([iris, moons]) == ["dataset.name"]
