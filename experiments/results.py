@@ -41,7 +41,7 @@ def load(sweep: str | None = None, uri: str | None = None) -> tuple[pd.DataFrame
             "outcome": run.tags["outcome"],
             "run_name": run.name,
             "run_id": run.run_id,
-            **{name: float(values[-1]) for name, values in files.history.measures.items()},
+            **{name: files.history.final(name) for name in files.history.measures},
         }
         for run, files, config in zip(runs, kept, configs, strict=True)
     ]

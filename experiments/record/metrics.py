@@ -9,7 +9,7 @@ import numpy as np
 from mlflow.entities import Metric
 from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, MAX_PARAM_VAL_LENGTH
 
-from blocks.arrays import Array
+from blocks.arrays import Array, norm
 from blocks.history import History, log_spaced
 from experiments.record.identity import SURROUNDINGS, trajectory_hash
 from experiments.record.view import LOG_FINAL, LOG_RATE, RATIO, norm_keys, quantity_keys
@@ -19,6 +19,8 @@ from experiments.run.stack import Trained
 # Up to how many times the first value losses and norms are drawn: a run that diverges would press all others' curves flat.
 # (A gradient that a plateau has made small grows a thousandfold as it leaves it.)
 BOUNDS = {"loss": 1e2, "grad_norm": 1e4}
+# What a tag may hold in any store of MLflow's.
+MOST_LETTERS = 5000
 
 
 def params(config: Config) -> dict[str, Any]:
@@ -35,10 +37,14 @@ def texts(params: Mapping[str, Any]) -> dict[str, str]:
 
 
 def outcome_tags(trained: Trained) -> dict[str, str]:
-    """outcome, where the run diverged, the hash of its trajectory."""
+    """outcome, where the run diverged, the hash of its trajectory, and why an instrument has no value, step by step."""
     tags = {"outcome": trained.outcome, "trajectory": trajectory_hash(trained.history, trained.parameters)}
     if trained.outcome == "diverged":
         tags |= {"diverged_step": str(trained.history.diverged_step), "diverged_block": str(trained.history.diverged_block)}
+    for name, quantity in trained.history.quantities.items():
+        if quantity.reasons is not None and quantity.reasons.any():
+            missing = zip(quantity.at.tolist(), quantity.reasons.tolist(), strict=True)
+            tags[f"{name}_missing"] = "; ".join(f"step {step}: {reason}" for step, reason in missing if reason)[:MOST_LETTERS]
     return tags
 
 
@@ -81,8 +87,7 @@ def curves(
     for block, key in norm_keys(depth, blocks).items():
         series[key] = shown, history.grad_norm[shown, block]
     norms = history.grad_norm[shown].astype(np.float64)
-    squares = np.square(norms) + np.square(np.float64(history.grad_norm_b[shown]))
-    series["grad_norm/all"] = shown, np.sqrt(squares.sum(axis=-1))
+    series["grad_norm/all"] = shown, norm(np.concatenate([norms, history.grad_norm_b[shown]], axis=-1))
     with np.errstate(all="ignore"):
         series[RATIO] = shown, norms[:, 0] / norms[:, -1]
     for name, values in history.measures.items():
@@ -109,7 +114,7 @@ def summary(history: History) -> dict[str, float]:
     values = {}
     for name, measured in history.measures.items():
         key = name.replace("/", "_")
-        values[f"final/{key}"] = float(measured[-1])
+        values[f"final/{key}"] = history.final(name)
         finite = measured[np.isfinite(measured)]
         if finite.size:
             values[f"best/{key}"] = float(finite.min() if key.startswith("loss") else finite.max())

@@ -45,7 +45,7 @@ class Trained:
 
     def final(self, measure: str) -> float:
         """The last value of one of the history's measures; nan where the run diverged."""
-        return float(self.history.measures[measure][-1])
+        return self.history.final(measure)
 
 
 def shared(config: Config) -> tuple[object, ...]:

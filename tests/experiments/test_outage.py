@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_whole_records_alone_and_says_which_is_lost(lab, comp
     waiting.put("a run", {"job": "0"}, "", run)
     with pytest.raises(UserError, match=r"no space is left there, so the record of 1 is lost.*; 1 records wait in") as full:
         waiting.put("a run", {"job": "1"}, "", run)
-    assert f"python -m experiments.deliver {small_disk} delivers them" in str(full.value)
+    assert f"python -m experiments.deliver {small_disk} --uri {lab.uri} delivers them" in str(full.value)
     assert [path.name for path in (small_disk / FOLDER).iterdir()] == ["0"]
     assert deliver(small_disk, uri=lab.uri) == 1
 

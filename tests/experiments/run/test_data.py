@@ -103,6 +103,68 @@ def test_a_class_with_one_example_cannot_be_split(composed):
         task(config)
 
 
+def values(x=1.0, y=1.0, at=(0, 0)):
+    """50 examples of two inputs, the first of them 0 but for x at one place, and a target that is 0 but for y there."""
+    X, targets = np.random.default_rng(0).standard_normal((50, 2)), np.zeros(50)
+    X[:, 0] = 0
+    X[at], targets[at[0]] = x, y
+    return X, targets
+
+
+# With this seed and share example 0 is held out: nothing scales a value that the training part does not have.
+HELD_OUT = train_test_split(np.arange(50), test_size=0.2, random_state=0)[1][0]
+
+
+def infinite_in_float32():
+    return values(x=1e39, at=(HELD_OUT, 0))
+
+
+def negative_in_float32():
+    return values(x=-3.5e38, at=(HELD_OUT, 0))
+
+
+def target_infinite_in_float32():
+    return values(y=1e39, at=(HELD_OUT, 0))
+
+
+def too_large_to_scale():
+    return 1e200 * np.random.default_rng(0).standard_normal((50, 2)), np.arange(50) % 2
+
+
+def targets_too_large_to_scale():
+    return np.eye(50), 1e300 * np.arange(50.0)
+
+
+def nan_among_targets():
+    return values(y=np.nan)
+
+
+TOO_LARGE = {
+    "infinite_in_float32": r"scaled, it has a value of size 1e\+39, which is infinite in float32",
+    "negative_in_float32": r"scaled, it has a value of size 3\.5e\+38, which is infinite in float32",
+    "target_infinite_in_float32": r"scaled, it has a value of size 1e\+39, which is infinite in float32",
+    "too_large_to_scale": r"it has a value of size 2\.\d+e\+200, which cannot be scaled in float64",
+    "targets_too_large_to_scale": r"it has a value of size 4\.9e\+301, which cannot be scaled in float64",
+    "nan_among_targets": "its targets hold nan, they must be finite",
+}
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_a_number_that_the_networks_dtype_does_not_hold_is_one_line(composed, name):
+    options = ("dataset.loader={_target_:" + f"{__name__}.{name}" + "}", "training.batch_size=null")
+    with pytest.raises(UserError, match=f"^dataset digits: {TOO_LARGE[name]}$"):
+        task(typed(composed(*options, "dtype=float32")))
+    if "float32" in name:
+        of = task(typed(composed(*options, "dtype=float64")))
+        assert max(abs(of.dataset.x_validation).max(), abs(of.dataset.y_validation).max()) > np.finfo(np.float32).max
+
+
+def test_several_labels_an_example_are_refused(composed):
+    config = typed(composed("dataset.loader={_target_:sklearn.datasets.make_multilabel_classification}"))
+    with pytest.raises(UserError, match=r"dataset digits: its labels have shape \(100, 5\), there must be one an example"):
+        task(config)
+
+
 @pytest.mark.parametrize("loss", ["softmax_cross_entropy", "half_mean_squared_error"])
 def test_no_constant_prediction_is_better_than_the_constant_loss(composed, loss):
     wine = task(typed(composed("dataset=wine", f"training.loss={loss}")))
