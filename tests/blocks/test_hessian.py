@@ -37,8 +37,8 @@ def jax_product(sizes, activation, loss, kind="plain"):
 
 def jax_eigenvalues(network, x, y, loss):
     """All of them, the largest first."""
-    value = flat_loss(network.layout, network.activation.name, loss, network.kind)
-    hessian = jax.hessian(value)(jnp.asarray(network.parameters), jnp.asarray(x), jnp.asarray(y))
+    product = jax_product(network.layout.sizes, network.activation.name, loss, network.kind)
+    hessian = np.array([product(network.parameters, x, y, v) for v in np.eye(network.layout.size)])
     return np.linalg.eigvalsh(hessian)[::-1]
 
 
@@ -67,7 +67,10 @@ def test_second_derivatives_are_jaxs(activation):
 
 @pytest.mark.parametrize(
     ("activation", "loss", "depth"),
-    [(*pair, depth) for pair in PAIRS for depth in SHAPES if SECOND_DERIVATIVES[pair[0]] or depth > 3],
+    [
+        *((*pair, 4) for pair in PAIRS),
+        *((name, "softmax_cross_entropy", depth) for name in ("relu", "gelu") for depth in (1, 2, 3, 5)),
+    ],
 )
 def test_products_are_jaxs_forward_over_reverse(activation, loss, depth):
     network, x, y = problem(activation, loss, SHAPES[depth])
@@ -79,7 +82,8 @@ def test_products_are_jaxs_forward_over_reverse(activation, loss, depth):
 @pytest.mark.parametrize(
     ("activation", "loss", "sizes", "m"),
     [
-        *[(name, "softmax_cross_entropy", SHAPES[4], 7) for name in ACTIVATION_NAMES],
+        # Without a second derivative, and with one that reads a, or z.
+        *[(name, "softmax_cross_entropy", SHAPES[4], 7) for name in ("relu", "tanh", "gelu")],
         ("gelu", "half_mean_squared_error", [3, 5, 5, 5, 5, 5, 2], 1),
         ("tanh", "sigmoid_cross_entropy", SHAPES[2], 7),
     ],
@@ -157,7 +161,7 @@ def test_lanes_may_have_data_of_their_own():
 
 @pytest.mark.parametrize(("activation", "loss"), PAIRS)
 def test_sharpness_is_the_top_of_jaxs_full_hessian(activation, loss):
-    network, x, y = problem(activation, loss, SHAPES[3], m=12)
+    network, x, y = problem(activation, loss, SHAPES[4])
     expected = jax_eigenvalues(network, x, y, loss)
     for count in (1, 5):
         actual = sharpness(network, x, y, LOSSES[loss], count, rng=np.random.default_rng(2))
@@ -168,7 +172,7 @@ def test_sharpness_is_the_top_of_jaxs_full_hessian(activation, loss):
 @pytest.mark.parametrize("kind", OTHER_KINDS)
 def test_sharpness_of_every_kind_is_the_top_of_jaxs_full_hessian(kind, activation):
     loss = losses.softmax_cross_entropy
-    network, x, y = problem(activation, loss.name, SHAPES[4], m=12, kind=kind)
+    network, x, y = problem(activation, loss.name, SHAPES[4], kind=kind)
     actual = sharpness(network, x, y, loss, 5, rng=np.random.default_rng(2))
     np.testing.assert_allclose(actual, jax_eigenvalues(network, x, y, loss.name)[:5], rtol=1e-8)
 

@@ -160,6 +160,7 @@ def composed():
     """composed(*overrides) -> the config Hydra makes of them, without Hydra's own part."""
     register()
 
+    @cache
     def compose_one(*overrides: str) -> DictConfig:
         with initialize_config_dir(CONF, version_base="1.3"):
             return compose("config", list(overrides))

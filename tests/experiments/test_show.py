@@ -18,6 +18,7 @@ import yaml
 from sklearn.datasets import load_diabetes, load_digits
 
 from experiments import results
+from experiments.run.config import UserError
 from tests.experiments.conftest import Lab
 
 FEW = ["training.epochs=3", "network.width=16"]
@@ -84,13 +85,12 @@ def test_the_sweep_has_the_counts_of_its_outcomes_and_the_numbers_of_its_best_ru
     assert parent.data.metrics == pytest.approx(ends | counts)
 
 
-def test_pictures_and_models_of_every_run_or_of_none(lab):
+def test_pictures_and_models_of_every_run_of_which_the_best_alone_is_registered(lab):
     axes = ["network.depth=2,3", "optimizer.learning_rate=0.1"]
-    lab.run("-m", *FEW, *axes, "tracking.pictures=all", "tracking.models=none")
+    lab.run("-m", *FEW, *axes, "tracking.pictures=all", "tracking.models=all", "tracking.register=one")
     assert all("pictures/loss.svg" in names(lab, run) for run in lab.runs())
-    assert not lab.client().search_logged_models(["1"])
-    output = lab.run("-m", *FEW, "tracking.pictures=some", status=1)
-    assert "error: tracking.pictures 'some' is unknown, allowed: best, all, none" in output
+    assert len(lab.client().search_logged_models(["1"])) == 2
+    assert len(lab.client().search_model_versions("name = 'one'")) == 1
 
 
 def test_a_single_run_has_its_pictures_and_its_model(lab):
@@ -220,16 +220,16 @@ def test_results_are_a_frame_and_histories(swept, best, monkeypatch):
     assert frame["loss/train"].isna().equals(diverged)
     assert [history.grad_norm.shape[-1] for history in histories] == frame["network.depth"].tolist()
     assert repr(histories[0]) == "History(69 steps, 2 blocks, 0 diverged)"
+    with pytest.raises(UserError, match="sweep 'another'"):
+        results.load("another")
 
 
-def test_the_readme_s_notebook_example_runs(swept, monkeypatch, tmp_path):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", swept.uri)
-    monkeypatch.setenv("MPLBACKEND", "agg")
+def test_the_readme_s_notebook_example_runs(swept):
     start = README.index("    from experiments import results")
     example = README[start:].split("\n\n", 1)[0]
-    code = "\n".join(line[4:] for line in example.splitlines())
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
-    assert (tmp_path / "norms.png").stat().st_size > 1000
+    (swept.folder / "notebook.py").write_text("\n".join(line[4:] for line in example.splitlines()))
+    swept.run(module="notebook")
+    assert (swept.folder / "norms.png").stat().st_size > 1000
 
 
 def chromium():

@@ -10,7 +10,6 @@ from matplotlib.patches import Rectangle
 
 from blocks.history import History
 from experiments.pictures import figures
-from experiments.pictures.gallery import best_by
 from experiments.pictures.report import Report, Row
 from experiments.run.config import typed
 from experiments.run.stack import train_stack
@@ -18,10 +17,10 @@ from experiments.run.stack import train_stack
 
 def report(composed, cells):
     """cells: (depth, rate, seed) -> (loss, outcome)"""
-    rows = []
+    default, rows = typed(composed()), []
     for job, ((depth, rate, seed), (loss, outcome)) in enumerate(cells.items()):
-        config = typed(composed(f"network.depth={depth}", f"optimizer.learning_rate={rate}", f"seed={seed}"))
-        rows.append(Row(config, loss, outcome, job))
+        network, optimizer = replace(default.network, depth=depth), replace(default.optimizer, learning_rate=rate)
+        rows.append(Row(replace(default, network=network, optimizer=optimizer, seed=seed), loss, outcome, job))
     return Report(rows)
 
 
@@ -236,15 +235,16 @@ def test_figures_are_saved_as_png_and_svg(runs, tmp_path):
 @pytest.mark.parametrize(
     ("key", "values", "ordered"),
     [
-        ("training.batch_size", ["null", "32", "8"], [8, 32, None]),
-        ("optimizer.block_rates", ["[1,2,3]", "null", "[0.1,0.2,0.3]"], [None, "[0.1, 0.2, 0.3]", "[1.0, 2.0, 3.0]"]),
+        ("training.batch_size", ["null", "32", "8"], [None, 32, 8]),
+        ("optimizer.block_rates", ["[1,2,3]", "null", "[0.1,0.2,0.3]"], ["[1.0, 2.0, 3.0]", None, "[0.1, 0.2, 0.3]"]),
         ("+dataset.loader.n_class", ["10", "2"], [2, 10]),
     ],
 )
 def test_any_value_can_be_a_row(composed, key, values, ordered):
     swept = Report([Row(typed(composed(f"{key}={value}")), 1.0 + job, "trained", job) for job, value in enumerate(values)])
     assert swept.down == key.lstrip("+")
-    assert list(best_by(swept.rows, swept.down)) == ordered
+    # Numbers in ascending order, all else as it was swept.
+    assert [down for down, _ in swept.best_runs()] == ordered
     assert [len(cells) for cells in swept.tables().values()] == [len(values)]
     assert len(figures.sweep_map(swept).axes[0].get_yticklabels()) == len(values)
 

@@ -63,6 +63,10 @@ def test_metrics_are_named_by_block_and_never_more_than_the_points(trained):
     assert {"loss/batch", "loss/train", "loss/validation", "accuracy/train", "accuracy/validation"} <= names
     assert {"grad_norm/W_01", "grad_norm/W_02", "grad_norm/W_03", "grad_norm/all"} <= names
     assert {"final/loss_train", "best/accuracy_validation"} <= names
+    values, measures = {metric.key: metric.value for metric in written}, trained.history.measures
+    assert values["final/loss_train"] == measures["loss/train"][-1]
+    assert values["best/loss_train"] == measures["loss/train"].min() < measures["loss/train"].max()
+    assert values["best/accuracy_train"] == measures["accuracy/train"].max() > measures["accuracy/train"].min()
     steps = trained.history.loss.shape[0]
     for name in names - {name for name in names if name.startswith(("final", "best"))}:
         at = [metric.step for metric in written if metric.key == name]

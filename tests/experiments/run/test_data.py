@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -49,6 +51,18 @@ def test_the_split_is_scikit_learns_own_for_that_seed(composed):
 def test_the_digest_changes_with_the_data_alone(composed):
     digests = [load(typed(composed(f"dataset.seed={seed}", *more)).dataset).digest for seed, *more in ((0,), (0, "seed=1"), (1,))]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_digest_is_over_the_bytes_of_all_four_parts(composed):
+    dataset = load(typed(composed()).dataset)
+    content = b""
+    for part in (dataset.x, dataset.y, dataset.x_validation, dataset.y_validation):
+        content += f"{part.dtype.str}{part.shape}".encode() + part.tobytes()
+    assert dataset.digest == hashlib.sha256(content).hexdigest()
+
+
+def test_a_batch_may_be_all_examples(composed):
+    assert task(typed(composed("training.batch_size=1437"))).dataset.x.shape == (64, 1437)
 
 
 def test_any_loader_of_scikit_learn_is_taken_by_its_target(composed):

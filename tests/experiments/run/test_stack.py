@@ -43,6 +43,24 @@ def test_outcomes_are_trained_stuck_and_diverged(composed):
     assert np.isnan(trained[2].final("loss/train"))
 
 
+def test_a_loss_within_a_tenth_of_the_best_constants_is_stuck(composed):
+    linear = ["network.depth=1", "network.initializer=zeros"]
+    near, beyond = runs(composed, [*linear, "optimizer.learning_rate=2e-3"], [*linear, "optimizer.learning_rate=3e-3"])
+    trained = train_stack([near, beyond])
+    # Digits are ten classes of nearly one size.
+    shares = [run.final("loss/train") / np.log(10) for run in trained]
+    assert 0.9 < shares[0] < 1
+    assert 0.8 < shares[1] < 0.9
+    assert [run.outcome for run in trained] == ["stuck", "trained"]
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "nesterov"])
+def test_momentum_is_0_9_where_none_is_asked_for(composed, optimizer):
+    base = [f"optimizer.name={optimizer}", "optimizer.learning_rate=0.01"]
+    default, same, without = train_stack(runs(composed, base, [*base, "optimizer.momentum=0.9"], [*base, "optimizer.momentum=0"]))
+    assert default.parameters.tobytes() == same.parameters.tobytes() != without.parameters.tobytes()
+
+
 def test_batch_size_null_is_the_full_batch_in_the_datas_order(composed):
     (run,) = train_stack(runs(composed, ["training.batch_size=null", "training.epochs=3"]))
     assert run.history.loss.shape == (3,)
