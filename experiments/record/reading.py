@@ -83,13 +83,16 @@ class Archive:
 
     def sweep(self, parent: str) -> list[Recorded]:
         """The finished runs of a sweep, in the order of its jobs."""
-        found = self._finished([self._experiment(parent)], f"tags.`mlflow.parentRunId` = '{parent}'")
-        return sorted((run for run in found if is_job(run.tags)), key=lambda run: int(run.tags["job"]))
+        return sorted(self._jobs(parent), key=lambda run: int(run.tags["job"]))
 
     def job(self, parent: str, job: int) -> Recorded | None:
         """The finished run of one job of a sweep, None where there is none."""
-        which = f"tags.`mlflow.parentRunId` = '{parent}' and tags.job = '{job}'"
-        return next((run for run in self._finished([self._experiment(parent)], which) if is_job(run.tags)), None)
+        return next(iter(self._jobs(parent, f" and tags.job = '{job}'")), None)
+
+    def _jobs(self, parent: str, which: str = "") -> list[Recorded]:
+        found = self._finished([self._experiment(parent)], f"tags.`mlflow.parentRunId` = '{parent}'{which}")
+        # One of the user's own may have no files.
+        return [self._recorded(run) for run in found if is_job(run.data.tags)]
 
     def page(self, parent: str | None) -> tuple[str, str]:
         """The dashboard's page for a sweep, the newest one where none is named, and what to call it."""
@@ -128,11 +131,10 @@ class Archive:
         if experiment is None:
             names = ", ".join(repr(found.name) for found in self.client.search_experiments())
             raise UserError(f"experiment {name!r} is not in {self.uri}, which has {names}")
-        return self._finished([experiment.experiment_id], "tags.kind = 'run'")
+        return [self._recorded(run) for run in self._finished([experiment.experiment_id], "tags.kind = 'run'")]
 
-    def _finished(self, experiments: Sequence[str], which: str) -> list[Recorded]:
-        found = search(self.client, experiments, f"attributes.status = 'FINISHED' and {which}")
-        return [self._recorded(run) for run in found]
+    def _finished(self, experiments: Sequence[str], which: str) -> list[MlflowRun]:
+        return search(self.client, experiments, f"attributes.status = 'FINISHED' and {which}")
 
     def _recorded(self, run: MlflowRun) -> Recorded:
         folder = local(run.info.artifact_uri)
