@@ -24,7 +24,7 @@ BYTES, VALUES, NESTED, LETTERS = 2**20, 20_000, 20, 10_000
 DIRECTORY_BYTES = 2**20
 # What a small file may unpack to.
 UNPACKED = 2**26
-# The share of the machine's memory that arrays of one file may take.
+# The share of the machine's memory that arrays of one file may take where nothing else bounds them.
 SHARE = 4
 # libyaml's are ten times faster.
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -87,15 +87,15 @@ def _mapping(value: object) -> dict[str, Any]:
     return value
 
 
-def check_array(file: Path) -> Header:
-    """Shape and dtype of a .npy, once it is sure that it holds exactly the bytes that these take."""
-    with opened(file, total_memory() // SHARE) as content:
+def check_array(file: Path, most: int | None = None) -> Header:
+    """Shape and dtype of a .npy of `most` bytes at most, once it is sure that it holds exactly the bytes that these take."""
+    with opened(file, most or total_memory() // SHARE) as content:
         return _header(content, os.fstat(content.fileno()).st_size)
 
 
-def check_arrays(file: Path) -> dict[str, Header]:
+def check_arrays(file: Path, most: int | None = None) -> dict[str, Header]:
     """Shape and dtype of every array of a .npz, likewise; one that unpacks to much more than its own size is refused."""
-    with opened(file, total_memory() // SHARE) as content:
+    with opened(file, most or total_memory() // SHARE) as content:
         size = os.fstat(content.fileno()).st_size
         # zipfile would make an object of every entry of the directory, millions of them.
         end = zipfile._EndRecData(content)  # type: ignore[attr-defined]
