@@ -329,7 +329,7 @@ class Sweep:
         if self.store and self.store.command and self.parent.run_id:
             print(f"dashboard: {self.store.command}")
         if len(self.outbox):
-            print(f"{len(self.outbox)} {self.outbox.told}")
+            print(f"{len(self.outbox)} {self.outbox.instructions}")
             if error is None:
                 raise SystemExit(1)
 

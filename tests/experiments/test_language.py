@@ -108,6 +108,17 @@ def test_it_is_read_back_and_reproduced(said):
     assert "8 of 8 runs are identical" in said.run("--sweep", parent.info.run_id, module="experiments.reproduce")
 
 
+def test_names_of_a_stranger_s_config_are_printable_in_a_frame(said):
+    (parent,) = said.runs("sweep")
+    file = said.artifact(said.runs()[0], "config.yaml")
+    honest = file.read_text()
+    file.write_text(honest + '"\\e[2J": ["\\e]0;owned\\a"]\n')
+    frame, _ = results.load(parent.info.run_id, said.uri)
+    file.write_text(honest)
+    assert r"\x1b[2J" in frame.columns
+    assert "\x1b" not in frame.to_string()
+
+
 def test_the_dashboards_command_can_be_pasted(said):
     (line,) = [line for line in said.output.splitlines() if line.startswith("dashboard: ")]
     command = shlex.split(line.removeprefix("dashboard: "), comments=True)

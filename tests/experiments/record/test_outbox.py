@@ -188,9 +188,9 @@ def test_folders_within_each_other_without_end_are_one_line(lab, record, monkeyp
 def test_the_command_that_delivers_is_quoted_and_names_store_and_loaders(lab, tracking, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", lab.uri)
     waiting = Outbox(tracking, tmp_path / "my sweep", ["mine.load"])
-    assert waiting.told.endswith(f"; python -m experiments.deliver '{tmp_path}/my sweep' --allow mine.load delivers them")
+    assert waiting.instructions.endswith(f"; python -m experiments.deliver '{tmp_path}/my sweep' --allow mine.load delivers them")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://another")
-    assert waiting.told.endswith(f" --allow mine.load --uri {lab.uri} delivers them")
+    assert waiting.instructions.endswith(f" --allow mine.load --uri {lab.uri} delivers them")
 
 
 def test_two_do_not_deliver_at_once(lab, record):
