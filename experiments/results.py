@@ -37,7 +37,7 @@ def load(sweep: str | None = None, uri: str | None = None) -> tuple[pd.DataFrame
     keys = varied(configs)
     rows = [
         {
-            **{key: printable(value) if isinstance(value := config.get(key), str) else value for key in keys},
+            **{printable(key): _printable(config.get(key)) for key in keys},
             "outcome": run.tags["outcome"],
             "run_name": run.name,
             "run_id": run.run_id,
@@ -48,3 +48,9 @@ def load(sweep: str | None = None, uri: str | None = None) -> tuple[pd.DataFrame
     histories = np.empty(len(kept), dtype=object)
     histories[:] = [files.history for files in kept]
     return pd.DataFrame(rows), histories
+
+
+def _printable(value: object) -> object:
+    if isinstance(value, list):
+        return [_printable(each) for each in value]
+    return printable(value) if isinstance(value, str) else value

@@ -63,11 +63,14 @@ class Result(float):
 
 def check_run(config: Config) -> "Task":
     """The run's task; raises UserError unless data, loss and batch size fit."""
+    from experiments.record.files import check_recordable
     from experiments.run.data import task
     from experiments.run.stack import check_size
 
     of = task(config)
     check_size(config, of)
+    if config.tracking.enabled:
+        check_recordable(config, of)
     return of
 
 
@@ -326,7 +329,7 @@ class Sweep:
         if self.store and self.store.command and self.parent.run_id:
             print(f"dashboard: {self.store.command}")
         if len(self.outbox):
-            print(f"{len(self.outbox)} {self.outbox.told}")
+            print(f"{len(self.outbox)} {self.outbox.instructions}")
             if error is None:
                 raise SystemExit(1)
 

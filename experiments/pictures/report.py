@@ -173,7 +173,8 @@ class Report:
             return [f"best (*): {best.loss:.4g} at {self.place(best) or 'the only run'};  {self.outcomes}"]
         lines = ["no best cell: in each of them a seed diverged"]
         if cell:
-            lines = [f"best cell (*): {cell.loss:.4g}, the mean of {len(cell)} seeds, at {self.place(cell[0], REPEATS)}"]
+            place = self.place(cell[0], REPEATS) or "the only cell"
+            lines = [f"best cell (*): {cell.loss:.4g}, the mean of {len(cell)} seeds, at {place}"]
         return [*lines, f"best run: {best.loss:.4g} at {self.place(best)};  {self.outcomes}"]
 
     def place(self, row: Row, *without: str) -> str:

@@ -56,7 +56,7 @@ class Outbox:
         return sum(1 for _ in waiting(self.folder.parent))
 
     @property
-    def told(self) -> str:
+    def instructions(self) -> str:
         """What the user needs to know while records wait."""
         options = [word for loader in self.allow for word in ("--allow", loader)]
         if self.tracking.uri != os.environ.get("MLFLOW_TRACKING_URI"):
@@ -67,7 +67,7 @@ class Outbox:
     def close(self, error: Unreachable) -> None:
         """The server does not answer; said once."""
         if not self.closed:
-            print(f"{error}; training goes on, {self.told}")
+            print(f"{error}; training goes on, {self.instructions}")
         self.closed, self.tried = True, time.monotonic()
 
     @contextlib.contextmanager
@@ -115,7 +115,7 @@ class Outbox:
         except OSError as error:
             shutil.rmtree(unfinished, ignore_errors=True)
             reason = "no space is left there" if error.errno in FULL else error.strerror or str(error)
-            others = f"; {len(self)} {self.told}" if len(self) else ""
+            others = f"; {len(self)} {self.instructions}" if len(self) else ""
             lost = f"so the record of {name} is lost, which the same command trains again"
             raise UserError(f"{self.folder}: {reason}, {lost}{others}") from None
         self.closed = True

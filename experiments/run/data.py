@@ -11,7 +11,7 @@ import numpy as np
 from blocks.arrays import Array
 from blocks.losses import Loss, half_mean_squared_error, one_hot_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from experiments.run.config import Config, DatasetConfig, UserError
-from experiments.run.loaders import check_examples, located
+from experiments.run.loaders import check_examples, import_loader
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ def _fetch(config: DatasetConfig) -> tuple[Array, Array]:
     """X (m, n_x) and y as the loader gives them."""
     arguments = dict(config.loader)
     target = arguments.pop("_target_", None)
-    loader = located(target)
+    loader = import_loader(target)
     check_examples(config.loader)
     try:
         with warnings.catch_warnings():

@@ -52,6 +52,11 @@ SEEDS = {
 }
 
 
+def test_seeds_alone_are_one_cell(report):
+    text = report({(2, 0.1, 0): (0.02, "trained"), (2, 0.1, 1): (0.04, "trained")}).text()
+    assert "best cell (*): 0.03, the mean of 2 seeds, at the only cell\nbest run: 0.02 at seed=0;" in text
+
+
 def test_a_cell_says_how_many_of_its_seeds_trained_and_the_table_what_it_averages(report):
     lines = report(SEEDS).text().splitlines()
     assert lines[1] == "mean of 2 seeds without those that diverged; 1/2: one of them has trained"

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import sqlite3
+import subprocess
 
 import pytest
 from filelock import FileLock
@@ -173,19 +174,23 @@ def test_what_the_store_does_not_take_waits_and_the_others_are_delivered(lab, re
 
 def test_folders_within_each_other_without_end_are_one_line(lab, record, monkeypatch):
     monkeypatch.chdir(lab.folder)
-    for _ in range(1100):
-        os.mkdir("d")
-        os.chdir("d")
-    with pytest.raises(UserError, match="has too many folders within each other"):
-        deliver(lab.folder, uri=lab.uri)
+    try:
+        for _ in range(1100):
+            os.mkdir("d")
+            os.chdir("d")
+        with pytest.raises(UserError, match="has too many folders within each other"):
+            deliver(lab.folder, uri=lab.uri)
+    finally:
+        # What pytest takes away its folders with cannot go so deep.
+        subprocess.run(["rm", "-r", lab.folder / "d"], check=True)
 
 
 def test_the_command_that_delivers_is_quoted_and_names_store_and_loaders(lab, tracking, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", lab.uri)
     waiting = Outbox(tracking, tmp_path / "my sweep", ["mine.load"])
-    assert waiting.told.endswith(f"; python -m experiments.deliver '{tmp_path}/my sweep' --allow mine.load delivers them")
+    assert waiting.instructions.endswith(f"; python -m experiments.deliver '{tmp_path}/my sweep' --allow mine.load delivers them")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://another")
-    assert waiting.told.endswith(f" --allow mine.load --uri {lab.uri} delivers them")
+    assert waiting.instructions.endswith(f" --allow mine.load --uri {lab.uri} delivers them")
 
 
 def test_two_do_not_deliver_at_once(lab, record):

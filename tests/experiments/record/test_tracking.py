@@ -176,7 +176,7 @@ def test_params_that_a_run_has_stay(lab):
 
 def test_the_command_that_delivers_can_be_pasted(tmp_path):
     folder = tmp_path / 'a b\'s; "c"'
-    command = Outbox(TrackingConfig(), folder).told.partition("; python ")[2].removesuffix(" delivers them")
+    command = Outbox(TrackingConfig(), folder).instructions.partition("; python ")[2].removesuffix(" delivers them")
     assert shlex.split(command) == ["-m", "experiments.deliver", str(folder)]
 
 
