@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from tests.experiments.conftest import FORKED, empty_store, _main
+from tests.experiments.conftest import FORKED, _main, empty_store
 
 TINY = ["dataset=iris", "network.width=8", "training.epochs=1", "network.depth=2,3", "optimizer.learning_rate=0.1,0.2"]
 PLAIN = ["tracking.pictures=none", "tracking.models=none", "sweep.resume=false"]
