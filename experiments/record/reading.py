@@ -83,13 +83,17 @@ class Archive:
 
     def sweep(self, parent: str) -> list[Recorded]:
         """The finished runs of a sweep, in the order of its jobs."""
-        found = self._finished([self._experiment(parent)], f"tags.`mlflow.parentRunId` = '{parent}'")
-        return sorted((run for run in found if is_job(run.tags)), key=lambda run: int(run.tags["job"]))
+        return sorted(self._jobs(parent), key=lambda run: int(run.tags["job"]))
 
     def job(self, parent: str, job: int) -> Recorded | None:
         """The finished run of one job of a sweep, None where there is none."""
-        which = f"tags.`mlflow.parentRunId` = '{parent}' and tags.job = '{job}'"
-        return next((run for run in self._finished([self._experiment(parent)], which) if is_job(run.tags)), None)
+        return next(iter(self._jobs(parent, f" and tags.job = '{job}'")), None)
+
+    def _jobs(self, parent: str, which: str = "") -> list[Recorded]:
+        """The finished runs of a sweep's jobs; of any other run nothing is asked, it need not have artifacts."""
+        under = f"attributes.status = 'FINISHED' and tags.`mlflow.parentRunId` = '{parent}'{which}"
+        found = search(self.client, [self._experiment(parent)], under)
+        return [self._recorded(run) for run in found if is_job(run.data.tags)]
 
     def page(self, parent: str | None) -> tuple[str, str]:
         """The dashboard's page for a sweep, the newest one where none is named, and what to call it."""
