@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from blocks.arrays import Array
+from blocks.arrays import Array, check_number
 from blocks.block import Block, Cache
 from blocks.losses import Loss
 from blocks.network import Network
@@ -17,7 +17,8 @@ def relative_error(a: Array, b: Array) -> float:
     return float(np.linalg.norm(a - b)) / largest if largest else 0.0
 
 
-def _check_dtype(dtype: np.dtype) -> None:
+def _check_dtype_and_step(dtype: np.dtype, step: float) -> None:
+    check_number("step", step, above=0)
     if dtype != np.float64:
         raise ValueError(f"dtype is {dtype}, central differences need float64: another one rounds more than a step changes")
 
@@ -39,10 +40,10 @@ def check_block(block: Block, a_prev: Array, rng: np.random.Generator, step: flo
     block is checked with no loss on top:  df/dv ~ (f(v + step) - f(v - step)) / (2 step).
 
     block: float64, no lanes; its parameters are moved and put back. a_prev: (n_{l-1}, m).
-    Raises ValueError for another dtype, and where the step of a value takes an example across a kink of the activation: the
-    difference is between two derivatives there, whatever backward gives.
+    Raises ValueError for another dtype or a step that is not above 0, and where the step of a value takes an example across a
+    kink of the activation: the difference is between two derivatives there, whatever backward gives.
     """
-    _check_dtype(block.W.dtype)
+    _check_dtype_and_step(block.W.dtype, step)
     a_prev = np.array(a_prev, np.float64)
     a, cache = block.forward(a_prev)
     da = rng.standard_normal(a.shape)
@@ -71,7 +72,7 @@ def check_network(network: Network, loss: Loss, x: Array, y: Array, rng: np.rand
     network: float64, no lanes; its parameters are left as they are. x: (n_0, m), y: targets as `loss` takes them.
     Raises ValueError for another dtype, and where the step takes an example across a kink of an activation, see `check_block`.
     """
-    _check_dtype(network.parameters.dtype)
+    _check_dtype_and_step(network.parameters.dtype, step)
     direction = rng.standard_normal(network.parameters.shape)
     direction /= np.linalg.norm(direction)
     logits, caches = network.forward(x)

@@ -80,7 +80,7 @@ class Workspace:
     """
 
     def __init__(
-        self, network: Network, loss: Loss, gradient: Array, norms: Norms, target: Array, m: int, weighted: bool
+        self, network: Network, loss: Loss, gradient: Array, norms: Norms, target: Array, m: int, weighted: bool = False
     ) -> None:
         inputs, units, dtype = network.layout.sizes[0], network.layout.sizes[-1], network.parameters.dtype
         self.rows, self.labels = np.empty((m, inputs + 1), dtype), np.empty((*target.shape[:-1], m), target.dtype)
@@ -236,7 +236,7 @@ class _Training:
                 self._judge_last_update(steps)
         self._write_back()
         # One nan for all: the bits of one depend on the lanes beside it.
-        np.copyto(self.whole.parameters, quiet(self.whole.parameters))
+        np.copyto(self.whole.parameters, np.nan, where=np.isnan(self.whole.parameters))
         return self._history(steps)
 
     def _checked(self, order: Array | None, epoch: int) -> Array:

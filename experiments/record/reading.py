@@ -90,8 +90,9 @@ class Archive:
         return next(iter(self._jobs(parent, f" and tags.job = '{job}'")), None)
 
     def _jobs(self, parent: str, which: str = "") -> list[Recorded]:
-        found = self._finished([self._experiment(parent)], f"tags.`mlflow.parentRunId` = '{parent}'{which}")
-        # One of the user's own may have no files.
+        """The finished runs of a sweep's jobs; of any other run nothing is asked, it need not have artifacts."""
+        under = f"attributes.status = 'FINISHED' and tags.`mlflow.parentRunId` = '{parent}'{which}"
+        found = search(self.client, [self._experiment(parent)], under)
         return [self._recorded(run) for run in found if is_job(run.data.tags)]
 
     def page(self, parent: str | None) -> tuple[str, str]:

@@ -81,13 +81,24 @@ class Store:
                     print(line)
             self.client = Client(self.uri)
             found = self.client.get_experiment_by_name(experiment)
-            self.experiment_id = found.experiment_id if found else self.client.create_experiment(experiment, artifacts)
+            self.experiment_id = found.experiment_id if found else self._create_experiment(experiment, artifacts)
         if found and found.lifecycle_stage == "deleted":
             raise UserError(
                 f"tracking.experiment is {experiment!r}, which was deleted in {self.uri}: restore it, or take another name"
             )
         self.views = len(found.tags) if found else 0
         self.page = link(self.experiment_id)
+
+    def _create_experiment(self, name: str, artifacts: str | None) -> str:
+        try:
+            made: str = self.client.create_experiment(name, artifacts)
+        except StoreError:
+            # Another machine may have made it since, or this one, whose answer was lost.
+            found = self.client.get_experiment_by_name(name)
+            if not found:
+                raise
+            made = found.experiment_id
+        return made
 
     @property
     def token(self) -> str:

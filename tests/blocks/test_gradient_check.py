@@ -165,6 +165,16 @@ def test_float32_is_refused():
         check_network(network, LOSSES["softmax_cross_entropy"], a_prev, np.zeros(5, int), np.random.default_rng(0))
 
 
+@pytest.mark.parametrize("step", [0, -1e-6, np.nan, np.inf])
+def test_a_step_that_is_none_is_refused(step):
+    block, a_prev = some_block("tanh")
+    with pytest.raises(ValueError, match=r"step is .*, it must be finite and above 0"):
+        check_block(block, a_prev, np.random.default_rng(0), step)
+    network = Network.create([3, 2], rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"step is .*, it must be finite and above 0"):
+        check_network(network, LOSSES["softmax_cross_entropy"], a_prev, np.zeros(5, int), np.random.default_rng(0), step)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, int])
 def test_data_of_another_type_are_moved_in_float64(dtype):
     block, a_prev = some_block("tanh")

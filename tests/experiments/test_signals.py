@@ -23,7 +23,7 @@ MOMENTS = [
     ("experiments.record.tracking.Store._open", 1, "after", signal.SIGTERM),
     ("mlflow.MlflowClient.create_run", 1, "after", signal.SIGINT),
     ("mlflow.MlflowClient.create_run", 2, "after", signal.SIGHUP),
-    ("mlflow.MlflowClient.log_artifacts", 2, "before", signal.SIGTERM),
+    ("experiments.record.tracking.Run._uploads", 2, "before", signal.SIGTERM),
     ("experiments.sweep.Sweep._finish", 1, "before", signal.SIGINT),
     ("mlflow.MlflowClient.set_terminated", 5, "before", signal.SIGHUP),
 ]

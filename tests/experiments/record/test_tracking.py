@@ -3,6 +3,7 @@ import shlex
 import numpy as np
 import pytest
 import yaml
+from mlflow import MlflowClient
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, _validate_param
 
 from blocks.history import log_spaced
@@ -153,6 +154,19 @@ def test_a_deleted_experiment_is_named(lab, trained):
     store.client.delete_experiment(run.info.experiment_id)
     with pytest.raises(UserError, match="was deleted"):
         Store(trained.config.tracking)
+
+
+def test_an_experiment_that_is_made_twice_is_one(lab, monkeypatch):
+    once = MlflowClient.create_experiment
+
+    def twice(*arguments):
+        # As a client does whose first answer was lost, or two machines at the same moment.
+        once(*arguments)
+        return once(*arguments)
+
+    monkeypatch.setattr(MlflowClient, "create_experiment", twice)
+    made = Store(TrackingConfig(uri=lab.uri, experiment="made twice"))
+    assert made.client.get_experiment(made.experiment_id).name == "made twice"
 
 
 def test_params_are_what_mlflow_takes():
