@@ -30,12 +30,14 @@ class Activation:
     function: `g(z, out=None) -> a`, shapes equal.
     derivative: `g'(z, a, out=None) -> dg/dz`, shapes equal.
     needs_z: whether g' reads z; a training loop keeps a alone where it does not, and writes it over z.
+    kinks: every z at which g' jumps.
     """
 
     name: str
     function: Callable[..., Array]
     derivative: Callable[..., Array]
     needs_z: bool = False
+    kinks: tuple[float, ...] = ()
 
     @classmethod
     def named(cls, name: str) -> "Activation":
@@ -260,8 +262,8 @@ ACTIVATIONS = {
         Identity("identity", identity, identity_derivative),
         Activation("sigmoid", sigmoid, sigmoid_derivative),
         Tanh("tanh", tanh, tanh_derivative),
-        Relu("relu", relu, relu_derivative),
-        Activation("leaky_relu", leaky_relu, leaky_relu_derivative, needs_z=True),
+        Relu("relu", relu, relu_derivative, kinks=(0.0,)),
+        Activation("leaky_relu", leaky_relu, leaky_relu_derivative, needs_z=True, kinks=(0.0,)),
         Activation("softplus", softplus, softplus_derivative, needs_z=True),
         Activation("elu", elu, elu_derivative, needs_z=True),
         Gelu("gelu", gelu, gelu_derivative, needs_z=True),

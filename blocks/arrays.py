@@ -5,7 +5,7 @@ from functools import cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 Array = NDArray[Any]
 # A computation with its arrays in place: called again and again, it looks nothing up.
@@ -94,6 +94,24 @@ def row_of_ones(n: int, dtype: np.dtype) -> Array:
     return np.ones((1, n), dtype)
 
 
+def norm(values: Array, axis: int = -1) -> Array:
+    """sqrt(sum of v^2) over an axis, without a square that leaves its range: c ||v / c||, c near the largest |v|.
+
+    c is a power of two, so that it changes no digit. inf where a value is, or where the norm itself leaves its range.
+    """
+    values = np.moveaxis(values, axis, -1)
+    exponents = np.frexp(np.abs(values).max(axis=-1, keepdims=True))[1]
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        # Not by c itself: below the smallest normal number 1 / c would leave its range.
+        scaled = np.ascontiguousarray(np.ldexp(values, -exponents))
+        return np.asarray(np.ldexp(np.sqrt((scaled * scaled).sum(axis=-1)), exponents[..., 0]))
+
+
+def quiet(values: Array) -> Array:
+    """The same values, every nan with the same bits: which of its bits are set depends on how a computation was put together."""
+    return np.where(np.isnan(values), values.dtype.type(np.nan), values)
+
+
 def check_shape(argument: str, array: Array, shape: tuple[int | str, ...]) -> None:
     """Raise ValueError unless the last axes of `array` are `shape` (a str stands for any length and is its name)."""
     has = array.shape[-len(shape) :]
@@ -102,12 +120,14 @@ def check_shape(argument: str, array: Array, shape: tuple[int | str, ...]) -> No
         raise ValueError(f"{argument} has shape {array.shape}, it must be ({must})")
 
 
-def check_finite(argument: str, array: Array) -> None:
-    """Raise ValueError where `array` holds a nan or an inf, naming the first place."""
-    finite = np.isfinite(array)
+def check_finite(argument: str, array: Array, dtype: DTypeLike | None = None) -> None:
+    """Raise ValueError where `array` holds a nan or an inf, or would hold one in `dtype`, naming the first place."""
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array if dtype is None else array.astype(dtype, copy=False))
     if not finite.all():
         place = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise ValueError(f"{argument} of shape {array.shape} must be finite, it has {array[place]} at {place}")
+        there = f" in {np.dtype(dtype)}" if np.isfinite(array[place]) else ""
+        raise ValueError(f"{argument} of shape {array.shape} must be finite{there}, it has {array[place]} at {place}")
 
 
 def check_number(

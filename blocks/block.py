@@ -142,6 +142,10 @@ class Block:
         np.copyto(dz_T, transpose(dz))
         return dz, transpose(np.matmul(cache.a_prev_1, dz_T, None if out is None else transpose(out)))
 
+    def argument(self, cache: Cache) -> Array:
+        """What g is a function of: z."""
+        return cache.z
+
     def slope(self, cache: Cache, out: Array | None = None) -> Array:
         """g'(z)"""
         return self.activation.derivative(cache.z, cache.a, out)

@@ -8,7 +8,7 @@ or inf, in that lane alone. Source:
 
 import numpy as np
 
-from blocks.arrays import Array, check_finite, check_number, check_shape, sum_over_units
+from blocks.arrays import Array, check_finite, check_number, check_shape, norm
 from blocks.block import Cache
 from blocks.losses import Loss
 from blocks.network import Network
@@ -34,13 +34,13 @@ def _checked_data(network: Network, x: Array) -> Array:
 
 def checked(network: Network, x: Array, y: Array, loss: Loss) -> tuple[Array, Array]:
     """x, and the target that the loss takes, in the network's dtype; raises ValueError where they do not fit it."""
-    x, y = _checked_data(network, x), np.asarray(y)
+    x, y, dtype = _checked_data(network, x), np.asarray(y), network.parameters.dtype
     units, m = network.layout.sizes[-1], x.shape[-1]
     if y.shape[-1:] != (m,):
         raise ValueError(f"y has shape {y.shape}, it must be (..., {m}), an entry for each column of x")
-    target = loss.encode(y, units)
+    target = loss.target(y, units, dtype)
     check_lanes("y", target, network.lanes)
-    return x, target.astype(network.parameters.dtype)
+    return x, target
 
 
 def backward_by_block(network: Network, caches: list[Cache], dlogits: Array) -> list[tuple[Array, Array]]:
@@ -90,13 +90,6 @@ def saturated(network: Network, x: Array, threshold: float = 1e-3) -> Array:
     return shares
 
 
-def _norms(columns: Array) -> Array:
-    """(..., n, m) -> (..., m), c ||column / c|| with c its largest entry: the squares neither overflow nor vanish."""
-    largest = np.abs(columns).max(axis=-2, keepdims=True)
-    scaled = columns / np.where(largest > 0, largest, 1)
-    return (largest * np.sqrt(sum_over_units(scaled * scaled)))[..., 0, :]
-
-
 @np.errstate(over="ignore", invalid="ignore")
 def example_gradient_norms(network: Network, x: Array, y: Array, loss: Loss) -> Array:
     """||dJ_i/dW_l||, J_i the loss of example i alone, of blocks 1..L: (..., L, m) (Goodfellow 2015).
@@ -114,5 +107,5 @@ def example_gradient_norms(network: Network, x: Array, y: Array, loss: Loss) -> 
     m = dlogits.shape[-1]
     norms = np.empty((*network.lanes, network.depth, m), dlogits.dtype)
     for index, (cache, (_, dz)) in enumerate(zip(caches, backward_by_block(network, caches, dlogits), strict=True)):
-        norms[..., index, :] = m * _norms(dz) * _norms(cache.a_prev)
+        norms[..., index, :] = m * norm(dz, -2) * norm(cache.a_prev, -2)
     return norms

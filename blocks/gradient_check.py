@@ -1,9 +1,12 @@
 """Central differences against backward: one block alone, and a whole network along one direction."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
 
-from blocks.arrays import Array
-from blocks.block import Block
+from blocks.arrays import Array, check_number
+from blocks.block import Block, Cache
 from blocks.losses import Loss
 from blocks.network import Network
 
@@ -14,6 +17,22 @@ def relative_error(a: Array, b: Array) -> float:
     return float(np.linalg.norm(a - b)) / largest if largest else 0.0
 
 
+def _check_dtype_and_step(dtype: np.dtype, step: float) -> None:
+    check_number("step", step, above=0)
+    if dtype != np.float64:
+        raise ValueError(f"dtype is {dtype}, central differences need float64: another one rounds more than a step changes")
+
+
+def _check_smooth(what: str, blocks: Sequence[Block], *sides: Sequence[Cache]) -> None:
+    """Raise ValueError where a kink of an activation lies between two of the forwards that left those caches."""
+    for number, block in enumerate(blocks):
+        arguments = [block.argument(caches[number]) for caches in sides]
+        for kink in block.activation.kinks:
+            if any(((one > kink) != (other > kink)).any() for one, other in pairwise(arguments)):
+                name = f"the kink of {block.activation.name} at {kink:g}"
+                raise ValueError(f"{name} lies within the step of {what}: there is no derivative to compare with; move the data")
+
+
 def check_block(block: Block, a_prev: Array, rng: np.random.Generator, step: float = 1e-6) -> dict[str, float]:
     """Relative errors of da_prev, dW and db, each against central differences of every entry.
 
@@ -21,21 +40,25 @@ def check_block(block: Block, a_prev: Array, rng: np.random.Generator, step: flo
     block is checked with no loss on top:  df/dv ~ (f(v + step) - f(v - step)) / (2 step).
 
     block: float64, no lanes; its parameters are moved and put back. a_prev: (n_{l-1}, m).
+    Raises ValueError for another dtype or a step that is not above 0, and where the step of a value takes an example across a
+    kink of the activation: the difference is between two derivatives there, whatever backward gives.
     """
+    _check_dtype_and_step(block.W.dtype, step)
+    a_prev = np.array(a_prev, np.float64)
     a, cache = block.forward(a_prev)
     da = rng.standard_normal(a.shape)
     da_prev, dW, db = block.backward(da, cache)
-    a_prev = a_prev.copy()
     errors = {}
     for name, values, exact in (("da_prev", a_prev, da_prev), ("dW", block.W, dW), ("db", block.b, db)):
         numeric = np.empty(values.shape)
         for index in np.ndindex(values.shape):
             at = values[index]
             values[index] = at + step
-            above = block.forward(a_prev)[0]
+            above, cache_above = block.forward(a_prev)
             values[index] = at - step
-            below = block.forward(a_prev)[0]
+            below, cache_below = block.forward(a_prev)
             values[index] = at
+            _check_smooth(f"{name}{list(index)}", [block], [cache_above], [cache_below])
             numeric[index] = np.sum(da * (above - below)) / (2 * step)
         errors[name] = relative_error(numeric, exact)
     return errors
@@ -47,7 +70,9 @@ def check_network(network: Network, loss: Loss, x: Array, y: Array, rng: np.rand
         grad J . v  ~  (J(theta + step v) - J(theta - step v)) / (2 step)
 
     network: float64, no lanes; its parameters are left as they are. x: (n_0, m), y: targets as `loss` takes them.
+    Raises ValueError for another dtype, and where the step takes an example across a kink of an activation, see `check_block`.
     """
+    _check_dtype_and_step(network.parameters.dtype, step)
     direction = rng.standard_normal(network.parameters.shape)
     direction /= np.linalg.norm(direction)
     logits, caches = network.forward(x)
@@ -55,9 +80,11 @@ def check_network(network: Network, loss: Loss, x: Array, y: Array, rng: np.rand
     gradient = np.empty_like(network.parameters)
     network.backward_into(network.layout.blocks(gradient), dlogits, caches)
 
-    def along(distance: float) -> Array:
-        moved = network.with_parameters(network.parameters + distance * direction)
-        return loss(moved.forward(x)[0], y)[0]
+    def along(distance: float) -> tuple[Array, list[Cache]]:
+        logits, caches = network.with_parameters(network.parameters + distance * direction).forward(x)
+        return loss(logits, y)[0], caches
 
-    numeric = (along(step) - along(-step)) / (2 * step)
+    (above, caches_above), (below, caches_below) = along(step), along(-step)
+    _check_smooth("the parameters", network.blocks, caches_above, caches, caches_below)
+    numeric = (above - below) / (2 * step)
     return relative_error(np.asarray(numeric), np.asarray(gradient @ direction))

@@ -25,10 +25,20 @@ def evenly_spaced(count: int, points: int) -> Array:
 
 @dataclass(frozen=True)
 class Quantity:
-    """What an instrument has measured. at: (E,) steps, each before its update; values: (..., E, n), nan where nothing was."""
+    """What an instrument has measured.
+
+    at: (E,) steps, each before its update. values: (..., E, n), nan where nothing was measured.
+    reasons: (..., E) text, why a value is nan although the step was made, else empty; None where there is no such value. A run's
+        tags have it, its file does not.
+    """
 
     at: Array
     values: Array
+    reasons: Array | None = None
+
+    def lane(self, index: int | tuple[int, ...]) -> "Quantity":
+        """One lane's, on arrays of its own."""
+        return Quantity(self.at, np.array(self.values[index]), None if self.reasons is None else np.array(self.reasons[index]))
 
 
 @dataclass
@@ -42,8 +52,8 @@ class History:
     evaluated: (E,) the counts of updates after which the whole data were measured: 0, and ends of epochs to the last.
     measures: name -> (..., E), `loss/train`, `loss/validation`, and `accuracy/...` (labels) or `r2/...` (values).
     quantities: name -> what the instrument of that name has measured; see `blocks.instruments`.
-    diverged_step: (...) the first step with a value that is not finite, or with a loss above the bound; -1 for none.
-        Later steps of that lane are nan.
+    diverged_step: (...) the first step with a value that is not finite, or with a loss above the bound; T where the last
+        update led there; -1 for none. Later steps of that lane are nan.
     diverged_block: (...) the block 1..L in which that value stood; 0 where it was the loss alone, -1 for none.
     """
 
@@ -64,6 +74,10 @@ class History:
         weights = self.batch_sizes[: self.steps_an_epoch] / self.batch_sizes[: self.steps_an_epoch].sum()
         return (self.loss.reshape(by_epoch) * weights).sum(axis=-1)
 
+    def final(self, measure: str) -> float:
+        """The last value of one of the measures of a single lane; nan where it diverged."""
+        return float(self.measures[measure][-1]) if self.diverged_step < 0 else float("nan")
+
     def lane(self, index: int | tuple[int, ...]) -> "History":
         """One lane's history, on arrays of its own."""
         return replace(
@@ -72,7 +86,7 @@ class History:
             grad_norm=np.array(self.grad_norm[index]),
             grad_norm_b=np.array(self.grad_norm_b[index]),
             measures={name: np.array(values[index]) for name, values in self.measures.items()},
-            quantities={name: Quantity(kept.at, np.array(kept.values[index])) for name, kept in self.quantities.items()},
+            quantities={name: quantity.lane(index) for name, quantity in self.quantities.items()},
             diverged_step=np.array(self.diverged_step[index]),
             diverged_block=np.array(self.diverged_block[index]),
         )

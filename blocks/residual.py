@@ -77,10 +77,14 @@ class Residual(Block):
         a = np.multiply(z, self.scale, cache.a)
         return np.add(cache.skip, a, a), cache
 
+    def argument(self, cache: Cache) -> Array:
+        """a_prev"""
+        assert isinstance(cache, ResidualCache)
+        return cache.skip
+
     def slope(self, cache: Cache, out: Array | None = None) -> Array:
         """g'(a_prev)"""
-        assert isinstance(cache, ResidualCache)
-        return self.activation.derivative(cache.skip, cache.a_prev, out)
+        return self.activation.derivative(self.argument(cache), cache.a_prev, out)
 
     def z_gradient(self, da: Array, cache: Cache) -> Array:
         """dz = scale da"""

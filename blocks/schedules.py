@@ -15,7 +15,11 @@ def constant(step: int, steps: int) -> float:
 
 
 def inverse_scaling(step: int, steps: int) -> float:
-    """1 / sqrt(t + 1), t = step: eta_0 / t^power at power 1/2 (Robbins and Monro 1951; scikit-learn's `invscaling`)"""
+    """1 / sqrt(t + 1), t = step, the updates made (Robbins and Monro 1951).
+
+    scikit-learn's `invscaling` has this form at its power_t of 1/2, but its t counts the examples seen, and its rate changes
+    at the end of an epoch.
+    """
     return 1 / (step + 1) ** 0.5
 
 

@@ -6,11 +6,11 @@ from functools import partial
 
 import numpy as np
 
-from blocks.arrays import Array, check_finite, largest, transpose, whole_number
+from blocks.arrays import Array, check_finite, largest, quiet, transpose, whole_number
 from blocks.block import Cache
 from blocks.history import History, log_spaced
 from blocks.instruments import Instrument
-from blocks.losses import Loss, Room
+from blocks.losses import Loss, Room, check_weights, r2, shares_of
 from blocks.network import Network
 from blocks.optimizers import Optimizer
 from blocks.parameters import Norms
@@ -18,6 +18,8 @@ from blocks.program import program
 from blocks.schedules import schedule_named
 
 Watch = Callable[[int, Callable[[], History]], None]
+# Targets of more numbers than these are encoded batch by batch: those of 10,000 classes would be far larger than the data.
+ENCODED_AT_ONCE = 2**24
 
 
 def reshuffled(rng: np.random.Generator, m: int) -> Iterator[Array]:
@@ -31,6 +33,7 @@ def train(
     x: Array,
     y: Array,
     *,
+    weights: Array | None = None,
     loss: Loss | str,
     optimizer: Optimizer,
     epochs: int,
@@ -48,6 +51,8 @@ def train(
     One cycle: forward through blocks 1..L caching every z, the loss, backward from L to 1, update.
 
     x: (n_0, m) data, one example a column, shared by all lanes. y: targets as `loss` takes them.
+    weights: (m,) above 0, one an example, with which a batch's loss is the mean of its examples'; what is measured beside
+        the steps counts every example alike. None: all are equal.
     loss: of the logits, from `blocks.losses`, or its name.
     optimizer: its hyperparameters numbers, or arrays with one a lane; its learning rate may be one a parameter.
     epochs: passes over the data, at least 1.
@@ -57,7 +62,7 @@ def train(
     validation: x and y measured beside the training data before the first epoch, after the last, and log-spaced
         between, `evaluations` times at most; 0 measures nothing.
     loss_bound: a lane whose loss is above it has diverged, as has one whose loss or gradient is not finite: it leaves the
-        stack where it stands.
+        stack where it stands. What the last update has led to is judged by the loss of all training data, and by the parameters.
     watch: called after every epoch with the number of steps made so far, and a function that gives their history.
     instruments: what else to measure, see `blocks.instruments`.
     Raises ValueError for data that are not finite or do not fit the network, and for numbers out of range.
@@ -68,7 +73,7 @@ def train(
         raise ValueError(f"loss is {loss!r}, it must be one of blocks.losses, or its name")
     if not isinstance(optimizer, Optimizer):
         raise ValueError(f"optimizer is {optimizer!r}, it must be an Optimizer, such as GradientDescent(0.1)")
-    return _Training(network, x, y, loss, optimizer, batch_size, loss_bound).run(
+    return _Training(network, x, y, weights, loss, optimizer, batch_size, loss_bound).run(
         epochs, orders, schedule, validation, evaluations, watch, instruments
     )
 
@@ -80,28 +85,35 @@ class Workspace:
     forward: what leaves the loss in `room`. cycle: that, and what leaves the gradient and its norms.
     """
 
-    def __init__(self, network: Network, loss: Loss, gradient: Array, norms: Norms, target: Array, m: int) -> None:
-        inputs, dtype = network.layout.sizes[0], network.parameters.dtype
-        self.rows, self.labels = np.empty((m, inputs + 1), dtype), np.empty((*target.shape[:-1], m), dtype)
+    def __init__(
+        self, network: Network, loss: Loss, gradient: Array, norms: Norms, target: Array, m: int, weighted: bool = False
+    ) -> None:
+        inputs, units, dtype = network.layout.sizes[0], network.layout.sizes[-1], network.parameters.dtype
+        self.rows, self.labels = np.empty((m, inputs + 1), dtype), np.empty((*target.shape[:-1], m), target.dtype)
         self.caches = network.workspace((inputs, m))
         self.caches[0] = replace(self.caches[0], a_prev_1=transpose(self.rows))
         self.x = self.caches[0].a_prev
         self.room = Room(self.caches[-1].a.shape, dtype)
-        # Every lane's own copy of the labels: broadcasting takes longer, and allocates.
-        self.target = np.empty(self.caches[-1].a.shape, dtype) if network.lanes else self.labels
         logits = self.caches[-1].a
-        self.forward = program([*network.forward_calls(self.caches), *loss.calls(logits, self.target, self.room)])
+        self.encode = partial(loss.encode, self.labels, units, dtype) if target.dtype != dtype else None
+        # Every lane's own copy of the labels: broadcasting takes longer, and allocates.
+        self.target = np.empty(logits.shape, dtype) if network.lanes or self.encode else self.labels
+        self.shares = np.empty(m, dtype) if weighted else None
+        calls = loss.calls if self.shares is None else partial(loss.weighted_calls, shares=self.shares)
+        self.forward = program([*network.forward_calls(self.caches), *calls(logits, self.target, self.room)])
         backward = network.backward_calls(network.layout.blocks(gradient), self.room.dlogits, self.caches)
         self.cycle = [*self.forward, *program([*backward, *norms.calls])]
         self.held: Array | None = None
 
-    def gather(self, rows: Array, target: Array, examples: Array) -> None:
+    def gather(self, rows: Array, target: Array, examples: Array, weights: Array | None) -> None:
         """Take these examples of a whole set."""
         if examples is not self.held:
             rows.take(examples, 0, self.rows, "clip")
             target.take(examples, -1, self.labels, "clip")
             if self.target is not self.labels:
-                np.copyto(self.target, self.labels)
+                np.copyto(self.target, self.encode() if self.encode else self.labels)
+            if self.shares is not None:
+                self.shares[...] = 1 / len(examples) if weights is None else shares_of(weights[examples])
             self.held = examples
 
 
@@ -109,7 +121,15 @@ class _Training:
     """The lanes still in training, with all they compute in. Lanes are counted along one axis, whatever their shape."""
 
     def __init__(
-        self, network: Network, x: Array, y: Array, loss: Loss, optimizer: Optimizer, batch_size: int | None, loss_bound: float
+        self,
+        network: Network,
+        x: Array,
+        y: Array,
+        weights: Array | None,
+        loss: Loss,
+        optimizer: Optimizer,
+        batch_size: int | None,
+        loss_bound: float,
     ) -> None:
         self.lanes = network.lanes
         self.live = np.arange(int(np.prod(self.lanes)))
@@ -120,6 +140,7 @@ class _Training:
         self.rows, self.target = self._encoded("", x, y)
         self.x, self.y = transpose(self.rows[:, :-1]), np.asarray(y)
         self.m = len(self.rows)
+        self.weights = None if weights is None else check_weights(weights, self.m)
         self.batch_size = self.m if batch_size is None else batch_size
         self.batch_size = whole_number("batch_size", self.batch_size, at_least=1, at_most=self.m)
         if not loss_bound > 0:
@@ -136,12 +157,14 @@ class _Training:
             raise ValueError(f"{name}x has shape {x.shape}, it must be ({sizes[0]}, m)")
         if y.shape[-1:] != x.shape[-1:]:
             raise ValueError(f"{name}y has shape {y.shape}, it must be (..., {x.shape[-1]}), an entry for each column of x")
-        check_finite(f"{name}x", x)
-        target = self.loss.encode(y, sizes[-1])
+        check_finite(f"{name}x", x, dtype)
+        target = self.loss.check(y, sizes[-1], dtype)
+        if self.loss.decides is None or target.size * sizes[-1] <= ENCODED_AT_ONCE:
+            target = self.loss.encode(target, sizes[-1], dtype)
         # An example's values side by side: gathering a batch moves whole rows.
         rows = np.empty((x.shape[1], x.shape[0] + 1), dtype)
         rows[:, :-1], rows[:, -1] = x.T, 1
-        return rows, target.astype(dtype)
+        return rows, target
 
     def _occupy(self, network: Network, optimizer: Optimizer) -> None:
         self.network, self.optimizer = network, optimizer
@@ -149,12 +172,13 @@ class _Training:
         self.gradient_norms = Norms(network.layout, self.gradient)
         self.workspaces: dict[int, Workspace] = {}
 
-    def gathered(self, rows: Array, target: Array, examples: Array) -> Workspace:
+    def gathered(self, rows: Array, target: Array, examples: Array, weights: Array | None = None) -> Workspace:
         """These examples of a whole set, in the workspace for so many."""
         m = len(examples)
         if m not in self.workspaces:
-            self.workspaces[m] = Workspace(self.network, self.loss, self.gradient, self.gradient_norms, target, m)
-        self.workspaces[m].gather(rows, target, examples)
+            weighted = self.weights is not None
+            self.workspaces[m] = Workspace(self.network, self.loss, self.gradient, self.gradient_norms, target, m, weighted)
+        self.workspaces[m].gather(rows, target, examples, weights)
         return self.workspaces[m]
 
     def run(
@@ -214,7 +238,11 @@ class _Training:
                     step += 1
                 if watch:
                     watch(step, partial(self._history, (epoch + 1) * len(batches)))
+            if self.live.size:
+                self._judge_last_update(steps)
         self._write_back()
+        # One nan for all: the bits of one depend on the lanes beside it.
+        np.copyto(self.whole.parameters, np.nan, where=np.isnan(self.whole.parameters))
         return self._history(steps)
 
     def _checked(self, order: Array | None, epoch: int) -> Array:
@@ -231,14 +259,14 @@ class _Training:
         Lanes with a loss above the bound, or a gradient that is not finite, leave; the others make the cycle anew, with
         their very bits.
         """
-        batch = self.gathered(self.rows, self.target, examples)
+        batch = self.gathered(self.rows, self.target, examples, self.weights)
         for call in batch.cycle:
             call()
         value, norms = batch.room.value, self.gradient_norms.checked()
         self.losses[step, self.place] = value
         if not largest(value) <= self.loss_bound:
             # Caches of its own, since a workspace's z may be overwritten by a.
-            stays, block = np.asarray(value <= self.loss_bound), _first_block(self.network.forward(batch.x)[1])
+            stays, block = np.asarray(value <= self.loss_bound), _first(_lost_blocks(self.network.forward(batch.x)[1]))
         else:
             self.norms[step, self.place] = norms
             if self.gradient_norms.finite:
@@ -258,6 +286,17 @@ class _Training:
         for instrument in due:
             instrument.after(step, self.network, self.place)
 
+    def _judge_last_update(self, steps: int) -> None:
+        """Note the lanes that it has made diverge, as `_cycle` does: no cycle comes after it."""
+        measured = self.measures["loss/train"][-1:, self.live]
+        loss = measured[0] if len(measured) else np.reshape(self._evaluate(self.rows, self.target)[0], -1)
+        finite = np.isfinite(self.network.parameters).all(axis=-1)
+        bad = ~((loss <= self.loss_bound) & np.reshape(finite, -1))
+        if bad.any():
+            batches = [self.x[:, start : start + self.batch_size] for start in range(0, self.m, self.batch_size)]
+            lost = np.any([_lost_blocks(self.network.forward(batch)[1]) for batch in batches], axis=0)
+            self.diverged[:, self.live[bad]] = np.full(bad.sum(), steps), np.reshape(_first(lost), -1)[bad]
+
     def _part(self, step: int, stays: Array, block: Array) -> None:
         """Lanes leave the stack, the step and the block of their first bad value noted."""
         self.diverged[:, self.live[~stays]] = np.stack([np.full_like(block, step), block])[:, ~stays]
@@ -276,11 +315,18 @@ class _Training:
             self.whole.parameters.reshape(-1, self.whole.layout.size)[self.live] = self.network.parameters
 
     def _measure(self, name: str, rows: Array, target: Array, column: int) -> None:
-        """Loss, and accuracy or r2, over a whole set, in batches of the training's size."""
+        """Keep loss, and accuracy or r2, of a whole set."""
         if self.live.size == 0:
             return
+        measured = ("loss", "r2" if self.loss.decides is None else "accuracy")
+        for kind, values in zip(measured, self._evaluate(rows, target), strict=True):
+            self.measures[f"{kind}/{name}"][column, self.live] = values
+
+    def _evaluate(self, rows: Array, target: Array) -> tuple[Array, Array]:
+        """Loss, and accuracy or r2, over a whole set, in batches of the training's size."""
         m = len(rows)
         total, right = np.zeros(self.network.lanes), np.zeros(self.network.lanes)
+        residual = np.zeros((*self.network.lanes, self.network.layout.sizes[-1]))
         for start in range(0, m, self.batch_size):
             batch = self.gathered(rows, target, np.arange(start, min(start + self.batch_size, m)))
             for call in batch.forward:
@@ -290,19 +336,17 @@ class _Training:
             if self.loss.decides:
                 # The encoded target less a half decides for its own label, whichever the encoding.
                 right += (self.loss.decides(logits) == self.loss.decides(batch.target - 0.5)).sum(axis=-1)
-        loss = total / m
-        self.measures[f"loss/{name}"][column, self.live] = loss
-        if self.loss.decides:
-            self.measures[f"accuracy/{name}"][column, self.live] = right / m
-        else:
-            # 1 - residual / total sum of squares; the loss is half the residual one over m.
-            self.measures[f"r2/{name}"][column, self.live] = 1 - 2 * loss / target.astype(np.float64).var(axis=-1).sum()
+            else:
+                errors = np.subtract(logits, batch.target, dtype=np.float64)
+                residual += np.vecdot(errors, errors)
+        score = right / m if self.loss.decides else r2(residual, m * target.astype(np.float64).var(axis=-1), m)
+        return total / m, score
 
     def _history(self, steps: int) -> History:
         """The first `steps` steps, and all evaluations: nan where they are still to come."""
 
         def by_lane(values: Array) -> Array:
-            return np.moveaxis(values, 1, 0).reshape(*self.lanes, values.shape[0], *values.shape[2:])
+            return quiet(np.moveaxis(values, 1, 0).reshape(*self.lanes, values.shape[0], *values.shape[2:]))
 
         norms = by_lane(self.norms[:steps])
         return History(
@@ -312,17 +356,21 @@ class _Training:
             self.batch_sizes[:steps],
             self.steps_an_epoch,
             self.evaluated,
-            {name: by_lane(values).copy() for name, values in self.measures.items()},
+            {name: by_lane(values) for name, values in self.measures.items()},
             {name: instrument.quantity(self.lanes) for name, instrument in self.instruments.items()},
             self.diverged[0].reshape(self.lanes).copy(),
             self.diverged[1].reshape(self.lanes).copy(),
         )
 
 
-def _first_block(caches: list[Cache]) -> Array:
-    """(...) the first block, counted from 1, with a z that is not finite; 0 where every z is."""
-    bad = np.stack([~np.isfinite(cache.z).all(axis=(-2, -1)) for cache in caches], axis=-1)
-    return np.where(bad.any(axis=-1), bad.argmax(axis=-1) + 1, 0)
+def _lost_blocks(caches: list[Cache]) -> Array:
+    """(..., L) whether a z of the block is not finite."""
+    return np.stack([~np.isfinite(cache.z).all(axis=(-2, -1)) for cache in caches], axis=-1)
+
+
+def _first(lost: Array) -> Array:
+    """(...) the first lost block of (..., L), counted from 1; 0 where there is none."""
+    return np.where(lost.any(axis=-1), lost.argmax(axis=-1) + 1, 0)
 
 
 def _last_block(norms: Array) -> Array:

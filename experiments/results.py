@@ -37,14 +37,20 @@ def load(run_id: str | None = None, uri: str | None = None) -> tuple[pd.DataFram
     keys = varied(configs)
     rows = [
         {
-            **{key: printable(value) if isinstance(value := config.get(key), str) else value for key in keys},
+            **{printable(key): _printable(config.get(key)) for key in keys},
             "outcome": run.tags["outcome"],
             "run_name": run.name,
             "run_id": run.run_id,
-            **{name: float(values[-1]) for name, values in files.history.measures.items()},
+            **{name: files.history.final(name) for name in files.history.measures},
         }
         for run, files, config in zip(runs, kept, configs, strict=True)
     ]
     histories = np.empty(len(kept), dtype=object)
     histories[:] = [files.history for files in kept]
     return pd.DataFrame(rows), histories
+
+
+def _printable(value: object) -> object:
+    if isinstance(value, list):
+        return [_printable(each) for each in value]
+    return printable(value) if isinstance(value, str) else value

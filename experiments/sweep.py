@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,17 +16,17 @@ from tqdm import tqdm
 
 from blocks.arrays import choice
 from experiments.job import PARENT, Parent, Result, status_of, tags_of_run
+from experiments.open_runs import OpenRuns
 from experiments.record import AnyRun, AnyStore, Untracked, check_tracking, open_store
 from experiments.record.address import StoreError, absolute, anchor, may_know
 from experiments.record.identity import SURROUNDINGS, fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
 from experiments.record.ownership import VARIABLE, TakenOver
-from experiments.run.config import Config, UserError, flat, run_name, schedules, sweep_name, typed, varied
+from experiments.run.config import Config, UserError, flat, run_name, sweep_name, typed, varied
 from experiments.run.engines import Engine, Loky, connect
 from experiments.run.folder import check_folder
-from experiments.run.interrupts import defer_interrupts, raise_lost_interrupt
+from experiments.run.interrupts import raise_lost_interrupt
 from experiments.run.loaders import needing_allowance
-from experiments.run.pool import Lost
 
 if TYPE_CHECKING:
     from experiments.pictures.report import Report
@@ -40,11 +40,14 @@ BAR = "{desc} |{bar}| {remaining} left"
 
 def check_run(config: Config) -> "Task":
     """The run's task; raises UserError unless data, loss and batch size fit."""
+    from experiments.record.files import check_recordable
     from experiments.run.data import task
     from experiments.run.stack import check_size
 
     of = task(config)
     check_size(config, of)
+    if config.tracking.enabled:
+        check_recordable(config, of)
     return of
 
 
@@ -139,16 +142,12 @@ class Sweep:
             os.environ.update({PARENT: json.dumps(parent), VARIABLE: self.store.token})
 
     def _save_view(self) -> None:
-        from experiments.record.view import quantity_key
         from experiments.run.data import task
 
         score = "r2" if task(self.configs[0]).loss.decides is None else "accuracy"
-        depth = max(config.network.depth for config in self.configs)
         assert self.store is not None
         name = ", ".join(f"{key}={self.values[key]}" for key in self.keys)[:80]
-        counts = {"sharpness": self.configs[0].instruments.eigenvalues}
-        measured = [quantity_key(name, 0, counts.get(name, depth)) for name in schedules(self.configs[0])]
-        self.store.save_view(self.parent.run_id, name, self.keys, score, depth, measured)
+        self.store.save_view(self.parent.run_id, name, self.configs, score)
 
     @cached_property
     def keys(self) -> list[str]:
@@ -201,20 +200,29 @@ class Sweep:
             with self.engine.pool(function, items, n_jobs) as pool:
                 # MLflow is imported and a new store made while the first stacks train.
                 self.announce()
-                under_way = _UnderWay(self)
+                assert self.store is not None
+                open_runs = OpenRuns(self.store, self.parent, self.outbox, self.configs, self.name_of, self.tags_of)
 
                 def tick() -> None:
                     raise_lost_interrupt()
-                    under_way.report(sorted(pool.under_way), stacks, reports)
+                    open_runs.report(sorted(pool.under_way), stacks, reports)
 
                 for number, trained in pool.results(tick, TICK_SECONDS):
                     lanes = [trained] * len(stacks[number]) if isinstance(trained, Exception) else trained
                     ended = list(zip(stacks[number], lanes, strict=True))
-                    assert self.store is not None
                     for first in range(0, len(ended), self.store.runs_at_once):
-                        yield from under_way.ended(ended[first : first + self.store.runs_at_once])
+                        outcomes = ended[first : first + self.store.runs_at_once]
+                        open_runs.end(outcomes)
+                        yield from [(job, self._result(job, outcome)) for job, outcome in outcomes]
                     bar.update(weights[number])
                     bar.set_description_str(self._progress())
+
+    def _result(self, job: int, outcome: "Trained | Exception") -> Result | Exception:
+        if isinstance(outcome, Exception):
+            self.lost[job] = outcome
+            return outcome
+        self.results[job] = result = Result.of(outcome)
+        return result
 
     def _keep(self, report: "Report | None", folder: Path) -> None:
         """The files of `folder`, and of a sweep that was not interrupted, which should end at once, pictures and models."""
@@ -296,7 +304,7 @@ class Sweep:
         if self.store and self.store.command and self.parent.run_id:
             print(f"dashboard: {self.store.command}")
         if len(self.outbox):
-            print(f"{len(self.outbox)} {self.outbox.told}")
+            print(f"{len(self.outbox)} {self.outbox.instructions}")
             if error is None:
                 raise SystemExit(1)
 
@@ -320,79 +328,3 @@ class Sweep:
                         raise full
             if self.outbox.closed:
                 self.outbox.put_sweep(self.parent.run_id, status, self.values, folder)
-
-
-class _UnderWay:
-    """The runs in the store whose training has begun and not ended."""
-
-    def __init__(self, sweep: Sweep) -> None:
-        self.sweep = sweep
-        self.runs: dict[int, AnyRun] = {}
-        self.read: dict[Path, float] = {}
-        self.written: set[int] = set()
-
-    @defer_interrupts()
-    def begin(self, jobs: Iterable[int]) -> None:
-        """Their runs are RUNNING."""
-        store = self.sweep.store
-        assert store is not None
-
-        def begin(job: int) -> None:
-            self.runs[job] = store.begin(self.sweep.name_of(job), self.sweep.tags_of(job), self.sweep.parent.run_id)
-
-        store.at_once(*(partial(begin, job) for job in jobs if job not in self.runs))
-
-    def report(self, numbers: Sequence[int], stacks: Sequence[Sequence[int]], reports: Sequence[Path]) -> None:
-        """Open the runs of those stacks, and show what has come of them."""
-        self.sweep.outbox.try_again(self.sweep.store)
-        if not self.sweep.outbox.closed:
-            with self.sweep.outbox.instead():
-                self.sweep.parent.check_owner()
-                self._report(numbers, stacks, reports)
-
-    def _report(self, numbers: Sequence[int], stacks: Sequence[Sequence[int]], reports: Sequence[Path]) -> None:
-        from blocks.history import History
-        from experiments.run.data import task
-        from experiments.run.stack import steps_of
-
-        for number in numbers:
-            self.begin(stacks[number])
-            with contextlib.suppress(FileNotFoundError):
-                changed = reports[number].stat().st_mtime
-                if changed != self.read.get(reports[number]):
-                    self.read[reports[number]] = changed
-                    history = History.load(reports[number])
-                    for lane, job in enumerate(stacks[number]):
-                        config = self.sweep.configs[job]
-                        self.runs[job].progress(history.lane(lane), steps_of(config, task(config)))
-
-    @defer_interrupts()
-    def ended(self, outcomes: "Sequence[tuple[int, Trained | Exception]]") -> list[tuple[int, Result | Exception]]:
-        """Write what has come of those jobs, at once where the store can."""
-        outbox, store = self.sweep.outbox, self.sweep.store
-        assert store is not None
-        with outbox.instead():
-            if not outbox.closed:
-                self.begin(job for job, _ in outcomes)
-                store.at_once(*(partial(self._write, job, outcome) for job, outcome in outcomes))
-        return [(job, self._result(job, outcome)) for job, outcome in outcomes]
-
-    def _write(self, job: int, outcome: "Trained | Exception") -> None:
-        run = self.runs[job]
-        if isinstance(outcome, Exception):
-            run.fail(self.sweep.configs[job], outcome, "KILLED" if isinstance(outcome, Lost) else "FAILED")
-        else:
-            run.finish(outcome)
-        # Whole, whatever becomes of those that are written at the same time: nothing is to be ended here any more.
-        self.written.add(job)
-        del self.runs[job]
-
-    def _result(self, job: int, outcome: "Trained | Exception") -> Result | Exception:
-        if job not in self.written and not isinstance(outcome, Exception):
-            self.sweep.outbox.put(self.sweep.name_of(job), self.sweep.tags_of(job), self.sweep.parent.run_id, outcome)
-        self.runs.pop(job, None)
-        if isinstance(outcome, Exception):
-            self.sweep.lost[job] = outcome
-            return outcome
-        self.sweep.results[job] = result = Result.of(outcome)
-        return result

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -149,15 +149,17 @@ class CheckRun(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Leave with one line where the run cannot be made."""
-        from hydra_plugins.depth_laboratory._context import job_context
+        from hydra_plugins.depth_laboratory._context import check_log_files, check_logging, job_context
 
         try:
             with job_context(config, "hydra.run.dir") as task:
+                check_logging(config)
+                check_log_files(config)
                 checked = typed(task)
                 check_run(checked)
                 check_folder("hydra.run.dir", config.hydra.runtime.output_dir)
                 check_tracking(checked.tracking)
-        except (UserError, OmegaConfBaseException) as error:
+        except (UserError, HydraException, OmegaConfBaseException) as error:
             # Any other exception of a callback Hydra turns into a warning.
             sys.exit(one_line(error))
 
@@ -172,6 +174,8 @@ def one_line(error: BaseException) -> str:
     # Where Hydra looked for files, and its hint to add the unknown key with a +, help nobody here.
     dull = ("object_type=", "reference_type=", "Config search path", "provider=", "To append to your config", "See https")
     told = "; ".join(dict.fromkeys(line for line in lines if line and not line.startswith(dull)))
+    if isinstance(error, OverrideParseException) and error.override not in told:
+        told = f"{error.override}: {told}"
     unknown = re.search(r"Key '(\w+)' not in '(\w+)'", told)
     if unknown and (known := getattr(schema, unknown[2], None) or getattr(grid, unknown[2], None)):
         told += f"; allowed: {', '.join(f.name for f in fields(known))}"
@@ -192,19 +196,21 @@ def main() -> None:
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra then hands an error on instead of printing it over several lines.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # A number of more than 4,300 digits is refused by its key, and not by Python.
+    sys.set_int_max_str_digits(0)
     try:
         conceal_typed()
         hydra.main(version_base="1.3", config_path=CONF, config_name="config")(train)()
     except Exception as error:
-        if full_error or not (isinstance(error, EXPECTED) or _raised_by_hydra(error)):
+        if full_error or not is_expected(error):
             raise
         sys.exit(one_line(error))
 
 
-def _raised_by_hydra(error: Exception) -> bool:
-    """Whether it is Hydra that complains: of options that exclude each other, say, by a ValueError."""
+def is_expected(error: Exception) -> bool:
+    """Whether a command ends with it in one line: it is ours, or Hydra's, which also complains by a plain ValueError."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).startswith("hydra.")
+    return isinstance(error, EXPECTED) or str(frame.f_globals.get("__name__")).startswith(("hydra.", "omegaconf."))
 
 
 train.sweep = Sweep  # type: ignore[attr-defined]  # what the sweeper looks for

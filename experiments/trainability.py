@@ -45,7 +45,7 @@ from experiments.run.paper import PIXEL, TRAINED
 from experiments.run.pool import Lost
 from experiments.run.tile import OTHER, OUTCOMES, check_trainable, train_tile
 from experiments.run.tile import floor_tile as train_floor
-from experiments.train import EXPECTED, one_line
+from experiments.train import is_expected, one_line
 
 TICK_SECONDS = 0.5
 MAP, FLOOR, OWNER, LOCK = "map.npy", "floor.npy", "fingerprint.txt", ".lock"
@@ -379,12 +379,13 @@ def main() -> None:
         prog="python -m experiments.trainability", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the map's and the run's config")
+    sys.set_int_max_str_digits(0)
     try:
         conceal_typed()
         overrides = parser.parse_args().overrides
         run_map(typed_map(composed("trainability", overrides)))
-    except EXPECTED as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not is_expected(error):
             raise
         sys.exit(one_line(error))
 

@@ -1,11 +1,13 @@
 """Pictures, in matplotlib: colour-blind safe, log scales where the quantity spans decades."""
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -15,7 +17,8 @@ from matplotlib.ticker import MaxNLocator
 
 from blocks.arrays import Array
 from blocks.history import History, evenly_spaced
-from experiments.pictures.report import COLUMNS, MOST, Report, Row, shown
+from experiments.pictures.report import COLUMNS, MOST, REPEATS, Cell, Report, shown
+from experiments.run.data import task
 
 DIVERGED = "#d55e00"
 # Okabe and Ito's colours, for lines that are few.
@@ -23,8 +26,16 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#0
 STEPS = "step (updates made)"
 # Columns of a heat map: more than a screen shows would only cost time.
 DRAWN = 500
-# Maps side by side that can still be read.
-ABREAST = 3
+# Maps side by side that can still be read, and how wide they may be together, in inches.
+ABREAST, WIDEST = 3, 24
+# What the colours of a map tell apart, in units of the loss of the best constant prediction.
+CEILING = 2.0
+# Letters of labels side by side that do not touch.
+READABLE = 80
+# Lines that a legend names.
+LABELLED = 40
+STYLES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v")
 
 
 def save(folder: Path, **figures: Figure) -> None:
@@ -38,81 +49,122 @@ def save(folder: Path, **figures: Figure) -> None:
 
 
 def sweep_map(report: Report) -> Figure:
-    """The sweep's tables as maps of the final training loss, up to three of them side by side.
+    """The sweep's tables as maps of the final training loss, side by side where they can still be read.
 
-    [ ] the best run; a frame around the largest stable learning rate of each row; seeds averaged, +- their standard deviation.
+    [ ] the best cell; a frame around the largest rate of each row that trains; seeds averaged, +- their standard deviation.
+    Losses far above the best constant prediction's are coloured alike: one of 1e7 would leave one colour for all others.
     """
     tables = report.tables()
-    down, across = (1, len(tables)) if len(tables) <= ABREAST else (len(tables), 1)
-    figure = Figure(figsize=(1 + 6 * across, 4.2 * down), layout="constrained")
+    rows, columns = (max(len({place[axis] for place in cells}) for cells in tables.values()) for axis in (0, 1))
+    lines = 1 if report.seeds == 1 else 3
+    width = max(6.0, 1 + 0.62 * min(columns, MOST))
+    height = max(4.2, 1.2 + (0.06 + 0.14 * lines) * min(rows, MOST))
+    down, across = (1, len(tables)) if len(tables) <= ABREAST and len(tables) * width <= WIDEST else (len(tables), 1)
+    figure = Figure(figsize=(1 + width * across, height * down), layout="constrained")
     losses = [row.loss for row in report.rows if math.isfinite(row.loss) and row.loss > 0]
-    scale = LogNorm(max(min(losses, default=1e-3), 1e-8), max([*losses, 1e-2]))
+    ceiling = CEILING * max(task(row.config).constant_loss for row in report.rows)
+    scale = LogNorm(max(min([*losses, ceiling / 10]), 1e-8), min(max([*losses, 1e-2]), ceiling))
     places = list(figure.subplots(down, across, squeeze=False).flat)
     for axes, (name, cells) in zip(places, tables.items(), strict=True):
         image = _draw(axes, report, cells, scale)
         first = name or f"final training loss, {len(report.rows)} runs: {report.outcomes}"
-        axes.set_title(f"{first}\n[ ]: the best; frame: the largest rate at which no seed diverged", fontsize=9)
-    figure.colorbar(image, ax=places, label="final training loss", fraction=0.15 / across, pad=0.05 / across)
+        frame = "frame: the largest rate that trains" + (", every seed" if report.seeds > 1 else "")
+        legend = f"[ ]: the best; {frame}" if report.across == COLUMNS else "[ ]: the best"
+        axes.set_title("\n".join(filter(None, [first, report.averaged, legend])), fontsize=9)
+    extend = "max" if max(losses, default=0) > ceiling else "neither"
+    label = "final training loss" + (f" (all above {ceiling:.2g} alike)" if extend == "max" else "")
+    figure.colorbar(image, ax=places, label=label, extend=extend, fraction=0.15 / across, pad=0.05 / across)
     return figure
 
 
-def _draw(axes: Axes, report: Report, cells: dict[tuple[Any, Any], list[Row]], scale: LogNorm) -> AxesImage:
+def _draw(axes: Axes, report: Report, cells: dict[tuple[Any, Any], Cell], scale: LogNorm) -> AxesImage:
     downs, acrosses = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
     losses = np.full((len(downs), len(acrosses)), np.nan)
     readable = max(len(downs), len(acrosses)) <= MOST
-    for (down, across), runs in cells.items():
+    for (down, across), cell in cells.items():
         place = downs.index(down), acrosses.index(across)
-        finite = [row.loss for row in runs if math.isfinite(row.loss)]
-        losses[place] = np.mean(finite) if finite else np.nan
+        losses[place] = cell.mean
         if readable:
-            light = bool(finite) and scale(losses[place]) < 0.5
-            _write(axes, place, finite, any(row is report.best for row in runs), "white" if light else "black")
+            light = bool(cell.survivors) and scale(losses[place]) < 0.5
+            best = report.best_cell is not None and cell[0] is report.best_cell[0]
+            _write(axes, place, cell, best, "white" if light else "black")
     axes.set_facecolor(DIVERGED)
     image = axes.imshow(np.maximum(losses, scale.vmin or 0), norm=scale, cmap="viridis", aspect="auto")
     if report.across == COLUMNS and readable:
         for row, down in enumerate(downs):
-            stable = [rate for rate in acrosses if all(run.outcome != "diverged" for run in cells.get((down, rate), []))]
-            if stable:
-                corner = acrosses.index(max(stable)) - 0.47, row - 0.47
+            training = [rate for rate in acrosses if (down, rate) in cells and cells[down, rate].all_trained]
+            if training:
+                corner = acrosses.index(max(training)) - 0.47, row - 0.47
                 axes.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, edgecolor=DIVERGED, linewidth=2))
     for axis, values in ((axes.xaxis, acrosses), (axes.yaxis, downs)):
         labelled = evenly_spaced(len(values), MOST)
         axis.set_ticks(labelled, [shown(values[place]) for place in labelled])
+    if sum(len(shown(value)) for value in acrosses) > READABLE:
+        axes.tick_params(axis="x", labelrotation=90)
     axes.set_xlabel(words(report.across))
     axes.set_ylabel(words(report.down))
     return image
 
 
-def _write(axes: Axes, place: tuple[int, int], finite: list[float], best: bool, colour: str) -> None:
-    text = f"{np.mean(finite):.2g}" if finite else "diverged"
-    if len(finite) > 1:
-        text += f"\n±{np.std(finite):.1g}"
-    weight, size = ("bold", 8.0) if best else ("normal", 8.0 if finite else 6.5)
+def _write(axes: Axes, place: tuple[int, int], cell: Cell, best: bool, colour: str) -> None:
+    lines = [f"{cell.mean:.2g}" if cell.survivors else "diverged"]
+    if len(cell.survivors) > 1:
+        lines.append(f"±{np.std(cell.survivors):.1g}")
+    if cell.survivors and cell.share:
+        lines.append(cell.share)
+    text = "\n".join(lines)
+    weight, size = ("bold", 8.0) if best else ("normal", 8.0 if cell.survivors else 6.5)
     text = f"[{text}]" if best else text
     axes.text(place[1], place[0], text, ha="center", va="center", fontsize=size, fontweight=weight, color=colour)
 
 
-def best_curves(best: Mapping[str, History]) -> Figure:
-    """Training loss of the best run of each row of the map, after whole epochs."""
-    figure, axes = new_axes("training loss of the best runs")
-    for (name, history), colour in zip(best.items(), _colours(len(best)), strict=True):
-        axes.plot(history.evaluated, history.measures["loss/train"], marker="o", markersize=3, color=colour, label=name)
+def best_curves(report: Report, best: Mapping[tuple[Any, str], History]) -> Figure:
+    """Training loss after whole epochs of the runs of `Report.best_runs`: a colour a value down, a style of line a category."""
+    figure, axes = new_axes(_titled("training loss", report))
+    colours, styles = _colours([down for down, _ in best]), _styles([category for _, category in best])
+    runs, name = report.best_runs(), report.down.rpartition(".")[2]
+    for (down, category), history in best.items():
+        rate = f"rate {runs[down, category].config.optimizer.learning_rate:g}" if COLUMNS in report.varied else ""
+        label = ", ".join(filter(None, [f"{name} {shown(down)}", category, rate]))
+        line, marker = styles[category]
+        drawn = history.evaluated, history.measures["loss/train"]
+        axes.plot(*drawn, color=colours[down], linestyle=line, marker=marker, markersize=3, label=label)
     axes.set(xlabel=STEPS, ylabel="training loss", yscale="log")
-    _legend(axes)
+    _legend_beside(figure, axes)
     return figure
 
 
-def norm_ratios(best: Mapping[int, History]) -> Figure:
-    """||dW_1|| / ||dW_L|| against depth L, at the first, a middle and the last step of the best run of each depth."""
-    figure, axes = new_axes("gradient norm of the first block over the last one's")
-    for position, (share, colour) in {"first": (0.0, 0), "middle": (0.5, 1), "last": (1.0, 2)}.items():
-        ratios = [_at(history, share)[1] for history in best.values()]
-        values = [norms[0] / norms[-1] if norms[-1] > 0 else np.nan for norms in ratios]
-        axes.plot(list(best), values, marker="o", color=COLOURS[colour], label=f"{position} step")
+def norm_ratios(report: Report, best: Mapping[tuple[Any, str], History]) -> Figure:
+    """||dW_1|| / ||dW_L|| against depth L, at the first, a middle and the last step of the runs of `Report.best_runs`.
+
+    A colour a category; where there is one alone, a colour a step.
+    """
+    figure, axes = new_axes(_titled("gradient norm of the first block over the last one's", report))
+    categories = list(dict.fromkeys(category for _, category in best))
+    colours = _colours(categories)
+    for number, (position, share) in enumerate({"first": 0.0, "middle": 0.5, "last": 1.0}.items()):
+        for category in categories:
+            histories = {down: history for (down, of), history in best.items() if of == category}
+            ratios = [_at(history, share)[1] for history in histories.values()]
+            values = [norms[0] / norms[-1] if norms[-1] > 0 else np.nan for norms in ratios]
+            colour = COLOURS[number] if len(categories) == 1 else colours[category]
+            label = ", ".join(filter(None, [category, f"{position} step"]))
+            line, marker = STYLES[number], MARKERS[number]
+            axes.plot(list(histories), values, color=colour, linestyle=line, marker=marker, markersize=4, label=label)
     axes.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     axes.set(xlabel="depth L (blocks)", ylabel=r"$\|dW_1\| \,/\, \|dW_L\|$", yscale="log")
-    _legend(axes)
+    _legend_beside(figure, axes)
     return figure
+
+
+def _titled(what: str, report: Report) -> str:
+    """What is drawn, of which runs and rates."""
+    keys = " and ".join(key.rpartition(".")[2] for key in [report.down, *report.lines_by])
+    rates = [row.config.optimizer.learning_rate for row in report.rows]
+    chosen = [f"rates {min(rates):g} to {max(rates):g}" if COLUMNS in report.varied else f"rate {rates[0]:g}"]
+    chosen += [f"{report.seeds} seeds"] if report.seeds > 1 else []
+    chosen += [f"every {key}" for key in report.varied if key not in (report.down, *report.lines_by, COLUMNS, REPEATS)]
+    return f"{what}\nthe run of smallest final loss of each {keys}, of {', '.join(chosen)}"
 
 
 def loss_curves(history: History) -> Figure:
@@ -176,8 +228,28 @@ def new_axes(title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _colours(count: int) -> list[str]:
-    return [COLOURS[index % len(COLOURS)] for index in range(count)]
+def _colours(values: Iterable[Any]) -> dict[Any, Any]:
+    """value -> colour, each another: Okabe and Ito's for a few words, else from dark to light in the order of the values."""
+    values = list(dict.fromkeys(values))
+    if len(values) <= len(COLOURS) and any(isinstance(value, str) for value in values):
+        return dict(zip(values, COLOURS, strict=False))
+    return dict(zip(values, colormaps["viridis"](np.linspace(0, 0.9, len(values))), strict=True))
+
+
+def _styles(categories: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """category -> style of line and marker, each pair another up to twenty."""
+    return dict(zip(dict.fromkeys(categories), zip(itertools.cycle(STYLES), itertools.cycle(MARKERS)), strict=False))
+
+
+def _legend_beside(figure: Figure, axes: Axes) -> None:
+    """A legend right of the axes, in columns, of at most LABELLED lines, evenly spaced: those between look alike."""
+    lines, labels = axes.get_legend_handles_labels()
+    chosen = evenly_spaced(len(lines), LABELLED)
+    columns = -(-len(chosen) // 20)
+    if columns:
+        figure.set_figwidth(figure.get_figwidth() + 2 * columns)
+        named = [lines[k] for k in chosen], [labels[k] for k in chosen]
+        figure.legend(*named, loc="outside right upper", fontsize=8, ncols=columns, frameon=False)
 
 
 def _mark_divergence(axes: Axes, history: History) -> None:

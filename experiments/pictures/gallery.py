@@ -4,16 +4,14 @@ Drawing a run takes longer than training it, so by default that is done for the 
 `tracking.models`); `history.npz` has what it takes to draw any other later.
 """
 
-import math
 import tempfile
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blocks.history import History
 from experiments.pictures import figures
-from experiments.pictures.report import ROWS, Report, Row, shown
+from experiments.pictures.report import REPEATS, ROWS, Report, Row, shown
 from experiments.run.config import Config
 from experiments.run.data import task
 from experiments.run.interrupts import raise_lost_interrupt
@@ -37,7 +35,7 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
     tracking = report.rows[0].config.tracking
     chosen = {"best": [report.best] if report.best else [], "all": report.rows, "none": []}
     # Not all of them: thousands of MLflow's runs would fill the memory.
-    best_of = best_by(report.rows, report.down)
+    best_of = report.best_runs()
     needed = {row.job for row in [*best_of.values(), *chosen["best"], *chosen[tracking.pictures], *chosen[tracking.models]]}
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as downloads:
         archive = Archive(store.uri, Path(downloads))
@@ -50,7 +48,8 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
             _draw_sweep(report, best_of, runs, folder)
             verdict = _draw_study(report, archive, parent.run_id, folder)
             parent.tabulate(report.columns())
-            parent.note(description(report, parent.run_id, runs, verdict))
+            parent.describe({}, _results(report, runs))
+            parent.note(description(report, store.experiment_id, parent.run_id, runs, verdict, folder))
             for row in chosen[tracking.models]:
                 if row.job in runs:
                     name_of_best = tracking.register if row is report.best else None
@@ -62,15 +61,14 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
     return verdict
 
 
-def _draw_sweep(report: Report, best_of: dict[Any, Row], runs: dict[int, "Recorded"], folder: Path) -> None:
+def _draw_sweep(report: Report, best_of: dict[tuple[Any, str], Row], runs: dict[int, "Recorded"], folder: Path) -> None:
     figures.save(folder, map=figures.sweep_map(report))
     if report.rows[0].config.tracking.pictures == "none":
         return
-    histories = {value: runs[row.job].files().history for value, row in best_of.items() if row.job in runs}
-    name = "depth" if report.down == ROWS else report.down
-    drawn = {"best_curves": figures.best_curves({f"{name} {shown(value)}": history for value, history in histories.items()})}
-    if report.down == ROWS and len(histories) > 1:
-        drawn["norm_ratios"] = figures.norm_ratios(histories)
+    histories = {place: runs[row.job].files().history for place, row in best_of.items() if row.job in runs}
+    drawn = {"best_curves": figures.best_curves(report, histories)}
+    if report.down == ROWS and len({depth for depth, _ in histories}) > 1:
+        drawn["norm_ratios"] = figures.norm_ratios(report, histories)
     figures.save(folder, **drawn)
 
 
@@ -101,29 +99,55 @@ def keep_model(store: "Store", run_id: str, config: Config, kept: "Files", regis
     log_model(store, run_id, config, kept, task(config), register)
 
 
-def best_by(rows: Iterable[Row], key: str) -> dict[Any, Row]:
-    """Each value of that key -> its run with the smallest final loss; numbers in their order, then whatever else there is."""
-    best: dict[Any, Row] = {}
-    for row in sorted(rows, key=lambda row: row.loss):
-        best.setdefault(row.place([key])[key], row)
-    numbers = sorted(value for value in best if isinstance(value, int | float))
-    others = sorted((value for value in best if not isinstance(value, int | float)), key=str)
-    return {value: best[value] for value in [*numbers, *others]}
-
-
-def description(report: Report, parent: str, runs: dict[int, "Recorded"], verdict: str) -> str:
-    """The sweep in words, as markdown: what was swept, what came of it, how to have it again."""
-    lines = [f"**{len(report.rows) + len(report.lost)} runs: {report.outcomes}**", ""]
-    lines += [f"- lost: {name}: {reason}" for name, reason in report.lost.items()]
+def description(report: Report, experiment_id: str, parent: str, runs: dict[int, "Recorded"], verdict: str, folder: Path) -> str:
+    """The sweep in words, links and pictures, as markdown: what was swept, what came of it, how to have it again."""
+    # MLflow's page folds all but the first lines.
+    names = sorted((file.name for file in folder.glob("*.png")), key=lambda name: name != "map.png")
+    artifacts = f"#/experiments/{experiment_id}/runs/{parent}/artifacts"
+    links = [f"[{name.removesuffix('.png')}]({artifacts}/{name}?workflowType=machine_learning)" for name in names]
+    lines = [
+        f"**{len(report.rows) + len(report.lost)} runs: {report.outcomes}**",
+        "",
+        f"{views(report, experiment_id, parent)} Pictures: {', '.join(links)}.",
+        *([""] if report.lost else []),
+        *(f"- lost: {name}: {reason}" for name, reason in report.lost.items()),
+    ]
+    lines.append("")
     for key in report.varied:
         values = list(dict.fromkeys(shown(place[key]) for place in report.places))
         lines.append(f"- `{key}`: {', '.join(values[:24])}" + (", ..." if len(values) > 24 else ""))
-    best = report.best
-    if best and math.isfinite(best.loss) and best.job in runs:
-        place = ", ".join(f"`{key}={shown(value)}`" for key, value in best.place(report.varied).items())
-        lines += ["", f"Best final training loss: **{best.loss:.4g}** at {place} (run `{runs[best.job].run_id}`)"]
+    best, cell = report.best, report.best_cell
+    if report.seeds > 1 and cell:
+        place = report.place(cell[0], REPEATS)
+        lines += ["", f"Best cell: **{cell.loss:.4g}** at {place}, the mean final training loss of {len(cell)} seeds"]
+    if best and best.job in runs:
+        run = f"run `{runs[best.job].run_id}`"
+        place = report.place(best) or "the only run"
+        lines += ["", f"Best run: final training loss **{best.loss:.4g}** at {place} ({run}); the metrics here are its own"]
     if verdict:
         lines += ["", f"{report.rows[0].config.sweep.study}: {verdict}"]
-    return "\n".join(
-        [*lines, "", "Train it again and prove it identical:", "", f"    python -m experiments.reproduce --sweep {parent}"]
-    )
+    lines += ["", "Train it again and prove it identical:", "", f"    python -m experiments.reproduce --sweep {parent}"]
+    for name in names:
+        lines += ["", f"![{name}](get-artifact?path={name}&run_uuid={parent})"]
+    return "\n".join(lines)
+
+
+def views(report: Report, experiment_id: str, parent: str) -> str:
+    """Links to the dashboard's views of the sweep, as markdown."""
+    from experiments.record.view import PAGE, link, view_key
+
+    if len(report.rows) <= PAGE:
+        return f"[Curves of all runs]({link(experiment_id, parent)})."
+    names = {"": f"the {PAGE} runs of smallest final loss", "stuck": "the stuck", "diverged": "the diverged"}
+    links = [f"[{name}]({link(experiment_id, view_key(parent, outcome))})" for outcome, name in names.items()]
+    rest = f"MLflow's page lists {PAGE} runs, `Load more` below them fetches the next; table.json among the artifacts has all"
+    return f"Curves of {', '.join(links)}: {rest}."
+
+
+def _results(report: Report, runs: dict[int, "Recorded"]) -> dict[str, float]:
+    """The sweep's own metrics: how many runs ended how, and the final and best numbers of its best run."""
+    from experiments.record.metrics import summary
+
+    counts = {f"runs/{outcome}": float(count) for outcome, count in report.counts.items()}
+    best = runs.get(report.best.job) if report.best else None
+    return counts | (summary(best.files().history) if best else {})

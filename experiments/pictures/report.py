@@ -2,6 +2,7 @@
 
 import csv
 import math
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,40 @@ class Row:
         return {key: values.get(key, "") for key in keys}
 
 
+class Cell(list[Row]):
+    """The runs of one place of a table, one a seed."""
+
+    @property
+    def trained(self) -> int:
+        """How many of them have trained."""
+        return sum(row.outcome == "trained" for row in self)
+
+    @property
+    def all_trained(self) -> bool:
+        """Whether every seed has."""
+        return self.trained == len(self)
+
+    @property
+    def survivors(self) -> list[float]:
+        """The final losses of those that have not diverged."""
+        return [row.loss for row in self if math.isfinite(row.loss)]
+
+    @property
+    def mean(self) -> float:
+        """Of the survivors, nan where there are none."""
+        return statistics.fmean(self.survivors) if self.survivors else math.nan
+
+    @property
+    def loss(self) -> float:
+        """The mean over all seeds: inf where one has diverged."""
+        return self.mean if len(self.survivors) == len(self) else math.inf
+
+    @property
+    def share(self) -> str:
+        """`2/3` where two of three seeds have trained; "" where all have, and where there is one alone."""
+        return "" if self.all_trained or len(self) == 1 else f"{self.trained}/{len(self)}"
+
+
 class Report:
     """The runs of a sweep as tables: depth down, learning rate across, another for each value of the other swept keys.
 
@@ -47,7 +82,7 @@ class Report:
     def __init__(self, rows: Sequence[Row], lost: Mapping[str, str] | None = None) -> None:
         self.rows, self.lost = list(rows), lost or {}
         self.varied = varied([row.values for row in self.rows])
-        self.places = [row.place([*self.varied, ROWS, COLUMNS]) for row in self.rows]
+        self.places = [row.place([*self.varied, ROWS, COLUMNS, REPEATS]) for row in self.rows]
         others = [key for key in self.varied if key not in (ROWS, COLUMNS, REPEATS)]
         self.down = ROWS if ROWS in self.varied or not others else others.pop(0)
         self.across = COLUMNS if COLUMNS in self.varied or not others else others.pop(0)
@@ -59,48 +94,101 @@ class Report:
         finite = [row for row in self.rows if math.isfinite(row.loss)]
         return min(finite, key=lambda row: row.loss, default=None)
 
+    @cached_property
+    def best_cell(self) -> Cell | None:
+        """The cell with the smallest mean over all its seeds, None where one has diverged in every cell."""
+        whole = [cell for cells in self.tables().values() for cell in cells.values() if math.isfinite(cell.loss)]
+        return min(whole, key=lambda cell: cell.loss, default=None)
+
+    @cached_property
+    def lines_by(self) -> list[str]:
+        """The keys beside the one down whose values have lines of their own in a picture of the best runs.
+
+        All that set tables apart, and the one across where its values are no numbers.
+        """
+        across = [values[self.across] for values in self.places]
+        numbers = all(isinstance(value, int | float) for value in across)
+        return self.tables_by if numbers or self.across == COLUMNS else [self.across, *self.tables_by]
+
+    def best_runs(self) -> dict[tuple[Any, str], Row]:
+        """(value down, values of `lines_by`) -> its run with the smallest final loss; numbers down in ascending order."""
+        best: dict[tuple[Any, str], Row] = {}
+        for row, values in zip(self.rows, self.places, strict=True):
+            place = values[self.down], ", ".join(shown(values[key]) for key in self.lines_by)
+            if place not in best or row.loss < best[place].loss:
+                best[place] = row
+        numbers = all(isinstance(down, int | float) for down, _ in best)
+        return dict(sorted(best.items(), key=lambda item: item[0][0])) if numbers else best
+
+    @property
+    def seeds(self) -> int:
+        """How many there are."""
+        return len({values[REPEATS] for values in self.places})
+
     @property
     def outcomes(self) -> str:
         """`40 trained, 3 stuck, 5 diverged`"""
-        counts = Counter({"lost": len(self.lost)}) + Counter(row.outcome for row in self.rows)
-        return ", ".join(
-            f"{counts[outcome]} {outcome}" for outcome in ("trained", "stuck", "diverged", "lost") if counts[outcome]
-        )
+        counts = {**self.counts, "lost": len(self.lost)}
+        return ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
 
-    def tables(self) -> dict[str, dict[tuple[Any, Any], list[Row]]]:
-        """What sets a table apart -> (value down, value across) -> the runs of that cell, one a seed."""
-        tables: dict[str, dict[tuple[Any, Any], list[Row]]] = {}
+    @property
+    def counts(self) -> dict[str, int]:
+        """outcome -> its runs."""
+        counts = Counter(row.outcome for row in self.rows)
+        return {outcome: counts[outcome] for outcome in ("trained", "stuck", "diverged")}
+
+    def tables(self) -> dict[str, dict[tuple[Any, Any], Cell]]:
+        """What sets a table apart -> (value down, value across) -> the runs of that cell."""
+        tables: dict[str, dict[tuple[Any, Any], Cell]] = {}
         for row, values in zip(self.rows, self.places, strict=True):
             name = ", ".join(f"{key} {values[key]}" for key in self.tables_by)
-            tables.setdefault(name, {}).setdefault((values[self.down], values[self.across]), []).append(row)
+            tables.setdefault(name, {}).setdefault((values[self.down], values[self.across]), Cell()).append(row)
         return tables
 
+    @property
+    def averaged(self) -> str:
+        """What a table's numbers are the mean of, "" where a cell has one run."""
+        if self.seeds == 1:
+            return ""
+        return f"mean of {self.seeds} seeds without those that diverged; 1/{self.seeds}: one of them has trained"
+
     def text(self) -> str:
-        """The tables as text; * marks the best run, `-` a cell in which every run diverged."""
+        """The tables as text; * marks the best cell, `-` a cell in which every run diverged."""
         lines = []
         for name, cells in self.tables().items():
             lines += [f"final training loss, {self.down} down, {self.across} across" + (f" ({name})" if name else "")]
+            lines += [self.averaged] if self.averaged else []
             downs, acrosses = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
             if len(acrosses) > MOST:
                 lines.append(f"{len(acrosses)} values across, too many to print: table.csv has them")
                 continue
-            lines.append(_line(["", *acrosses]))
-            for down in downs:
-                lines.append(_line([down, *(self._cell(cells.get((down, across), [])) for across in acrosses)]))
-        best = self.best
-        if best is None:
-            lines.append(f"every run diverged ({len(self.rows)} runs)")
-        else:
-            place = ", ".join(f"{key}={value}" for key, value in best.place(self.varied).items())
-            lines.append(f"best (*): {best.loss:.4g} at {place or 'the only run'};  {self.outcomes}")
-        return "\n".join(lines)
+            lines += _aligned(
+                [["", *map(shown, acrosses)]]
+                + [[shown(down), *(self._text(cells.get((down, across), Cell())) for across in acrosses)] for down in downs]
+            )
+        return "\n".join([*lines, *self._best_lines()])
 
-    def _cell(self, runs: Sequence[Row]) -> str:
-        finite = [row.loss for row in runs if math.isfinite(row.loss)]
-        if not finite:
-            return "-" if runs else ""
-        mark = "*" if any(row is self.best for row in runs) else ""
-        return f"{sum(finite) / len(finite):.3g}{mark}"
+    def _best_lines(self) -> list[str]:
+        best, cell = self.best, self.best_cell
+        if best is None:
+            return [f"every run diverged ({len(self.rows)} runs)"]
+        if self.seeds == 1:
+            return [f"best (*): {best.loss:.4g} at {self.place(best) or 'the only run'};  {self.outcomes}"]
+        lines = ["no best cell: in each of them a seed diverged"]
+        if cell:
+            place = self.place(cell[0], REPEATS) or "the only cell"
+            lines = [f"best cell (*): {cell.loss:.4g}, the mean of {len(cell)} seeds, at {place}"]
+        return [*lines, f"best run: {best.loss:.4g} at {self.place(best)};  {self.outcomes}"]
+
+    def place(self, row: Row, *without: str) -> str:
+        """`network.depth=5, seed=1`: the swept keys' values of a run."""
+        return ", ".join(f"{key}={value}" for key, value in row.place(self.varied).items() if key not in without)
+
+    def _text(self, cell: Cell) -> str:
+        if not cell.survivors:
+            return "-" if cell else ""
+        mark = "*" if self.best_cell is not None and cell[0] is self.best_cell[0] else ""
+        return f"{cell.mean:.3g}{mark} {cell.share}".rstrip()
 
     def columns(self) -> dict[str, list[Any]]:
         """The swept keys, final loss and outcome: a value for each run."""
@@ -116,8 +204,12 @@ class Report:
             writer.writerows(zip(*columns.values(), strict=True))
 
 
-def _line(cells: Sequence[Any]) -> str:
-    return "".join(f"{shown(cell):>10}" for cell in cells)
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines, their cells one below the other."""
+    longest = max(len(cell) for row in rows for cell in row)
+    # Two spaces part cells that have a space themselves.
+    width = max(10, longest + 1 + any(" " in cell for row in rows for cell in row))
+    return ["".join(f"{cell:>{width}}" for cell in row) for row in rows]
 
 
 def shown(value: Any) -> str:

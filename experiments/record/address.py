@@ -10,6 +10,7 @@ import re
 import sqlite3
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -44,8 +45,13 @@ PAUSES = (1.0, 2.0, 4.0)
 # What a client asks first; `/health` is answered to everybody, by servers that let nobody in, too.
 QUESTION = "/api/2.0/mlflow/experiments/search"
 LOCKED_SECONDS = 120.0
+# Options of databases' drivers that are passwords, or have one in them.
+SECRETS = ("password", "sslpassword", "passwd", "odbc_connect")
 # The typed URI of a database whose password is in no other place.
 FULL_URI = "DEPTH_LABORATORY_DATABASE"
+
+
+_secret = re.compile(rf"(\b(?:{'|'.join(SECRETS)})=)[^&]*")
 
 
 def _scheme(uri: str) -> str:
@@ -55,7 +61,7 @@ def _scheme(uri: str) -> str:
 def masked(uri: str) -> str:
     """The URI for the eyes of everybody, even where it cannot be read."""
     hidden = uri if _scheme(uri) == "sqlite" else re.sub(r"(?<=://).*@", "***@", uri)
-    return re.sub(r"(password=)[^&]*", r"\1***", hidden)
+    return _secret.sub(r"\1***", hidden)
 
 
 def _split(uri: str) -> "URL":
@@ -64,7 +70,11 @@ def _split(uri: str) -> "URL":
     from sqlalchemy.exc import ArgumentError
 
     try:
-        return make_url(uri)
+        url = make_url(uri)
+        # A password with an @ that is not written %40 ends there, and its rest would be printed as the host.
+        if "\0" in unquote(uri) or "@" in (url.host or ""):
+            raise ValueError
+        return url
     except (ArgumentError, ValueError):
         must = SQLITE if _scheme(uri) == "sqlite" else f"allowed: {ALLOWED}"
         raise UserError(f"tracking.uri is {masked(uri)!r}, which is no URL of a database: {must}") from None
@@ -91,7 +101,7 @@ def conceal(uri: str) -> str:
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
     if _scheme(uri) in DATABASES:
         url = _split(uri)
-        bare = url._replace(password=None).difference_update_query(["password"])
+        bare = url._replace(password=None).difference_update_query(SECRETS)
         if bare != url:
             os.environ[FULL_URI] = uri
         return bare.render_as_string(hide_password=False)
@@ -145,7 +155,9 @@ def _sqlite(uri: str) -> str:
             warnings.simplefilter("error")
             if "uri" in url.query or url.get_driver_name() != "pysqlite":
                 raise ValueError("neither uri= nor another driver than pysqlite is allowed")
-            url.get_dialect()().create_connect_args(url)
+            _, options = url.get_dialect()().create_connect_args(url)
+            if not 0 <= options.get("timeout", 0) <= threading.TIMEOUT_MAX:
+                raise ValueError("a timeout is seconds from 0 on, and not for ever")
     # SQLAlchemy has an error of its own for a driver that is not there.
     except Exception as error:
         raise UserError(f"tracking.uri is {uri!r}, but {SQLITE}: {error}") from None
@@ -155,6 +167,10 @@ def _sqlite(uri: str) -> str:
 def _of_file(file: Path, options: str = "") -> str:
     if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
         raise UserError(f"tracking.uri is 'sqlite:///{file}', but {file.parent} is not a folder that can be written to")
+    try:
+        file.exists()
+    except OSError as error:
+        raise UserError(f"tracking.uri is 'sqlite:///{file}', which is no file that can be: {error.strerror}") from None
     if file.exists() and not (file.is_file() and os.access(file, os.R_OK | os.W_OK)):
         raise UserError(f"tracking.uri is 'sqlite:///{file}', but {file} is not a file that can be read and written to")
     return sqlite_uri(file) + (f"?{options}" if options else "")
@@ -174,14 +190,14 @@ def sqlite_file(uri: str) -> Path | None:
 
 def patience(uri: str) -> float:
     """For how many seconds a SQLite file that another program has locked is waited for: its `timeout`, if it has one."""
-    (seconds,) = parse_qs(urlsplit(uri).query).get("timeout", [str(LOCKED_SECONDS)])[-1:]
+    (seconds,) = parse_qs(uri.partition("?")[2]).get("timeout", [str(LOCKED_SECONDS)])[-1:]
     return float(seconds)
 
 
 def check_uri(uri: str | None) -> None:
     """Raise UserError where the tracking URI of a config names no store that answers, or tells a password to all who read it."""
     clean = absolute(uri)
-    if uri and sqlite_file(clean) is None and (urlsplit(uri).password or "password=" in uri):
+    if uri and sqlite_file(clean) is None and (urlsplit(uri).password or _secret.search(uri)):
         raise UserError(
             f"tracking.uri is {masked(uri)!r} in a file, and every run would show its password: "
             "type it, or give it by MLFLOW_TRACKING_URI or MLFLOW_TRACKING_PASSWORD"

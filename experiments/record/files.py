@@ -12,10 +12,11 @@ from blocks.arrays import Array, choice
 from blocks.history import History
 from blocks.instruments import INSTRUMENTS
 from experiments.run import bounded
-from experiments.run.config import UserError
-from experiments.run.data import load
+from experiments.run.config import Config, UserError, schedules
+from experiments.run.data import Task, load
 from experiments.run.environment import uncommitted
-from experiments.run.stack import Trained
+from experiments.run.memory import in_words
+from experiments.run.stack import Trained, count_parameters, steps_of
 
 HISTORY, PARAMETERS, CONFIG, ENVIRONMENT, DIFF = "history.npz", "parameters.npy", "config.yaml", "environment.json", "git.diff"
 NAMES = (HISTORY, PARAMETERS, CONFIG, ENVIRONMENT, DIFF)
@@ -25,6 +26,9 @@ DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 FLOATS, INTEGERS, LARGEST = "f", "i", 8
 # At most so much is read of a diff, and said of what is wrong with a file.
 DIFF_BYTES, LINE = 2**26, 300
+# What a record's history, or its final parameters, may take.
+ARRAY_BYTES = 2**28
+MEASURES = dict.fromkeys(f"{measure}/{part}" for measure in ("loss", "accuracy", "r2") for part in ("train", "validation"))
 
 
 def write(trained: Trained, folder: Path) -> None:
@@ -36,6 +40,20 @@ def write(trained: Trained, folder: Path) -> None:
     (folder / ENVIRONMENT).write_text(json.dumps({**trained.environment, **own}, indent=2))
     if uncommitted():
         (folder / DIFF).write_text(uncommitted(), encoding="utf-8")
+
+
+def check_recordable(config: Config, of: Task) -> None:
+    """Raise UserError where the run's record would be larger than what is read of one."""
+    depth, width, size = config.network.depth, config.network.width, np.dtype(config.dtype).itemsize
+    # Of every step the loss, the batch's size, and of every block two norms and what the instruments have measured.
+    history = steps_of(config, of) * (((2 + len(schedules(config))) * depth + 1) * size + 8)
+    at_most = f"a record has at most {in_words(ARRAY_BYTES)}, tracking.enabled=false trains without one"
+    if history > ARRAY_BYTES:
+        asked = f"training.epochs is {config.training.epochs} and network.depth {depth}"
+        raise UserError(f"{asked}, whose history takes {in_words(history)}: {at_most}")
+    if (parameters := size * count_parameters(config, of)) > ARRAY_BYTES:
+        asked = f"network.width is {width} and network.depth {depth}"
+        raise UserError(f"{asked}, whose final parameters take {in_words(parameters)}: {at_most}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +75,11 @@ def read(folder: Path) -> Files:
     at = folder
     try:
         at = folder / HISTORY
-        _check_numbers(bounded.check_arrays(at))
+        _check_numbers(bounded.check_arrays(at, ARRAY_BYTES))
         history = History.load(at)
         _check_shapes(history)
         at = folder / PARAMETERS
-        _check_numbers({"parameters": bounded.check_array(at)})
+        _check_numbers({"parameters": bounded.check_array(at, ARRAY_BYTES)})
         parameters = np.load(at, allow_pickle=False)
         _check_shape("parameters", parameters, parameters.shape[:1], FLOATS)
         at = folder / CONFIG
@@ -95,6 +113,7 @@ def _check_shapes(history: History) -> None:
     _check_shape("grad_norm", history.grad_norm, (steps, depth), FLOATS)
     _check_shape("grad_norm_b", history.grad_norm_b, (steps, depth), FLOATS)
     for name, values in history.measures.items():
+        choice("the measure", name, MEASURES)
         _check_shape(name, values, (evaluations,), FLOATS)
     for name, quantity in history.quantities.items():
         choice("the instrument", name, INSTRUMENTS)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from blocks.arrays import Array
+from blocks.arrays import Array, quiet
 from blocks.history import History
 from experiments.run.config import Config, InstrumentsConfig
 from experiments.run.environment import version_of
@@ -48,7 +48,7 @@ def trajectory_hash(history: History, parameters: Array) -> str:
     for values in (history.loss, history.grad_norm, history.grad_norm_b, parameters):
         digest.update(str(values.shape).encode())
         ordered = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
-        digest.update(np.where(np.isnan(ordered), ordered.dtype.type(np.nan), ordered).tobytes())
+        digest.update(quiet(ordered).tobytes())
     return digest.hexdigest()
 
 

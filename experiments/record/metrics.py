@@ -9,12 +9,18 @@ import numpy as np
 from mlflow.entities import Metric
 from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, MAX_PARAM_VAL_LENGTH
 
-from blocks.arrays import Array
-from blocks.history import History, evenly_spaced, log_spaced
+from blocks.arrays import Array, norm
+from blocks.history import History, log_spaced
 from experiments.record.identity import SURROUNDINGS, trajectory_hash
-from experiments.record.view import LOG_RATE, norm_key, quantity_key
+from experiments.record.view import LOG_FINAL, LOG_RATE, RATIO, norm_keys, quantity_keys
 from experiments.run.config import Config, flat
 from experiments.run.stack import Trained
+
+# Up to how many times the first value losses and norms are drawn: a run that diverges would press all others' curves flat.
+# (A gradient that a plateau has made small grows a thousandfold as it leaves it.)
+BOUNDS = {"loss": 1e2, "grad_norm": 1e4}
+# What a tag may hold in any store of MLflow's.
+MOST_LETTERS = 5000
 
 
 def params(config: Config) -> dict[str, Any]:
@@ -31,10 +37,14 @@ def texts(params: Mapping[str, Any]) -> dict[str, str]:
 
 
 def outcome_tags(trained: Trained) -> dict[str, str]:
-    """outcome, where the run diverged, the hash of its trajectory."""
+    """outcome, where the run diverged, the hash of its trajectory, and why an instrument has no value, step by step."""
     tags = {"outcome": trained.outcome, "trajectory": trajectory_hash(trained.history, trained.parameters)}
     if trained.outcome == "diverged":
         tags |= {"diverged_step": str(trained.history.diverged_step), "diverged_block": str(trained.history.diverged_block)}
+    for name, quantity in trained.history.quantities.items():
+        if quantity.reasons is not None and quantity.reasons.any():
+            missing = zip(quantity.at.tolist(), quantity.reasons.tolist(), strict=True)
+            tags[f"{name}_missing"] = "; ".join(f"step {step}: {reason}" for step, reason in missing if reason)[:MOST_LETTERS]
     return tags
 
 
@@ -55,9 +65,12 @@ def metrics(trained: Trained, points: int, blocks: int | None, since: int = 0) -
 def curves(
     history: History, steps: int, points: int, blocks: int | None, since: int, when: Callable[[int], int]
 ) -> Iterator[Metric]:
-    """Points of a training of `steps` steps, at most `points` a key, finite values alone; step = updates made before.
+    """Points of a training of `steps` steps, at most `points` a key; step = updates made before.
 
-    loss/batch, grad_norm/W_01 ... and grad_norm/all at log-spaced steps, the last one before a divergence among them;
+    Finite values alone, and no loss or norm above BOUNDS times the first one: a chart's axes are those of all its runs.
+
+    loss/batch, grad_norm/W_01 ..., grad_norm/all, and norm_ratio/first_over_last, the norm of block 1 over that of
+    block L, at log-spaced steps, the last one before a divergence among them;
     the whole sets' loss/train, loss/validation, accuracy/... or r2/... at the history's evaluations; what instruments have
     measured, sharpness/lambda_01 and so on.
 
@@ -71,30 +84,41 @@ def curves(
         shown = np.append(shown[shown < last], last)
     depth = history.grad_norm.shape[-1]
     series: dict[str, tuple[Array, Array]] = {"loss/batch": (shown, history.loss[shown])}
-    for block in evenly_spaced(depth, blocks or depth):
-        series[norm_key("W", block, depth)] = shown, history.grad_norm[shown, block]
-    squares = np.square(np.float64(history.grad_norm[shown])) + np.square(np.float64(history.grad_norm_b[shown]))
-    series["grad_norm/all"] = shown, np.sqrt(squares.sum(axis=-1))
+    for block, key in norm_keys(depth, blocks).items():
+        series[key] = shown, history.grad_norm[shown, block]
+    norms = history.grad_norm[shown].astype(np.float64)
+    series["grad_norm/all"] = shown, norm(np.concatenate([norms, history.grad_norm_b[shown]], axis=-1))
+    with np.errstate(all="ignore"):
+        series[RATIO] = shown, norms[:, 0] / norms[:, -1]
     for name, values in history.measures.items():
         kept = log_spaced(len(values), points)
         series[name] = history.evaluated[kept], values[kept]
     for name, quantity in history.quantities.items():
         kept, count = log_spaced(len(quantity.at), points), quantity.values.shape[-1]
-        for index in evenly_spaced(count, blocks or count):
-            series[quantity_key(name, index, count)] = quantity.at[kept], quantity.values[kept, index]
+        for index, key in quantity_keys(name, count, blocks).items():
+            series[key] = quantity.at[kept], quantity.values[kept, index]
+    first = {"loss": history.loss[:1], "grad_norm": series["grad_norm/all"][1][:1]}
+    bounds = {part: BOUNDS[part] * float(value[0]) for part, value in first.items() if (value > 0).any()}
     for key, (at, values) in series.items():
+        bound = bounds.get(key.partition("/")[0], math.inf)
         for step, value in zip(at.tolist(), values.tolist(), strict=True):
-            if step >= since and np.isfinite(value):
+            if step >= since and np.isfinite(value) and value <= bound:
                 yield Metric(key, value, when(step), step)
 
 
 def summary(history: History) -> dict[str, float]:
-    """final/loss_train, best/accuracy_validation and so on: the last and the best of every measure; nan where there is none."""
+    """final/loss_train, best/accuracy_validation and so on: the last and the best of every measure; nan where there is none.
+
+    final/log10_loss_train too, where the loss is one that is drawn.
+    """
     values = {}
     for name, measured in history.measures.items():
         key = name.replace("/", "_")
-        values[f"final/{key}"] = float(measured[-1])
+        values[f"final/{key}"] = history.final(name)
         finite = measured[np.isfinite(measured)]
         if finite.size:
             values[f"best/{key}"] = float(finite.min() if key.startswith("loss") else finite.max())
+    if 0 < values["final/loss_train"] <= BOUNDS["loss"] * float(history.loss[0]):
+        # The dashboard's colours and parallel axes are linear.
+        values[LOG_FINAL] = math.log10(values["final/loss_train"])
     return values

@@ -46,6 +46,8 @@ def log_model(store: Store, run_id: str, config: Config, kept: Files, of: Task, 
     }
     example = data.x_validation[:, :2].T * data.x_scale + data.x_mean
     answer = np.asarray(data.labels[:1]) if data.classes else np.zeros((1, of.units))
+    # The model's page shows the run's metrics of that step: those of the network as it is now.
+    last = kept.history.loss.shape[-1]
     with in_one_line(store.uri), tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         mlflow.set_tracking_uri(with_password(store.uri))
         mlflow.set_experiment(experiment_id=store.experiment_id)
@@ -59,6 +61,7 @@ def log_model(store: Store, run_id: str, config: Config, kept: Files, of: Task, 
             mlflow.pyfunc,
             name="network",
             run_id=run_id,
+            step=last,
             registered_model_name=register,
             # By its path: to import it would be to load it as a model.
             python_model=str(Path(__file__).with_name("served.py")),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from experiments.record.address import StoreError, Unreachable, absolute, check_reachable, masked
+from experiments.record.address import Unreachable, absolute, check_reachable, masked
 from experiments.record.ownership import VARIABLE
 from experiments.record.untracked import Untracked
 from experiments.run.config import TrackingConfig, UserError
@@ -56,7 +56,7 @@ class Outbox:
         return sum(1 for _ in waiting(self.folder.parent))
 
     @property
-    def told(self) -> str:
+    def instructions(self) -> str:
         """What the user needs to know while records wait."""
         options = [word for loader in self.allow for word in ("--allow", loader)]
         if self.tracking.uri != os.environ.get("MLFLOW_TRACKING_URI"):
@@ -67,7 +67,7 @@ class Outbox:
     def close(self, error: Unreachable) -> None:
         """The server does not answer; said once."""
         if not self.closed:
-            print(f"{error}; training goes on, {self.told}")
+            print(f"{error}; training goes on, {self.instructions}")
         self.closed, self.tried = True, time.monotonic()
 
     @contextlib.contextmanager
@@ -115,7 +115,7 @@ class Outbox:
         except OSError as error:
             shutil.rmtree(unfinished, ignore_errors=True)
             reason = "no space is left there" if error.errno in FULL else error.strerror or str(error)
-            others = f"; {len(self)} {self.told}" if len(self) else ""
+            others = f"; {len(self)} {self.instructions}" if len(self) else ""
             lost = f"so the record of {name} is lost, which the same command trains again"
             raise UserError(f"{self.folder}: {reason}, {lost}{others}") from None
         self.closed = True
@@ -127,7 +127,7 @@ class Outbox:
             try:
                 # Asked first: where nothing waits yet, there is nothing to deliver that would tell.
                 check_reachable(absolute(self.tracking.uri), pauses=())
-                deliver(self.folder.parent, store, self.allow)
+                deliver(self.folder.parent, store, self.allow, self.tracking.uri)
                 self.closed = False
             except (Unreachable, InUse):
                 pass
@@ -136,7 +136,11 @@ class Outbox:
 def waiting(folder: Path) -> Iterator[Path]:
     """The folders of all whole records that wait under `folder`. A link, which leads to somebody else's, is none."""
     within = folder.parent if folder.name == FOLDER else folder
-    for file in sorted(within.rglob(f"{FOLDER}/*/{RECORD}")):
+    try:
+        files = sorted(within.rglob(f"{FOLDER}/*/{RECORD}"))
+    except RecursionError:
+        raise UserError(f"{folder} has too many folders within each other") from None
+    for file in files:
         record = file.parent
         if not (record.name.startswith(".") or record.is_symlink() or record.parent.is_symlink()):
             yield record
@@ -147,9 +151,10 @@ def deliver(folder: Path, store: "AnyStore | None" = None, allow: Sequence[str] 
 
     store: theirs, where it is open. uri: theirs, where it is not; a record that belongs elsewhere is refused, since it would
     take the user's name and password there. allow: see `run.trust.from_record`. Raises Unreachable where it does not answer,
-    InUse where another process delivers them, and, once all others are delivered, UserError for a damaged record.
+    InUse where another process delivers them, and, once all others are delivered, UserError for a record that is damaged, or
+    that the store does not take.
     """
-    count, damaged = 0, []
+    count, refused = 0, []
     with contextlib.ExitStack() as around:
         for outbox in dict.fromkeys(record.parent for record in waiting(folder)):
             around.enter_context(_alone(outbox))
@@ -163,12 +168,12 @@ def deliver(folder: Path, store: "AnyStore | None" = None, allow: Sequence[str] 
                     _deliver(record, store or stores, allow)
                     shutil.rmtree(record)
                 count += 1
-            except (Unreachable, StoreError):
+            except Unreachable:
                 raise
             except UserError as error:
-                damaged.append(error)
-    if damaged:
-        raise UserError(f"{damaged[0]}; {count} records are delivered, {len(damaged)} wait still")
+                refused.append(str(error) if str(record) in str(error) else f"{record}: {error}")
+    if refused:
+        raise UserError(f"{refused[0]}; {count} records are delivered, {len(refused)} wait still")
     return count
 
 

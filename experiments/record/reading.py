@@ -85,13 +85,17 @@ class Archive:
 
     def sweep(self, parent: str) -> list[Recorded]:
         """The finished runs of a sweep, in the order of its jobs."""
-        found = self._finished([self._experiment(parent)], f"tags.`mlflow.parentRunId` = '{parent}'")
-        return sorted((run for run in found if is_job(run.tags)), key=lambda run: int(run.tags["job"]))
+        return sorted(self._jobs(parent), key=lambda run: int(run.tags["job"]))
 
     def job(self, parent: str, job: int) -> Recorded | None:
         """The finished run of one job of a sweep, None where there is none."""
-        which = f"tags.`mlflow.parentRunId` = '{parent}' and tags.job = '{job}'"
-        return next((run for run in self._finished([self._experiment(parent)], which) if is_job(run.tags)), None)
+        return next(iter(self._jobs(parent, f" and tags.job = '{job}'")), None)
+
+    def _jobs(self, parent: str, which: str = "") -> list[Recorded]:
+        """The finished runs of a sweep's jobs; of any other run nothing is asked, it need not have artifacts."""
+        under = f"attributes.status = 'FINISHED' and tags.`mlflow.parentRunId` = '{parent}'{which}"
+        found = search(self.client, [self._experiment(parent)], under)
+        return [self._recorded(run) for run in found if is_job(run.data.tags)]
 
     def recorded(self, run_id: str) -> list[Recorded]:
         """The finished runs of a sweep, or the one finished run, of that id; raises UserError where there is neither."""
@@ -151,11 +155,10 @@ class Archive:
         if experiment is None:
             names = ", ".join(repr(found.name) for found in self.client.search_experiments())
             raise UserError(f"experiment {name!r} is not in {self.uri}, which has {names}")
-        return self._finished([experiment.experiment_id], "tags.kind = 'run'")
+        return [self._recorded(run) for run in self._finished([experiment.experiment_id], "tags.kind = 'run'")]
 
-    def _finished(self, experiments: Sequence[str], which: str) -> list[Recorded]:
-        found = search(self.client, experiments, f"attributes.status = 'FINISHED' and {which}")
-        return [self._recorded(run) for run in found]
+    def _finished(self, experiments: Sequence[str], which: str) -> list[MlflowRun]:
+        return search(self.client, experiments, f"attributes.status = 'FINISHED' and {which}")
 
     def _recorded(self, run: MlflowRun) -> Recorded:
         folder = local(run.info.artifact_uri)

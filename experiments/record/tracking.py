@@ -24,7 +24,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
-from blocks.history import History, evenly_spaced
+from blocks.history import History
 from experiments.record import files
 from experiments.record.address import (
     StoreError,
@@ -42,14 +42,12 @@ from experiments.record.metrics import curves, metrics, outcome_tags, params, te
 from experiments.record.moved import ARTIFACT_FOLDER, relocate
 from experiments.record.ownership import BEAT_SECONDS
 from experiments.record.reading import is_job, search
-from experiments.record.view import TAG, link, norm_key, run_link, saved_view
+from experiments.record.view import TAG, link, run_link, sweep_views
 from experiments.run.config import Config, DatasetConfig, SweepConfig, TrackingConfig, UserError, printable
 from experiments.run.data import load
 from experiments.run.environment import environment, uncommitted
 from experiments.run.stack import Trained
 
-# Gradient norms of so many blocks have a chart in a sweep's view.
-VIEWED = 4
 # An experiment with more sweeps than that keeps the views that it has.
 MOST_TAGS = 500
 # So many requests to a server are under way at once for a run, and so many runs are written at once.
@@ -84,7 +82,7 @@ class Store:
                     print(line)
             self.client = Client(self.uri)
             found = self.client.get_experiment_by_name(experiment)
-            self.experiment_id = found.experiment_id if found else self.client.create_experiment(experiment, artifacts)
+            self.experiment_id = found.experiment_id if found else self._create_experiment(experiment, artifacts)
         if found and found.lifecycle_stage == "deleted":
             raise UserError(
                 f"tracking.experiment is {experiment!r}, which was deleted in {self.uri}: restore it, or take another name"
@@ -92,6 +90,17 @@ class Store:
         self.views = len(found.tags) if found else 0
         # What the dashboard is opened on, and its page.
         self.opened, self.page = "", link(self.experiment_id)
+
+    def _create_experiment(self, name: str, artifacts: str | None) -> str:
+        try:
+            made: str = self.client.create_experiment(name, artifacts)
+        except StoreError:
+            # Another machine may have made it since, or this one, whose answer was lost.
+            found = self.client.get_experiment_by_name(name)
+            if not found:
+                raise
+            made = found.experiment_id
+        return made
 
     @property
     def token(self) -> str:
@@ -106,15 +115,11 @@ class Store:
         options = f"{self.opened} --uri {shlex.quote(self.uri)}".strip()
         return f"python -m experiments.dashboard {options}   # opens http://127.0.0.1:5000/{self.page}"
 
-    def save_view(self, parent: str, name: str, swept: Sequence[str], score: str, depth: int, instruments: Sequence[str]) -> None:
-        """The dashboard's page for that sweep, from now on `page`.
-
-        swept: the keys that differ between its runs. depth: of the deepest network. instruments: names of metrics of theirs.
-        """
+    def save_view(self, parent: str, name: str, configs: Sequence[Config], score: str) -> None:
+        """The dashboard's page for the sweep of those configs, from now on `page`. score: accuracy or r2."""
         if self.views < MOST_TAGS:
-            blocks = [norm_key("W", block, depth) for block in evenly_spaced(depth, min(VIEWED, self.blocks or depth))]
-            view = saved_view(name, parent, swept, score, blocks, instruments)
-            self.client.set_experiment_tag(self.experiment_id, TAG + parent, view)
+            for key, view in sweep_views(name, parent, configs, score, self.blocks).items():
+                self.client.set_experiment_tag(self.experiment_id, TAG + key, view)
             self.page = link(self.experiment_id, parent)
 
     def begin(self, name: str, tags: dict[str, str], parent: str = "") -> "Run":
@@ -307,15 +312,17 @@ class Run:
     def tabulate(self, columns: dict[str, list[Any]]) -> None:
         """A table that the dashboard shows as one, table.json; inf is left empty, which JSON has no word for.
 
+        MLflow's page reads a dot in a column's name as a path into the cell: in its place stands a space.
         As MLflow's `log_table` writes it, which adds to the table of an earlier start where it should replace it.
         """
         finite = [
             [None if isinstance(value, float) and not math.isfinite(value) else value for value in row]
             for row in zip(*columns.values(), strict=True)
         ]
+        names = [name.replace(".", " ") for name in columns]
         tables = json.dumps([{"path": "table.json", "type": "table"}])
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "table.json").write_text(json.dumps({"columns": list(columns), "data": finite}))
+            Path(folder, "table.json").write_text(json.dumps({"columns": names, "data": finite}))
             self.store.at_once(
                 lambda: self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", tables), *self._uploads(Path(folder))
             )

@@ -1,21 +1,29 @@
-"""The dashboard's saved view of a sweep: its runs alone, the columns and charts that matter.
+"""The dashboard's saved views of a sweep: its runs, the columns and charts that matter.
 
 MLflow keeps shared chart views in experiment tags, `mlflow.sharedViewState.<key>`, whose form is not documented: this is
 what the client code of MLflow 3.16 to 3.18 reads. A version that does not know it shows its plain page of runs.
 """
 
 import base64
+import itertools
 import json
 import time
 import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from blocks.history import evenly_spaced
 from blocks.instruments import INSTRUMENTS
+from experiments.run.config import Config, flat, schedules, varied
 
 TAG = "mlflow.sharedViewState."
-RATE, LOG_RATE, DEPTH, FINAL = "optimizer.learning_rate", "optimizer.log10_learning_rate", "network.depth", "final/loss_train"
+RATE, LOG_RATE, DEPTH, SEED = "optimizer.learning_rate", "optimizer.log10_learning_rate", "network.depth", "seed"
+FINAL, LOG_FINAL, RATIO = "final/loss_train", "final/log10_loss_train", "norm_ratio/first_over_last"
 MOST_RUNS = 200
+# MLflow's page fetches so many runs, and then more with every click on `Load more`.
+PAGE = 100
+# Gradient norms of so many blocks have a chart, of so many more in a section that is folded.
+VIEWED, FOLDED = 4, 60
 
 
 def norm_key(symbol: str, block: int, depth: int) -> str:
@@ -23,9 +31,19 @@ def norm_key(symbol: str, block: int, depth: int) -> str:
     return _numbered("grad_norm", symbol, block, depth)
 
 
+def norm_keys(depth: int, blocks: int | None) -> dict[int, str]:
+    """Block 0..L-1 -> the metric of its gradient norm: at most `blocks` of them, evenly spaced; None is all."""
+    return {block: norm_key("W", block, depth) for block in evenly_spaced(depth, blocks or depth).tolist()}
+
+
 def quantity_key(name: str, index: int, count: int) -> str:
     """sharpness/lambda_01 and so on, of the numbers 0..count-1 that the instrument of that name measures."""
     return _numbered(name, INSTRUMENTS[name].symbol, index, count)
+
+
+def quantity_keys(name: str, count: int, blocks: int | None) -> dict[int, str]:
+    """`norm_keys` of an instrument that measures so many numbers at a step."""
+    return {index: quantity_key(name, index, count) for index in evenly_spaced(count, blocks or count).tolist()}
 
 
 def _numbered(name: str, symbol: str, index: int, count: int) -> str:
@@ -48,41 +66,123 @@ def run_link(experiment_id: str, run_id: str) -> str:
     return f"#/experiments/{experiment_id}/runs/{run_id}"
 
 
-def saved_view(name: str, parent: str, swept: Sequence[str], score: str, blocks: Sequence[str], measured: Sequence[str]) -> str:
-    """The tag's value: the view of the sweep whose parent run that is.
+def sweep_views(name: str, parent: str, configs: Sequence[Config], score: str, blocks: int | None) -> dict[str, str]:
+    """Key -> the tag's value of the views of the sweep whose parent run that is; the key of the first is the parent's id.
 
-    swept: the keys that differ between its runs. score: accuracy or r2. blocks: names of the gradient norms' metrics.
-    measured: names of the instruments' metrics.
+    A sweep of more runs than MLflow's page shows at once has a view of its stuck runs and one of its diverged runs too,
+    which stand behind the others in the first.
+    configs: of its runs. score: accuracy or r2. blocks: as many blocks' norms are recorded at most; None is all.
     """
-    axes = [LOG_RATE if key == RATE else key for key in swept]
-    sections = {
-        "losses": "Losses, log scale",
-        "sweep": "What was swept, and what came of it",
-        "norms": "Gradient norms by block, log scale",
-        "instruments": "Instruments",
+    charts, sections = _charts(configs, score, blocks)
+    columns = [*(f"params.`{key}`" for key in _swept(configs)), "tags.`outcome`", f"metrics.`{FINAL}`"]
+    if len(configs) <= PAGE:
+        return {parent: _view(name, parent, "", columns, charts, sections)}
+    names = {"": f"the best {PAGE} of {len(configs)} runs", "stuck": "stuck runs", "diverged": "diverged runs"}
+    return {
+        view_key(parent, outcome): _view(f"{title}: {name}", parent, outcome, columns, charts, sections)
+        for outcome, title in names.items()
     }
+
+
+def view_key(parent: str, outcome: str = "") -> str:
+    """The key of a sweep's view, of all its runs or of those with that outcome."""
+    return f"{parent}-{outcome}" if outcome else parent
+
+
+def _swept(configs: Sequence[Config]) -> list[str]:
+    return varied([flat(config) for config in configs])
+
+
+def _charts(
+    configs: Sequence[Config], score: str, blocks: int | None
+) -> tuple[list[dict[str, Any]], dict[str, tuple[str, bool]]]:
+    """The charts, and their sections: key -> title and whether it is unfolded.
+
+    For what no chart shows MLflow adds one, to the section that is named as the first part of the metric's name.
+    """
+    swept = _swept(configs)
+    axes = [LOG_RATE if key == RATE else key for key in swept]
+    numbers = [key for key in swept if key != SEED and all(_is_number(flat(config).get(key)) for config in configs)]
+    norms = [list(norm_keys(config.network.depth, blocks).values()) for config in configs]
+    viewed = _spread(_recorded_by_all(norms))
+    measured = {name: _measured(configs, name, blocks) for name in INSTRUMENTS}
+    bounds = {"yMin": 0 if score == "accuracy" else -1, "yMax": 1}
     charts = [
         _line("losses", "loss/train", log=True),
         _line("losses", "loss/validation", log=True),
-        _line("losses", f"{score}/validation"),
-        _chart("PARALLEL", "sweep", selectedParams=axes, selectedMetrics=[FINAL], showAllRuns=True),
+        _line("losses", f"{score}/validation", range=bounds),
+        _line("losses", "loss/batch", log=True),
+        _chart("PARALLEL", "sweep", selectedParams=axes, selectedMetrics=[LOG_FINAL], showAllRuns=True),
     ]
-    if len(axes) > 1:
-        across, down = (axes[1], axes[0]) if axes[0] == DEPTH else (axes[0], axes[1])
-        places = {"xaxis": _axis("PARAM", across), "yaxis": _axis("PARAM", down), "zaxis": _axis("METRIC", FINAL)}
-        charts.append(_chart("CONTOUR", "sweep", **places))
-    charts.append(_chart("BAR", "sweep", metricKey=FINAL, displayName="final training loss"))
-    charts += [_line("norms", key, log=True) for key in blocks]
-    charts += [_line("instruments", key) for key in measured]
+    if len(numbers) > 1:
+        # The depth up, and the rate across, where they are swept.
+        down, across = sorted(numbers, key=lambda key: {DEPTH: -1, RATE: 1}.get(key, 0))[:: len(numbers) - 1]
+        places = {"xaxis": _axis("PARAM", LOG_RATE if across == RATE else across), "yaxis": _axis("PARAM", down)}
+        charts.append(_chart("CONTOUR", "sweep", **places, zaxis=_axis("METRIC", LOG_FINAL)))
+    charts.append(_bar("sweep", f"best/{score}_validation"))
+    charts += [_line("norms", key, log=True) for key in (RATIO, "grad_norm/all", *viewed)]
+    charts += [_line("instruments", key) for keys in measured.values() for key in _recorded_by_all(keys)[:1]]
+    ends = [f"{name}/{of}_{part}" for name in ("final", "best") for of in ("loss", score) for part in ("train", "validation")]
+    charts += [_bar(key.partition("/")[0], key) for key in [*ends, LOG_FINAL]]
+    shown = {chart.get("metricKey") for chart in charts}
+    charts.append(_line(score, f"{score}/train", range=bounds))
+    for section, keys in {"grad_norm": norms, **measured}.items():
+        others = [key for key in dict.fromkeys(itertools.chain(*keys)) if key not in shown]
+        charts += [_line(section, key, log=section == "grad_norm") for key in others[:FOLDED]]
+    sections = {
+        "losses": ("Losses, log scale", True),
+        "sweep": ("What was swept", True),
+        "norms": ("Gradient norms, log scale", True),
+        "instruments": ("Instruments", True),
+        # MLflow's own names, so that what it adds is folded, too.
+        **{key: (key, False) for key in ("final", "best", score, "grad_norm", *INSTRUMENTS)},
+    }
+    used = {chart["metricSectionId"] for chart in charts}
+    return charts, {key: section for key, section in sections.items() if key in used}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _recorded_by_all(names: Sequence[Sequence[str]]) -> list[str]:
+    """Those of the first run's metrics that every run has."""
+    common = set(names[0]).intersection(*names[1:]) if names else set()
+    return [name for name in names[0] if name in common] if names else []
+
+
+def _spread(names: Sequence[str]) -> list[str]:
+    """VIEWED of them, evenly spaced."""
+    return [names[place] for place in evenly_spaced(len(names), VIEWED)]
+
+
+def _measured(configs: Sequence[Config], name: str, blocks: int | None) -> list[list[str]]:
+    """The metrics of the instrument of that name, for every run that has it."""
+    runs = [config for config in configs if name in schedules(config)]
+    others = [{"sharpness": run.instruments.eigenvalues, "saturated": run.network.depth - 1} for run in runs]
+    counts = [count.get(name, run.network.depth) for run, count in zip(runs, others, strict=True)]
+    return [list(quantity_keys(name, count, blocks).values()) for count in counts]
+
+
+def _view(
+    name: str,
+    parent: str,
+    outcome: str,
+    columns: Sequence[str],
+    charts: Sequence[dict[str, Any]],
+    sections: dict[str, tuple[str, bool]],
+) -> str:
+    """The tag's value of one view."""
+    which = f" and tags.outcome = '{outcome}'" if outcome else ""
     state = {
-        "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}'",
+        "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}'{which}",
         "orderByKey": f"metrics.`{FINAL}`",
         "orderByAsc": True,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": [*(f"params.`{key}`" for key in swept), "tags.`outcome`", f"metrics.`{FINAL}`"],
+        "selectedColumns": columns,
         "columnOrder": [],
         "columnWidths": {},
         "runsHiddenMode": "SHOW_ALL",
@@ -95,12 +195,20 @@ def saved_view(name: str, parent: str, swept: Sequence[str], score: str, blocks:
         "groupsExpanded": {},
         "compareRunCharts": charts,
         "compareRunSections": [
-            {"uuid": key, "name": title, "display": True, "isReordered": True, "deleted": False, "isGenerated": False}
-            for key, title in sections.items()
+            {
+                "uuid": key,
+                "name": title,
+                "display": unfolded,
+                "columns": 2,
+                "isReordered": True,
+                "deleted": False,
+                "isGenerated": False,
+            }
+            for key, (title, unfolded) in sections.items()
         ],
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
     }
-    packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
+    packed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
     now = int(1000 * time.time())
     return json.dumps({"name": name, "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"})
 
@@ -115,21 +223,24 @@ def _chart(kind: str, section: str, **more: Any) -> dict[str, Any]:
     return {**own, "deleted": False, "isGenerated": False, **more}
 
 
-def _line(section: str, metric: str, log: bool = False) -> dict[str, Any]:
-    return _chart(
-        "LINE",
-        section,
-        metricKey=metric,
-        selectedMetricKeys=[metric],
-        xAxisKey="step",
-        selectedXAxisMetricKey="",
-        yAxisKey="metric",
-        yAxisExpressions=[],
-        xAxisScaleType="linear",
-        scaleType="log" if log else "linear",
-        range={},
-        lineSmoothness=0,
-        useGlobalLineSmoothing=True,
-        useGlobalXaxisKey=True,
-        ignoreOutliers=False,
-    )
+def _bar(section: str, metric: str) -> dict[str, Any]:
+    return _chart("BAR", section, metricKey=metric, displayName=metric)
+
+
+def _line(section: str, metric: str, log: bool = False, **more: Any) -> dict[str, Any]:
+    own = {
+        "metricKey": metric,
+        "selectedMetricKeys": [metric],
+        "xAxisKey": "step",
+        "selectedXAxisMetricKey": "",
+        "yAxisKey": "metric",
+        "yAxisExpressions": [],
+        "xAxisScaleType": "linear",
+        "scaleType": "log" if log else "linear",
+        "range": {},
+        "lineSmoothness": 0,
+        "useGlobalLineSmoothing": True,
+        "useGlobalXaxisKey": True,
+        "ignoreOutliers": False,
+    }
+    return _chart("LINE", section, **{**own, **more})

@@ -24,7 +24,7 @@ BYTES, VALUES, NESTED, LETTERS = 2**20, 20_000, 20, 10_000
 DIRECTORY_BYTES = 2**20
 # What a small file may unpack to.
 UNPACKED = 2**26
-# The share of the machine's memory that arrays of one file may take.
+# The share of the machine's memory that arrays of one file may take where nothing else bounds them.
 SHARE = 4
 # libyaml's are ten times faster.
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -32,25 +32,25 @@ YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 Header = tuple[tuple[int, ...], np.dtype]
 
 
-def opened(file: Path, most: int) -> IO[bytes]:
+def open_plain(file: Path, most: int) -> IO[bytes]:
     """The file, open for reading, of `most` bytes at most; no link, no FIFO, no device, no folder."""
     if file.is_symlink():
         raise ValueError("it is a link, it must be a file")
     # A FIFO that nobody writes to would keep a plain `open` waiting.
     descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
-    about = os.fstat(descriptor)
-    told = "it is no plain file" if not stat.S_ISREG(about.st_mode) else ""
-    if about.st_size > most:
-        told = f"it has {about.st_size} bytes, {most} at most are read"
-    if told:
+    status = os.fstat(descriptor)
+    fault = "it is no plain file" if not stat.S_ISREG(status.st_mode) else ""
+    if status.st_size > most:
+        fault = f"it has {status.st_size} bytes, {most} at most are read"
+    if fault:
         os.close(descriptor)
-        raise ValueError(told)
+        raise ValueError(fault)
     return os.fdopen(descriptor, "rb")
 
 
 def text(file: Path, most: int = BYTES) -> str:
     """The file's text, UTF-8."""
-    with opened(file, most) as content:
+    with open_plain(file, most) as content:
         return content.read(most).decode()
 
 
@@ -87,15 +87,15 @@ def _mapping(value: object) -> dict[str, Any]:
     return value
 
 
-def check_array(file: Path) -> Header:
-    """Shape and dtype of a .npy, once it is sure that it holds exactly the bytes that these take."""
-    with opened(file, total_memory() // SHARE) as content:
+def check_array(file: Path, most: int | None = None) -> Header:
+    """Shape and dtype of a .npy of `most` bytes at most, once it is sure that it holds exactly the bytes that these take."""
+    with open_plain(file, most or total_memory() // SHARE) as content:
         return _header(content, os.fstat(content.fileno()).st_size)
 
 
-def check_arrays(file: Path) -> dict[str, Header]:
+def check_arrays(file: Path, most: int | None = None) -> dict[str, Header]:
     """Shape and dtype of every array of a .npz, likewise; one that unpacks to much more than its own size is refused."""
-    with opened(file, total_memory() // SHARE) as content:
+    with open_plain(file, most or total_memory() // SHARE) as content:
         size = os.fstat(content.fileno()).st_size
         # zipfile would make an object of every entry of the directory, millions of them.
         end = zipfile._EndRecData(content)  # type: ignore[attr-defined]

@@ -35,6 +35,8 @@ TABLES: dict[str, Mapping[str, Any]] = {
 }
 # What NumPy's generators draw a seed from has 128 bits, what scikit-learn's are given 32.
 MOST_SEED, MOST_DATASET_SEED, MOST_THREADS = 2**128 - 1, 2**32 - 1, 1024
+# Of an error.
+MOST_LETTERS = 2000
 
 
 def printable(text: str) -> str:
@@ -46,7 +48,11 @@ class UserError(Exception):
     """Something the user can put right, said in one line: the key, the value, what is allowed."""
 
     def __init__(self, line: str) -> None:
-        super().__init__(printable(line))
+        line = printable(line)
+        if len(line) > MOST_LETTERS:
+            # Of a value that fills the screen, what stands before and behind it says more.
+            line = f"{line[: MOST_LETTERS // 2]} ... {line[-MOST_LETTERS // 2 :]}"
+        super().__init__(line)
 
 
 @dataclass

@@ -11,7 +11,7 @@ import numpy as np
 from blocks.arrays import Array
 from blocks.losses import Loss, half_mean_squared_error, one_hot_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from experiments.run.config import Config, DatasetConfig, UserError
-from experiments.run.loaders import check_examples, located
+from experiments.run.loaders import check_examples, import_loader
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ def _fetch(config: DatasetConfig) -> tuple[Array, Array]:
     """X (m, n_x) and y as the loader gives them."""
     arguments = dict(config.loader)
     target = arguments.pop("_target_", None)
-    loader = located(target)
+    loader = import_loader(target)
     check_examples(config.loader)
     try:
         with warnings.catch_warnings():
@@ -79,6 +79,11 @@ def _fetch(config: DatasetConfig) -> tuple[Array, Array]:
         raise UserError(
             f"dataset {config.name}: X has shape {X.shape}, it must be finite, one example a row for targets of shape {y.shape}"
         )
+    are_values = np.issubdtype(y.dtype, np.floating)
+    if y.ndim > 1 + are_values:
+        raise UserError(f"dataset {config.name}: its labels have shape {y.shape}, there must be one an example")
+    if are_values and not np.isfinite(y).all():
+        raise UserError(f"dataset {config.name}: its targets hold {y[~np.isfinite(y)][0]}, they must be finite")
     return X, y
 
 
@@ -102,20 +107,27 @@ def _split(config: DatasetConfig, X: Array, y: Array) -> Dataset:
         )
     except ValueError as error:
         raise UserError(f"dataset.test_fraction is {config.test_fraction}, which cannot split {config.name}: {error}") from None
-    # Scaled on the training part alone, the targets of a regression too: their loss then is a share of their variance.
-    x_scaler = StandardScaler().fit(X_train)
-    x, x_validation = (np.ascontiguousarray(x_scaler.transform(part).T) for part in (X_train, X_held))
+
+    def scaled(train: Array, held: Array) -> tuple[Array, Array, Array, Array]:
+        """Both parts as columns, mean and scale: of the training part alone."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaler = StandardScaler().fit(train)
+            columns = [np.ascontiguousarray(scaler.transform(part).T) for part in (train, held)]
+        if not all(np.isfinite(values).all() for values in (*columns, scaler.scale_)):
+            largest = max(np.abs(train).max(), np.abs(held).max())
+            raise UserError(f"dataset {config.name}: it has a value of size {largest:g}, which cannot be scaled in float64")
+        return columns[0], columns[1], scaler.mean_, scaler.scale_
+
+    x, x_validation, x_mean, x_scale = scaled(X_train, X_held)
     y_mean, y_scale = np.zeros(0), np.ones(0)
     if are_values:
-        y_train, y_held = (part.reshape(len(part), -1) for part in (y_train, y_held))
-        y_scaler = StandardScaler().fit(y_train)
-        y_train, y_held = (np.ascontiguousarray(y_scaler.transform(part).T) for part in (y_train, y_held))
-        y_mean, y_scale = y_scaler.mean_, y_scaler.scale_
+        # The targets of a regression too: their loss then is a share of their variance.
+        y_train, y_held, y_mean, y_scale = scaled(*(part.reshape(len(part), -1) for part in (y_train, y_held)))
     digest = hashlib.sha256()
     for part in (x, y_train, x_validation, y_held):
         digest.update(f"{part.dtype.str}{part.shape}".encode())
         digest.update(part.tobytes())
-    scaling = (x_scaler.mean_, x_scaler.scale_, y_mean, y_scale)
+    scaling = (x_mean, x_scale, y_mean, y_scale)
     return Dataset(config.name, x, y_train, x_validation, y_held, classes, names, digest.hexdigest(), *scaling)
 
 
@@ -134,7 +146,7 @@ class Task:
 
 
 def task(config: Config) -> Task:
-    """The data set and the loss that fits it; raises UserError where the config's loss or batch size does not."""
+    """The data set and the loss that fits it; raises UserError where the config's loss, batch size or dtype does not."""
     dataset = load(config.dataset)
     m = dataset.x.shape[-1]
     batch_size = config.training.batch_size
@@ -147,12 +159,15 @@ def task(config: Config) -> Task:
             f"instruments.examples is {config.instruments.examples}, it must be null or 1 to {m}, "
             f"the training examples of {dataset.name}"
         )
-    return _task(dataset, config.training.loss)
+    return _task(dataset, config.training.loss, config.dtype)
 
 
 @lru_cache(maxsize=4)
-def _task(dataset: Dataset, name: str | None) -> Task:
+def _task(dataset: Dataset, name: str | None, dtype: str) -> Task:
     """One object for all configs that share it: an engine sends it to a worker once."""
+    largest = max(float(np.abs(part).max()) for part in (dataset.x, dataset.y, dataset.x_validation, dataset.y_validation))
+    if largest > float(np.finfo(dtype).max):
+        raise UserError(f"dataset {dataset.name}: scaled, it has a value of size {largest:g}, which is infinite in {dtype}")
     fitting = _fitting(dataset)
     name = name or next(iter(fitting))
     if name not in fitting:

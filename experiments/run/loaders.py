@@ -28,16 +28,16 @@ CHOOSING = frozenset(
 COPIES, COLUMNS = 4, 20
 
 
-def located(target: object) -> Callable[..., Any]:
+def import_loader(target: object) -> Callable[..., Any]:
     """The function that `dataset.loader._target_` names; raises UserError where there is none."""
-    must = "it must name a function such as sklearn.datasets.load_digits"
+    expected = "it must name a function such as sklearn.datasets.load_digits"
     module, _, name = str(target).rpartition(".")
     try:
         loader = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"dataset.loader._target_ is {target!r}, {must}: {' '.join(str(error).split())}") from None
+        raise UserError(f"dataset.loader._target_ is {target!r}, {expected}: {' '.join(str(error).split())}") from None
     if not callable(loader):
-        raise UserError(f"dataset.loader._target_ is {target!r}, {must}")
+        raise UserError(f"dataset.loader._target_ is {target!r}, {expected}")
     return loader
 
 
@@ -68,7 +68,7 @@ def check_loader(loader: Mapping[str, Any], allow: Sequence[str] = ()) -> None:
         raise UserError(
             f"dataset.loader._target_ is {target!r}, a record may name only a loader of {DATASETS} among {known}; {allows}"
         )
-    known_arguments = inspect.signature(located(target)).parameters
+    known_arguments = inspect.signature(import_loader(target)).parameters
     for key, value in arguments.items():
         if key not in known_arguments:
             raise UserError(f"dataset.loader.{key} is no argument of {target}, allowed: {', '.join(known_arguments)}")
@@ -90,7 +90,7 @@ def check_examples(loader: Mapping[str, Any]) -> None:
     target = str(loader.get("_target_"))
     if target.rpartition(".")[2] not in GENERATORS or not _is_known(target):
         return
-    defaults = {key: parameter.default for key, parameter in inspect.signature(located(target)).parameters.items()}
+    defaults = {key: parameter.default for key, parameter in inspect.signature(import_loader(target)).parameters.items()}
     counts = {key: _count(value) for key, value in {**defaults, **loader}.items() if key.startswith("n_") or key == "centers"}
     largest = max(counts, key=lambda key: counts[key])
     columns = max(COLUMNS, *(count for key, count in counts.items() if key != largest), 0)

@@ -75,7 +75,7 @@ def problem(config: Config, file: str | None) -> Problem:
 
 
 def losses(of: Problem, activation: str, rates: Array, steps: int, dtype: str, early_exit: bool = True) -> Array:
-    """(networks, steps) half of J before each update. rates: (networks, 2) of W0 and W1.
+    """(networks, steps) J before each update. rates: (networks, 2) of W0 and W1.
 
     With W = c W0^T, c = gain / sqrt(n), and w = W1^T / n this is out = w g(W x): a step of W0 at rate r is one of W at
     rate c^2 r, and J is twice the engine's loss.
@@ -84,18 +84,22 @@ def losses(of: Problem, activation: str, rates: Array, steps: int, dtype: str, e
     c = GAINS[activation] / np.sqrt(n)
     scaled = rates * np.array([2 * c**2, 2 / n**2])
     W, w, x, y = (np.ascontiguousarray(array.T, dtype) for array in (c * of.W0, of.W1 / n, of.X, of.Y))
-    return shallow_losses(W, w, x, y, scaled, activation, steps, early_exit)
+    halves = shallow_losses(W, w, x, y, scaled, activation, steps, early_exit)
+    with np.errstate(over="ignore"):
+        return np.multiply(halves, 2, halves)
 
 
 def score(losses: Array) -> Array:
-    """(networks,) PIXELs of (networks, steps) losses.
+    """(networks,) PIXELs of (networks, steps) losses J.
 
-    Losses that are not finite count as 1e6; all are divided by the first and are 1e6 at most. A network has trained where
-    the mean of the last 20 is below 1. measure: minus their sum there, elsewhere the sum of their inverses. A network
-    that has not trained is diverged from the first step on at which a loss was not finite, or above 1e6 times the first.
+    As in the author's code, losses that are not finite count as 1e6, the first one too; all are divided by the first and are
+    1e6 at most. A network has trained where the mean of the last 20 is below 1. measure: minus their sum there, elsewhere the
+    sum of their inverses. A network that has not trained is diverged from the first step on at which a loss was not finite,
+    or above 1e6 times the first.
     """
     bad = ~np.isfinite(losses)
-    v = np.where(bad, WORST, losses) / losses[:, :1].astype(np.float64)
+    v = np.where(bad, WORST, losses.astype(np.float64))
+    v /= v[:, :1].copy()
     bad |= v > WORST
     np.minimum(v, WORST, out=v)
     trained = v[:, -LAST:].mean(axis=-1) < 1

@@ -45,7 +45,7 @@ class Trained:
 
     def final(self, measure: str) -> float:
         """The last value of one of the history's measures; nan where the run diverged."""
-        return float(self.history.measures[measure][-1])
+        return self.history.final(measure)
 
 
 def shared(config: Config) -> tuple[object, ...]:
@@ -154,16 +154,21 @@ def sizes(config: Config, of: Task) -> list[int]:
     return [of.dataset.x.shape[0], *[config.network.width] * (config.network.depth - 1), of.units]
 
 
+def count_parameters(config: Config, of: Task) -> int:
+    """P. Counted without a list of the sizes, which of 10^9 blocks would have no room either."""
+    width, depth, n = config.network.width, config.network.depth, of.dataset.x.shape[0]
+    if depth == 1:
+        return of.units * (n + 1)
+    return width * (n + 1) + of.units * (width + 1) + (depth - 2) * width * (width + 1)
+
+
 def check_size(config: Config, of: Task) -> None:
     """Raise UserError where the training does not fit the machine's memory, or where a network has fewer parameters than
     eigenvalues are asked for.
     """
     network, training, width = config.network, config.training, config.network.width
     n, m = of.dataset.x.shape
-    # Counted, since a list of 10^9 sizes has no room either.
-    hidden = width * (network.depth - 1)
-    ends = width * (n + 1) + of.units * (width + 1) if hidden else of.units * (n + 1)
-    parameters = ends + max(network.depth - 2, 0) * width * (width + 1)
+    hidden, parameters = width * (network.depth - 1), count_parameters(config, of)
     history = steps_of(config, of) * (2 * network.depth + 1)
     numbers = 3 * parameters + 2 * (n + hidden + of.units) * (training.batch_size or m) + history
     check_memory(

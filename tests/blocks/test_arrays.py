@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from blocks.arrays import largest, smallest, times
+from blocks.arrays import largest, norm, smallest, times
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -37,3 +37,31 @@ def test_the_largest_and_the_smallest_of_numbers_with_a_nan_are_nan():
     assert (largest(np.array([[1.0, 3.0], [2.0, -4.0]])), smallest(np.array([[1.0, 3.0], [2.0, -4.0]]))) == (3, -4)
     assert (largest(np.array(2.0)), largest(np.array([1, np.inf])), smallest(np.array([1, -np.inf]))) == (2, np.inf, -np.inf)
     assert np.isnan([largest(np.array([1, np.nan, np.inf])), smallest(np.array([1, np.nan, -np.inf]))]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([3.0, 4.0], 5.0),
+        ([0.0, 0.0], 0.0),
+        ([3.0, np.inf], np.inf),
+        ([3.0, np.nan], np.nan),
+        ([1.0, 1e-30], 1.0),
+    ],
+)
+@pytest.mark.parametrize("share", [1.0, "largest", "smallest"])
+def test_a_norms_squares_stay_in_range(values, expected, share, dtype):
+    """3-4-5 at both ends of the numbers that a dtype has."""
+    unit = {"largest": 2.0 ** (np.finfo(dtype).maxexp - 4), "smallest": 2.0 ** (np.finfo(dtype).minexp + 2)}.get(share, share)
+    scaled = (np.array(values) * unit).astype(dtype)
+    assert norm(scaled).dtype == dtype
+    np.testing.assert_array_equal(norm(scaled), dtype(expected * unit))
+    np.testing.assert_array_equal(
+        norm(np.stack([scaled, [unit, 0]], axis=-1).astype(dtype), axis=0), [dtype(expected * unit), unit]
+    )
+
+
+def test_a_norm_beyond_the_largest_number_is_inf():
+    assert norm(np.array([1.7e308, 1.7e308])) == np.inf
+    assert norm(np.array([5e-324, 0.0])) == 5e-324

@@ -6,9 +6,12 @@ whose numbers end at 3.4e38.
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_breast_cancer
+from sklearn.exceptions import ConvergenceWarning
 
-from blocks import OPTIMIZERS, GradientDescent, Network, losses, train
+from blocks import OPTIMIZERS, GradientDescent, Instrument, Network, losses, train
 from blocks.arrays import Array
+from blocks.estimators import NetworkClassifier
 
 ONE = [1.0, 1.0, 1.0, 1.0]
 
@@ -106,3 +109,88 @@ def test_lanes_that_leave_at_different_steps_each_keep_their_own_place(rule):
         # z_4 = W_4 at first, and small rates have not moved it far.
         assert history.loss[lane] == pytest.approx(weights[lane][3] ** 2 / 2, rel=0.05)
         assert network.blocks[3].W[lane] == pytest.approx(weights[lane][3], rel=0.05)
+
+
+# What the last update led to: no step comes after it.
+
+
+@pytest.mark.parametrize("evaluations", [0, 2, 10])
+@pytest.mark.parametrize(
+    ("weights", "rate", "block"),
+    [
+        pytest.param([1e5, 1, 1, 1], 1e35, 1, id="the update overflows"),
+        pytest.param(ONE, 1e15, 3, id="weights whose product overflows"),
+        # All are -1e5 then: z_4 = 2e20 and some, and its square is above 3.4e38.
+        pytest.param(ONE, 1e5, 0, id="every z is finite, its square in the loss is not"),
+        # W = -2, b = -3: z is -5, 7, -17, 31, and J = 480.5.
+        pytest.param(ONE, 3, 0, id="the loss is above its bound"),
+        pytest.param(ONE, 0.1, -1, id="it trains"),
+    ],
+)
+def test_what_the_last_update_led_to_is_judged(weights, rate, block, evaluations):
+    common = {"epochs": 1, "evaluations": evaluations, "loss_bound": 480.0}
+    if block != 0 or rate > 3:
+        common["loss_bound"] = np.inf
+    network = chains(weights, ONE)
+    history = fit(network, rate=np.array([rate, 1e-30]), **common)
+    assert history.diverged_step.tolist() == [-1 if block < 0 else 1, -1]
+    assert history.diverged_block.tolist() == [block, -1]
+    alone = Network(network.layout.sizes, "identity", chains(weights).parameters[0])
+    lone = fit(alone, rate=rate, **common)
+    assert (int(lone.diverged_step), int(lone.diverged_block)) == (int(history.diverged_step[0]), block)
+    assert alone.parameters.tobytes() == network.parameters[0].tobytes()
+    if evaluations:
+        assert np.isnan(lone.final("loss/train")) == (block >= 0)
+    if evaluations and rate == 3:
+        # What was measured stays, as a step's loss does.
+        assert lone.measures["loss/train"][-1] == 480.5
+
+
+def test_weights_that_are_not_finite_behind_a_loss_that_is_have_diverged():
+    # W_1 (1 - alpha lambda) = -1e40, of which tanh is -1; W_2 stays small.
+    network = Network([1, 1, 1], "tanh", np.array([1e30, 0, 1e-20, 0], np.float32))
+    history = fit(network, optimizer=GradientDescent(1.0, weight_decay=1e10), epochs=1)
+    assert np.isfinite(history.measures["loss/train"]).all()
+    assert (int(history.diverged_step), int(history.diverged_block)) == (1, 1)
+
+
+def test_the_loss_of_the_validation_data_judges_nothing():
+    history = fit(chains(ONE), epochs=2, validation=(np.array([[1e30]]), np.array([[0.0]])), loss_bound=10.0)
+    assert history.measures["loss/validation"].tolist() == [[np.inf, np.inf, np.inf]]
+    assert history.diverged_step.tolist() == [-1]
+
+
+def test_an_estimator_warns_of_what_its_last_update_led_to():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((40, 3)), rng.integers(0, 2, 40)
+    model = NetworkClassifier(depth=2, width=4, optimizer="gradient_descent", learning_rate=1e300, epochs=1, batch_size=40)
+    with pytest.warns(ConvergenceWarning, match="training diverged at step 1 in "):
+        model.fit(X, y)
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+@pytest.mark.parametrize("rate", [1e2, 1e3, 1e4])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_nan_is_the_quiet_one(tmp_path, seed, rate):
+    x, y = load_breast_cancer(return_X_y=True)
+    x = ((x - x.mean(axis=0)) / x.std(axis=0)).T
+    network = Network.create([30, 38, 38, 38, 2], "gelu", "he", rng=np.random.default_rng(seed))
+    common = {
+        "loss": losses.softmax_cross_entropy,
+        "epochs": 6,
+        "batch_size": 64,
+        "instruments": [Instrument("update_ratio", "1")],
+    }
+    stack = network.with_parameters(np.stack([network.parameters] * 2))
+    history = train(stack, x, y, optimizer=GradientDescent(np.array([rate, 0.1])), **common).lane(0)
+    alone = train(network, x, y, optimizer=GradientDescent(rate), **common)
+    for name, each in {"stack": history, "alone": alone}.items():
+        each.save(tmp_path / name)
+    stacked, lone = ((tmp_path / f"{name}.npz").read_bytes() for name in ("stack", "alone"))
+    assert stacked == lone
+    assert stack.parameters[0].tobytes() == network.parameters.tobytes()
+    with np.load(tmp_path / "alone.npz") as arrays:
+        values = [array for array in arrays.values() if array.dtype == np.float64]
+    assert np.isnan(values[0]).any()
+    for array in values:
+        assert (array[np.isnan(array)].view("u8") == 0x7FF8000000000000).all()

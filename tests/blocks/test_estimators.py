@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
 from sklearn.exceptions import ConvergenceWarning
@@ -17,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from blocks import OPTIMIZERS, Network, estimators
+from blocks import OPTIMIZERS, Network, network_estimator
 from blocks.estimators import NetworkClassifier, NetworkRegressor
 from experiments.scikit_learn import Recording
 from tests.blocks import oracle
@@ -40,10 +41,12 @@ def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("optimizer", ["gradient_descent", "momentum", "nesterov"])
-def test_the_loss_curve_is_mlp_classifiers_from_the_same_weights_in_the_same_order(optimizer, monkeypatch):
+def test_the_loss_curve_is_mlp_classifiers_from_the_same_weights_in_the_same_order(optimizer, weighted, monkeypatch):
     X, y = load_digits(return_X_y=True)
     X = MinMaxScaler().fit_transform(X)
+    sample_weight = np.random.default_rng(0).uniform(0.1, 10, len(y)) if weighted else None
     theirs = Recording(
         (32,),
         solver="sgd",
@@ -57,7 +60,7 @@ def test_the_loss_curve_is_mlp_classifiers_from_the_same_weights_in_the_same_ord
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        theirs.fit(X, y)
+        theirs.fit(X, y, sample_weight)
 
     create = Network.create
 
@@ -68,10 +71,13 @@ def test_the_loss_curve_is_mlp_classifiers_from_the_same_weights_in_the_same_ord
         return network
 
     monkeypatch.setattr(Network, "create", with_their_weights)
-    monkeypatch.setattr(estimators, "reshuffled", lambda rng, m: theirs.orders(m))
-    ours = NetworkClassifier(depth=2, width=32, optimizer=optimizer, learning_rate=0.1, momentum=0.8, epochs=10).fit(X, y)
+    monkeypatch.setattr(network_estimator, "reshuffled", lambda rng, m: theirs.orders(m))
+    ours = NetworkClassifier(depth=2, width=32, optimizer=optimizer, learning_rate=0.1, momentum=0.8, epochs=10)
+    ours.fit(X, y, sample_weight)
     np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=0, atol=1e-10)
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(ours.predict_log_proba(X), theirs.predict_log_proba(X), rtol=1e-6)
+    assert ours.score(X, y, sample_weight) == pytest.approx(theirs.score(X, y, sample_weight), abs=1e-12)
 
 
 def test_accuracy_on_digits_is_mlp_classifiers():
@@ -196,62 +202,6 @@ def test_in_a_pipeline_under_cross_validation_and_a_grid_search():
 
 
 @pytest.mark.parametrize("estimator", BOTH)
-def test_early_stopping_ends_where_the_score_gets_no_better_and_keeps_the_best(estimator, monkeypatch):
-    held = []
-
-    def recorded(X, y, **options):
-        parts = train_test_split(X, y, **options)
-        held.append((parts[1], parts[3]))
-        return parts
-
-    monkeypatch.setattr(estimators, "train_test_split", recorded)
-    X, y = load_digits(return_X_y=True)
-    model = small(estimator, epochs=300, batch_size=200, learning_rate=0.01, early_stopping=True, n_iter_no_change=4, tol=0.05)
-    model.fit(X / 16, y)
-    scores = np.array(model.validation_scores_)
-    assert len(held[0][0]) == 180
-    if estimator is NetworkClassifier:
-        # Every digit's share of the data is 174 to 183 in 1797.
-        assert set(np.bincount(held[0][1])) <= {17, 18, 19}
-    assert model.n_iter_ == len(scores) == len(model.loss_curve_) < 300
-    assert len(model.grad_norms_) == model.n_iter_ * model.history_.steps_an_epoch
-    rises = scores[1:] > np.maximum.accumulate(scores)[:-1] + 0.05
-    assert rises[-5]
-    assert not rises[-4:].any()
-    assert model.score(*held[0]) == pytest.approx(scores.max(), rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("rate", "scale", "epochs", "place", "slope"),
-    [
-        # W - 1 is multiplied by 1 - rate a step: 1, -1e100, 1e200, whose square no float64 holds.
-        pytest.param(1e100, 1.0, 5, "at step 2 in the loss", 1e100, id="the loss overflows"),
-        pytest.param(1e308, 10.0, 5, "at step 1 in block 1", 0.0, id="an update overflows"),
-        pytest.param(1e308, 10.0, 1, "at step 1 in block 1", 0.0, id="the last update overflows"),
-    ],
-)
-def test_a_training_that_diverges_warns_and_keeps_the_last_parameters_with_a_finite_loss(rate, scale, epochs, place, slope):
-    X, y = np.array([[1.0], [-1.0]]), scale * np.array([1.0, -1.0])
-    model = NetworkRegressor(depth=1, initializer="zeros", optimizer="gradient_descent", learning_rate=rate, epochs=epochs)
-    with pytest.warns(ConvergenceWarning, match=place) as caught:
-        model.fit(X, y)
-    assert caught[0].filename == __file__
-    assert model.predict([[1.0]]) == pytest.approx([slope], rel=1e-12)
-    assert len(model.loss_curve_) == epochs
-    assert not np.isfinite(model.loss_curve_[2:]).any()
-
-
-def test_a_part_that_cannot_be_learned_leaves_the_network_as_it_was():
-    X, y = iris()
-    model = small(NetworkRegressor).fit(X, y)
-    before = model.network_.parameters.copy()
-    with pytest.warns(ConvergenceWarning, match="at step 0 in the loss") as caught:
-        model.partial_fit(1e200 * X, y)
-    assert caught[0].filename == __file__
-    np.testing.assert_array_equal(model.network_.parameters, before)
-
-
-@pytest.mark.parametrize("estimator", BOTH)
 def test_float32_is_float32_from_the_data_to_the_answer(estimator):
     X, y = iris()
     model = small(estimator, dtype="float32").fit(X, y)
@@ -280,6 +230,7 @@ def test_float32_is_float32_from_the_data_to_the_answer(estimator):
         ("validation_fraction", 1.0, "validation_fraction is 1.0, it must be finite and above 0 and below 1"),
         ("n_iter_no_change", -1, "n_iter_no_change is -1, it must be a whole number of at least 1"),
         ("tol", np.nan, "tol is nan, it must be finite and at least 0"),
+        ("warm_start", 1, "warm_start is 1, it must be True or False"),
         ("random_state", -1, "random_state is -1, it must be None, a whole number from 0"),
     ],
 )
@@ -300,7 +251,49 @@ def test_classes_are_needed_first_and_stay_the_same():
         model.partial_fit(X[:50], y[:50], classes=[0, 1])
 
 
-def test_a_validation_set_of_one_example_is_refused():
+def test_log_probabilities_are_finite_where_a_probability_is_0():
     X, y = iris()
-    with pytest.raises(ValueError, match=r"validation_fraction is 0\.001, it must hold out at least 2 examples"):
-        small(NetworkRegressor, early_stopping=True, validation_fraction=0.001).fit(X, y)
+    model = small(NetworkClassifier).fit(X, y)
+    np.testing.assert_allclose(np.exp(model.predict_log_proba(X)), model.predict_proba(X), rtol=1e-12)
+    far = model.predict_log_proba(1e6 * X)
+    assert np.isfinite(far).all()
+    assert far.min() < np.log(np.finfo(float).tiny)
+
+
+ROWS = np.ones((4, 2))
+BAD_TARGETS = {
+    "strings": (NetworkRegressor, ["setosa", "b", "c", "d"], "^y holds 'setosa', NetworkRegressor takes numbers"),
+    "strings as objects": (NetworkRegressor, np.array(["setosa", 1, 2, 3], object), "^y holds 'setosa', NetworkRegressor"),
+    "bytes": (NetworkRegressor, np.array([b"a"] * 4), "NetworkRegressor takes numbers; NetworkClassifier takes labels"),
+    "dates": (NetworkRegressor, np.array(["2020-01-01"] * 4, "M8[D]"), "^y holds '2020-01-01', NetworkRegressor takes numbers"),
+    "strings in columns": (NetworkRegressor, [["a", "b"]] * 4, "^y holds 'a', NetworkRegressor takes numbers"),
+    "sparse values": (NetworkRegressor, sparse.csr_matrix(np.eye(4)), "Sparse data was passed for y"),
+    "sparse labels": (NetworkClassifier, sparse.csr_matrix(np.eye(4)), "Sparse data was passed for y"),
+    "multilabel": (NetworkClassifier, np.eye(4, dtype=int), r"y should be a 1d array, got an array of shape \(4, 4\)"),
+    "multilabel floats": (NetworkClassifier, np.eye(4), r"y should be a 1d array, got an array of shape \(4, 4\)"),
+    "numbers that are no labels": (NetworkClassifier, [0.1, 0.2, 0.3, 0.4], "Unknown label type: continuous"),
+    "too large for float32": (
+        NetworkRegressor,
+        [0, 1, 2, 1e39],
+        r"Input y contains infinity or a value too large for dtype\('float32'\)",
+    ),
+    "several, one too large": (NetworkRegressor, [[0, 1e39]] * 4, r"Input y contains infinity or a value too large for dtype"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TARGETS)
+def test_targets_that_do_not_fit_are_named(name):
+    estimator, y, message = BAD_TARGETS[name]
+    with pytest.raises((ValueError, TypeError), match=message):
+        small(estimator, dtype="float32").fit(ROWS, y)
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_sparse_and_too_large_data_are_refused_when_fitted_and_when_asked(estimator):
+    X, y = iris()
+    model = small(estimator, dtype="float32").fit(X, y)
+    for call in (lambda X: small(estimator, dtype="float32").fit(X, y), model.predict, lambda X: model.partial_fit(X, y)):
+        with pytest.raises(TypeError, match="Sparse data was passed for X, but dense data is required"):
+            call(sparse.csr_matrix(X))
+        with pytest.raises(ValueError, match=r"Input X contains infinity or a value too large for dtype\('float32'\)"):
+            call(np.where(X.max() > X, X, 1e39))

@@ -1,7 +1,9 @@
+import jax
 import numpy as np
 import pytest
 
-from blocks import ACTIVATIONS, LOSSES, Activation, Block, check_block, check_network
+from blocks import ACTIVATIONS, KINDS, LOSSES, Activation, Block, Network, check_block, check_network
+from blocks.residual import Residual
 from tests.blocks import oracle
 from tests.blocks.reference import ACTIVATION_NAMES, LOSS_NAMES, random_network, sizes_for
 
@@ -86,3 +88,94 @@ def test_a_lost_bias_gradient_is_seen(monkeypatch):
     errors = check_block(block, a_prev, np.random.default_rng(2))
     assert errors["db"] == 1
     assert max(errors["da_prev"], errors["dW"]) < 1e-7
+
+
+# Kinks: a difference across one is between two derivatives, whatever backward gives.
+
+KINKED = ["relu", "leaky_relu"]
+KINK = r"the kink of (leaky_)?relu at 0 lies within the step of {}: there is no derivative to compare with"
+
+
+@pytest.mark.parametrize("activation", ACTIVATION_NAMES)
+def test_the_kinks_are_where_jaxs_derivative_jumps(activation):
+    slope = jax.vmap(jax.grad(oracle.ACTIVATIONS[activation]))
+    at = np.linspace(-4, 4, 801)
+    jumps = np.abs(slope(at + 1e-9) - slope(at - 1e-9)) > 1e-3
+    np.testing.assert_allclose(at[jumps], ACTIVATIONS[activation].kinks, atol=1e-12)
+
+
+@pytest.mark.parametrize("activation", KINKED)
+@pytest.mark.parametrize(
+    ("example", "b", "place"),
+    [
+        ([0.0, 0.0], 0.0, r"da_prev\[0, 0\]"),
+        # W_00 = 2 takes z = 3e-7 across, however da_prev is found.
+        ([1.0, -2.0], 3e-7, r"da_prev\[0, 0\]"),
+        # da_prev moves z by 2e-6 at most, and z is 1e-5; W by the example's 30.
+        ([30.0, -60.0], 1e-5, r"dW\[0, 0\]"),
+    ],
+)
+def test_a_kink_within_the_step_is_said(activation, example, b, place):
+    block = Block(np.array([[2.0, 1.0], [1.0, 0.5]]), np.array([[b], [1.0]]), activation)
+    before = block.joined.copy()
+    with pytest.raises(ValueError, match=KINK.format(place)):
+        check_block(block, np.array(example)[:, None], np.random.default_rng(0))
+    assert np.array_equal(block.joined, before)
+
+
+def test_a_kink_of_what_a_residual_block_is_given_is_said():
+    block = Residual(np.eye(2), np.ones((2, 1)), "relu")
+    with pytest.raises(ValueError, match=KINK.format(r"da_prev\[1, 0\]")):
+        check_block(block, np.array([[1.0], [0.0]]), np.random.default_rng(0))
+    # Its z has no kink: z = 1 - 1 = 0 there.
+    errors = check_block(Residual(-np.eye(2), np.ones((2, 1)), "relu"), np.ones((2, 1)), np.random.default_rng(0))
+    assert max(errors.values()) < 1e-7
+
+
+@pytest.mark.parametrize("activation", KINKED)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kink_within_a_networks_step_is_said(activation, kind):
+    network = Network.create([3, 4, 4, 2], activation, "he", rng=np.random.default_rng(0), kind=kind)
+    x, y = np.ones((3, 2)), np.array([0, 1])
+    x[:, 1] = 0
+    with pytest.raises(ValueError, match=KINK.format("the parameters")):
+        check_network(network, LOSSES["softmax_cross_entropy"], x, y, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("activation", sorted(set(ACTIVATION_NAMES) - set(KINKED)))
+def test_a_smooth_activation_has_no_kink_at_zero(activation):
+    block = Block(np.ones((2, 2)), np.zeros((2, 1)), activation)
+    assert max(check_block(block, np.zeros((2, 3)), np.random.default_rng(0)).values()) < 1e-5
+
+
+def test_a_wrong_gradient_beside_a_kink_is_no_kink(monkeypatch):
+    # z = 2e-5 and -2e-5: near the kink, and none within the step.
+    break_derivative(monkeypatch, "relu", MISTAKES["its sign"])
+    block = Block(np.array([[1.0], [-1.0]]), np.zeros((2, 1)), "relu")
+    assert min(check_block(block, np.array([[2e-5]]), np.random.default_rng(0)).values()) > 0.1
+
+
+def test_float32_is_refused():
+    block, a_prev = some_block("tanh")
+    single = Block(block.W.astype(np.float32), block.b.astype(np.float32), "tanh")
+    with pytest.raises(ValueError, match="dtype is float32, central differences need float64"):
+        check_block(single, a_prev, np.random.default_rng(0))
+    network = Network.create([3, 2], rng=np.random.default_rng(0), dtype=np.float32)
+    with pytest.raises(ValueError, match="dtype is float32, central differences need float64"):
+        check_network(network, LOSSES["softmax_cross_entropy"], a_prev, np.zeros(5, int), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("step", [0, -1e-6, np.nan, np.inf])
+def test_a_step_that_is_none_is_refused(step):
+    block, a_prev = some_block("tanh")
+    with pytest.raises(ValueError, match=r"step is .*, it must be finite and above 0"):
+        check_block(block, a_prev, np.random.default_rng(0), step)
+    network = Network.create([3, 2], rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"step is .*, it must be finite and above 0"):
+        check_network(network, LOSSES["softmax_cross_entropy"], a_prev, np.zeros(5, int), np.random.default_rng(0), step)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, int])
+def test_data_of_another_type_are_moved_in_float64(dtype):
+    block, a_prev = some_block("tanh")
+    assert max(check_block(block, (3 * a_prev).astype(dtype), np.random.default_rng(2)).values()) < 1e-7

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import cache
 
 import jax
 import numpy as np
@@ -35,16 +36,25 @@ def some_block(kind, rng, n, n_prev, activation, lanes=(), dtype=float):
     return Residual(W, b, activation, SCALE) if kind == "residual" else Normalized(W, b, activation)
 
 
-def vjp(kind, block, a_prev, da, lane=()):
-    """a, (dW, db, da_prev) by JAX, of one lane."""
+@cache
+def forward_and_backward(kind, activation):
+    """f(W, b, a_prev, da) -> a, (dW, db, da_prev) by JAX; compiled once for each set of shapes."""
 
     def forward(W, b, a_prev):
         if kind == "residual":
-            return oracle.residual(W, b, a_prev, block.activation.name, SCALE)
-        return oracle.normalized(W, b, a_prev, block.activation.name)
+            return oracle.residual(W, b, a_prev, activation, SCALE)
+        return oracle.normalized(W, b, a_prev, activation)
 
-    a, pull_back = jax.vjp(jax.jit(forward), block.W[lane], block.b[lane], a_prev)
-    return a, pull_back(da)
+    def both(W, b, a_prev, da):
+        a, pull_back = jax.vjp(forward, W, b, a_prev)
+        return a, pull_back(da)
+
+    return jax.jit(both)
+
+
+def vjp(kind, block, a_prev, da, lane=()):
+    """a, (dW, db, da_prev) by JAX, of one lane."""
+    return forward_and_backward(kind, block.activation.name)(block.W[lane], block.b[lane], a_prev, da)
 
 
 # A block.

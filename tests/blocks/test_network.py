@@ -47,7 +47,8 @@ def test_gradients_are_those_of_automatic_differentiation(activation, loss, lane
     assert_gradients_are_jax_s(sizes_for(loss, (3, 5, 4, 2)), activation, loss, lanes, 6, np.random.default_rng(0))
 
 
-@settings(max_examples=50)
+# JAX compiles nearly every one.
+@settings(max_examples=25)
 @given(
     sizes=st.lists(st.integers(1, 5), min_size=2, max_size=5),
     m=st.sampled_from([1, 1, 2, 3, 8]),
@@ -161,8 +162,10 @@ def test_calls_have_the_bits_of_forward_and_backward(monkeypatch, sizes, activat
     # Whatever an earlier batch has left.
     for x in rng.standard_normal((3, sizes[0], 5)).astype(dtype):
         caches[0].a_prev[...] = x
-        for call in (*forward, *backward):
-            call()
+        # OpenBLAS multiplies an output by zero before it writes there: what memory held may be no number.
+        with np.errstate(invalid="ignore"):
+            for call in (*forward, *backward):
+                call()
         logits, fresh = network.forward(x)
         assert_array_equal(caches[-1].a, logits)
         expected = np.empty_like(gradient)

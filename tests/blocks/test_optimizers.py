@@ -2,6 +2,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn.datasets import load_iris
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
+from sklearn.neural_network._stochastic_optimizers import SGDOptimizer
 
 from blocks import OPTIMIZERS, SCHEDULES, Adam, GradientDescent, Momentum, Nesterov, Network, losses, train
 from blocks.optimizers import optimizer_named
@@ -67,7 +71,6 @@ def test_schedules_are_the_published_ones():
     steps = np.arange(100)
     values = {name: np.array([schedule(int(t), 100) for t in steps]) for name, schedule in SCHEDULES.items()}
     np.testing.assert_array_equal(values["constant"], 1)
-    # scikit-learn's `invscaling`: eta_0 / t^power_t from t = 1.
     np.testing.assert_allclose(values["inverse_scaling"], (steps + 1.0) ** -0.5, rtol=1e-15)
     np.testing.assert_allclose(values["cosine"], [optax.cosine_decay_schedule(1.0, 100)(t) for t in steps], rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(values["linear_warm_up"], np.minimum(1, (steps + 1) / 10))
@@ -131,3 +134,19 @@ def test_lanes_that_leave_take_their_rates_a_parameter_along():
         alone, theirs = trained([lane])
         assert alone.loss[0].tobytes() == together.loss[lane].tobytes()
         assert theirs[0].tobytes() == parameters[lane].tobytes()
+
+
+def test_inverse_scaling_has_the_form_of_scikit_learns_invscaling_and_counts_otherwise():
+    """scikit-learn: eta_0 / (t + 1)^power_t, t the examples seen at the end of an epoch (`iteration_ends(self.t_)`)."""
+    theirs = SGDOptimizer([], 1.0, "invscaling", power_t=0.5)
+    rates = [theirs.learning_rate]
+    for t in range(1, 100):
+        theirs.iteration_ends(t)
+        rates.append(theirs.learning_rate)
+    np.testing.assert_allclose([SCHEDULES["inverse_scaling"](t, 100) for t in range(100)], rates, rtol=1e-15)
+    X, y = load_iris(return_X_y=True)
+    model = MLPClassifier((4,), solver="sgd", learning_rate="invscaling", batch_size=50, max_iter=1)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(X, y)
+    # Three updates of 50 examples.
+    assert model._optimizer.learning_rate == pytest.approx(0.001 / 151**0.5)

@@ -298,8 +298,7 @@ def random_networks(name, sw2, bias_variance, lanes=8, blocks=24, width=300):
     return np.array([(cache.z**2).mean() for cache in caches]), *np.array(squares).T
 
 
-@pytest.mark.parametrize("bias_variance", [0.05, 0.3])
-@pytest.mark.parametrize("sw2", [0.5, 1.0, 1.760955, 2.5, 3.5])
+@pytest.mark.parametrize(("sw2", "bias_variance"), [(0.5, 0.05), (1.0, 0.3), (1.760955, 0.05), (2.5, 0.3), (3.5, 0.05)])
 def test_random_tanh_networks_have_q_and_chi_1_on_both_sides_of_the_critical_line(sw2, bias_variance):
     field = MeanField("tanh", sw2, bias_variance)
     q, _, dW = random_networks("tanh", sw2, bias_variance)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import r2_score
 
-from blocks import GradientDescent, Network, losses, reshuffled, train
+from blocks import GradientDescent, Network, losses, reshuffled, train, training
 from blocks.history import History, log_spaced
 from tests.blocks import oracle
 
@@ -223,7 +223,7 @@ def test_r2_is_scikit_learns_over_all_outputs():
     history = fit(network, x, y, loss=losses.half_mean_squared_error, batch_size=4, validation=(x[:, :6], y[:, :6]))
     outputs = np.asarray(oracle.logits_of(oracle.parameters_of(network), x, "tanh"))
     for name, count in (("train", 23), ("validation", 6)):
-        expected = r2_score(y[:, :count].T, outputs[:, :count].T, multioutput="variance_weighted")
+        expected = r2_score(y[:, :count].T, outputs[:, :count].T)
         assert history.measures[f"r2/{name}"][-1] == pytest.approx(expected, rel=1e-10)
 
 
@@ -295,3 +295,74 @@ def test_validation_data_that_do_not_fit_are_named(validation, message):
     x, y = data()
     with pytest.raises(ValueError, match=message):
         fit(a_network(), x, y, validation=validation)
+
+
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "half_mean_squared_error"])
+def test_an_example_of_weight_k_is_k_examples(loss):
+    x, _ = data(5)
+    y = oracle.targets_for(loss, np.random.default_rng(3), 3, 5)
+    counts = np.array([1, 3, 1, 2, 1])
+    once, repeated = a_network(), a_network()
+    weighted = fit(once, x, y, loss=losses.LOSSES[loss], weights=7.5 * counts)
+    plain = fit(repeated, np.repeat(x, counts, axis=1), np.repeat(y, counts, axis=-1), loss=losses.LOSSES[loss])
+    np.testing.assert_allclose(weighted.loss, plain.loss, rtol=1e-12)
+    np.testing.assert_allclose(weighted.grad_norm, plain.grad_norm, rtol=1e-11)
+    np.testing.assert_allclose(once.parameters, repeated.parameters, rtol=1e-11)
+
+
+def test_with_weights_lanes_have_the_bits_of_the_network_alone_and_batches_weights_of_their_own():
+    x, y = data(11)
+    weights = np.random.default_rng(4).uniform(0.1, 9, 11)
+    options = {"batch_size": 4, "weights": weights}
+    stack = a_network(lanes=2)
+    order = [np.random.default_rng(5).permutation(11) for _ in range(3)]
+    history = fit(stack, x, y, np.array([0.1, 0.3]), orders=iter(order), **options)
+    for k, rate in enumerate((0.1, 0.3)):
+        alone = a_network(lanes=2)
+        alone = alone.with_parameters(alone.parameters[k].copy())
+        own = fit(alone, x, y, rate, orders=iter(order), **options)
+        assert own.loss.tobytes() == history.loss[k].tobytes()
+        assert alone.parameters.tobytes() == stack.parameters[k].tobytes()
+    # Each step's loss by JAX, of the first step of the first lane: the batch's own weighted mean.
+    start, batch = a_network(lanes=2), order[0][:4]
+    logits = oracle.logits_of(oracle.parameters_of(start, 0), x[:, batch], "tanh")
+    each = [float(oracle.softmax_cross_entropy(logits[:, i : i + 1], y[batch][i : i + 1])) for i in range(4)]
+    assert history.loss[0, 0] == pytest.approx(np.average(each, weights=weights[batch]), rel=1e-12)
+    # What is measured beside the steps counts every example alike.
+    whole = oracle.logits_of(oracle.parameters_of(start, 0), x, "tanh")
+    assert history.measures["loss/train"][0, 0] == pytest.approx(float(oracle.softmax_cross_entropy(whole, y)), rel=1e-12)
+
+
+@pytest.mark.parametrize("lanes", [None, 2])
+@pytest.mark.parametrize("loss", losses.LOSSES)
+def test_targets_encoded_batch_by_batch_give_the_same_bytes(loss, lanes, monkeypatch):
+    x, _ = data(11)
+    units = 1 if loss == "sigmoid_cross_entropy" else 3
+    y = oracle.targets_for(loss, np.random.default_rng(3), units, 11)
+    histories = []
+    for limit in (training.ENCODED_AT_ONCE, 0):
+        monkeypatch.setattr(training, "ENCODED_AT_ONCE", limit)
+        network = Network.create([4, 6, units], "tanh", rng=np.random.default_rng(1), lanes=lanes)
+        history = fit(network, x, y, loss=losses.LOSSES[loss], batch_size=4, validation=(x[:, :3], y[..., :3]))
+        histories.append((history.loss.tobytes(), [values.tobytes() for values in history.measures.values()]))
+    assert histories[0] == histories[1]
+
+
+@pytest.mark.parametrize("where", ["x", "y", "validation x"])
+def test_a_number_that_is_infinite_in_the_networks_dtype_is_named(where):
+    x, values = np.ones((4, 3)), np.ones((3, 3))
+    large = {name: np.where(np.eye(*array.shape) > 0, 1e39, array) for name, array in (("x", x), ("y", values))}
+    own = {"x": (large["x"], values, None), "y": (x, large["y"], None), "validation x": (x, values, (large["x"], values))}[where]
+    with pytest.raises(ValueError, match=rf"{where} of shape .* must be finite in float32, it has 1e\+39 at \(0, 0\)"):
+        fit(a_network(dtype="float32"), *own[:2], validation=own[2], loss=losses.half_mean_squared_error)
+    fit(a_network(), *own[:2], rate=1e-90, validation=own[2], loss=losses.half_mean_squared_error, epochs=1)
+
+
+def test_the_r2_of_constant_targets_is_scikit_learns():
+    x, _ = data(6)
+    y = np.stack([np.full(6, 2.0), np.arange(6.0), np.arange(6.0) ** 2])
+    network = a_network()
+    history = fit(network, x, y, loss=losses.half_mean_squared_error, validation=(x[:, :1], y[:, :1]))
+    outputs = np.asarray(oracle.logits_of(oracle.parameters_of(network), x, "tanh"))
+    assert history.measures["r2/train"][-1] == pytest.approx(r2_score(y.T, outputs.T), rel=1e-10)
+    assert np.isnan(history.measures["r2/validation"]).all()

@@ -14,6 +14,7 @@ import time
 import traceback
 from functools import cache
 from pathlib import Path
+from urllib.parse import unquote
 
 import psutil
 import pytest
@@ -133,7 +134,7 @@ class Lab:
 
     def artifact(self, run, name: str) -> Path:
         """The local file of a run's artifact."""
-        return Path(run.info.artifact_uri.removeprefix("file://")) / name
+        return Path(unquote(run.info.artifact_uri.removeprefix("file://"))) / name
 
 
 @pytest.fixture(autouse=True)
@@ -160,6 +161,7 @@ def composed():
     """composed(*overrides) -> the config Hydra makes of them, without Hydra's own part."""
     register()
 
+    @cache
     def compose_one(*overrides: str) -> DictConfig:
         with initialize_config_dir(CONF, version_base="1.3"):
             return compose("config", list(overrides))

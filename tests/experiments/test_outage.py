@@ -1,8 +1,6 @@
 """The tracking server goes away, the disk is full: training goes on, nothing recorded is lost."""
 
-import os
 import subprocess
-import sys
 
 import pytest
 
@@ -124,10 +122,7 @@ def test_a_full_disk_ends_with_one_line_and_what_is_recorded_stays(lab, small_di
     assert "FINISHED" in statuses
     assert "RUNNING" not in statuses
     whole = [run.info.run_id for run in lab.runs() if run.info.status == "FINISHED"]
-    command = [sys.executable, "-m", "experiments.reproduce", *whole]
-    environ = {**os.environ, "MLFLOW_TRACKING_URI": lab.uri}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    assert f"{len(whole)} of {len(whole)} runs are identical" in done.stdout
+    assert f"{len(whole)} of {len(whole)} runs are identical" in lab.run(*whole, module="experiments.reproduce")
 
 
 def test_a_full_disk_leaves_whole_records_alone_and_says_which_is_lost(lab, composed, small_disk):
@@ -137,7 +132,7 @@ def test_a_full_disk_leaves_whole_records_alone_and_says_which_is_lost(lab, comp
     waiting.put("a run", {"job": "0"}, "", run)
     with pytest.raises(UserError, match=r"no space is left there, so the record of 1 is lost.*; 1 records wait in") as full:
         waiting.put("a run", {"job": "1"}, "", run)
-    assert f"python -m experiments.deliver {small_disk} delivers them" in str(full.value)
+    assert f"python -m experiments.deliver {small_disk} --uri {lab.uri} delivers them" in str(full.value)
     assert [path.name for path in (small_disk / FOLDER).iterdir()] == ["0"]
     assert deliver(small_disk, uri=lab.uri) == 1
 

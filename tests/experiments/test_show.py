@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -19,6 +20,7 @@ import yaml
 from sklearn.datasets import load_diabetes, load_digits
 
 from experiments import results
+from experiments.run.config import UserError
 from tests.experiments.conftest import Lab, empty_store
 
 FEW = ["training.epochs=3", "network.width=16"]
@@ -54,7 +56,8 @@ def test_the_sweep_has_its_pictures_and_the_best_run_alone_has_its_own(swept, be
     for run in swept.runs():
         assert drawn <= names(swept, run) if run.info.run_id == best.info.run_id else not drawn & names(swept, run)
     table = json.loads(swept.artifact(parent, "table.json").read_text())
-    assert table["columns"] == ["network.depth", "optimizer.learning_rate", "final/loss_train", "outcome"]
+    # MLflow's page takes a dot for a path.
+    assert table["columns"] == ["network depth", "optimizer learning_rate", "final/loss_train", "outcome"]
     assert len(table["data"]) == 12
 
 
@@ -65,17 +68,31 @@ def test_the_sweep_says_what_was_swept_and_how_to_have_it_again(swept, best):
     assert f"**12 runs: {outcomes['trained']} trained, {outcomes['stuck']} stuck, 3 diverged**" in note
     assert "`optimizer.learning_rate`: 0.01, 0.1, 0.5, 1e+06" in note
     assert best.info.run_id in note
+    # Links and pictures of the page's own server.
+    page = f"#/experiments/{parent.info.experiment_id}/runs"
+    assert f"({page}?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={parent.info.run_id})" in note
+    for name in ("map.png", "best_curves.png", "norm_ratios.png"):
+        assert f"({page}/{parent.info.run_id}/artifacts/{name}?workflowType=machine_learning)" in note
+        assert f"![{name}](get-artifact?path={name}&run_uuid={parent.info.run_id})" in note
     (command,) = [line.strip() for line in note.splitlines() if line.startswith("    python -m experiments.reproduce")]
     assert "12 of 12 runs are identical" in swept.run(*command.split()[3:], module="experiments.reproduce")
 
 
-def test_pictures_and_models_of_every_run_or_of_none(lab):
+def test_the_sweep_has_the_counts_of_its_outcomes_and_the_numbers_of_its_best_run(swept, best):
+    (parent,) = swept.runs("sweep")
+    outcomes = Counter(run.data.tags["outcome"] for run in swept.runs())
+    ends = {key: value for key, value in best.data.metrics.items() if key.startswith(("final/", "best/"))}
+    assert ends.keys() >= {"final/loss_train", "final/accuracy_validation", "best/accuracy_validation"}
+    counts = {f"runs/{outcome}": outcomes[outcome] for outcome in ("trained", "stuck", "diverged")}
+    assert parent.data.metrics == pytest.approx(ends | counts)
+
+
+def test_pictures_and_models_of_every_run_of_which_the_best_alone_is_registered(lab):
     axes = ["network.depth=2,3", "optimizer.learning_rate=0.1"]
-    lab.run("-m", *FEW, *axes, "tracking.pictures=all", "tracking.models=none")
+    lab.run("-m", *FEW, *axes, "tracking.pictures=all", "tracking.models=all", "tracking.register=one")
     assert all("pictures/loss.svg" in names(lab, run) for run in lab.runs())
-    assert not lab.client().search_logged_models(["1"])
-    output = lab.run("-m", *FEW, "tracking.pictures=some", status=1)
-    assert "error: tracking.pictures 'some' is unknown, allowed: best, all, none" in output
+    assert len(lab.client().search_logged_models(["1"])) == 2
+    assert len(lab.client().search_model_versions("name = 'one'")) == 1
 
 
 def test_a_single_run_has_its_pictures_and_its_model(lab):
@@ -100,6 +117,11 @@ def test_the_best_network_is_a_registered_model_without_pickles(swept, best):
     assert model.source_run_id == best.info.run_id
     (version,) = swept.client().search_model_versions("name = 'digits'")
     assert version.version in (1, "1")
+    # Its page has the metrics of the network as it is: after the last update, not before the first.
+    found = {metric.key: metric.value for metric in swept.client().get_logged_model(model.model_id).metrics}
+    ends = {name: best.data.metrics[f"final/{name.replace('/', '_')}"] for name in ("loss/train", "accuracy/validation")}
+    assert {name: found[name] for name in ends} == ends
+    assert found["final/accuracy_validation"] == ends["accuracy/validation"] > 0.5
     folder = Path(model.artifact_location.removeprefix("file://"))
     assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pickle", ".joblib")]
     about = yaml.safe_load((folder / "MLmodel").read_text())
@@ -200,16 +222,16 @@ def test_results_are_a_frame_and_histories(swept, best, monkeypatch):
     assert frame["loss/train"].isna().equals(diverged)
     assert [history.grad_norm.shape[-1] for history in histories] == frame["network.depth"].tolist()
     assert repr(histories[0]) == "History(69 steps, 2 blocks, 0 diverged)"
+    with pytest.raises(UserError, match="sweep 'another'"):
+        results.load("another")
 
 
-def test_the_readme_s_notebook_example_runs(swept, monkeypatch, tmp_path):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", swept.uri)
-    monkeypatch.setenv("MPLBACKEND", "agg")
+def test_the_readme_s_notebook_example_runs(swept):
     start = README.index("    from experiments import results")
     example = README[start:].split("\n\n", 1)[0]
-    code = "\n".join(line[4:] for line in example.splitlines())
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
-    assert (tmp_path / "norms.png").stat().st_size > 1000
+    (swept.folder / "notebook.py").write_text("\n".join(line[4:] for line in example.splitlines()))
+    swept.run(module="notebook")
+    assert (swept.folder / "norms.png").stat().st_size > 1000
 
 
 def chromium():
@@ -228,6 +250,26 @@ def chromium():
     ):
         options.add_argument(f"--{argument}")
     return webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
+
+
+def wait_until(reached, seconds=60):
+    """Whether that came true in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not reached():
+        time.sleep(1)
+    return reached()
+
+
+def pictures(browser, page, count):
+    """The pictures of a page, once there are so many."""
+    browser.get(page)
+
+    def found():
+        images = browser.find_elements("css selector", "img")
+        return [image for image in images if int(image.get_property("naturalWidth") or 0) > 500]
+
+    wait_until(lambda: len(found()) >= count)
+    return found()
 
 
 def test_the_dashboard_opens_on_the_sweep_with_nothing_clicked(swept):
@@ -253,8 +295,12 @@ def test_the_dashboard_opens_on_the_sweep_with_nothing_clicked(swept):
         assert len(drawn) >= 6
         for run in swept.runs():
             assert run.info.run_name in page
-        for heading in ("Losses, log scale", "What was swept", "Gradient norms by block"):
-            assert heading in page
+        text = browser.find_element("css selector", "body").text
+        for heading in ("Losses, log scale", "What was swept", "Gradient norms, log scale"):
+            assert heading in text
+        # No section is empty, and those that MLflow would fill by itself are folded.
+        assert "(0)" not in text
+        assert not re.search("(?m)^best/loss_train$|^grad_norm/W_0[2-9]$", text)
         assert browser.find_elements(
             "css selector", ".js-plotly-plot .contour, .contourlayer, .parcoords, [data-testid*=parallel]"
         )
@@ -262,20 +308,19 @@ def test_the_dashboard_opens_on_the_sweep_with_nothing_clicked(swept):
         assert "depth x rate, 12 runs" not in browser.find_element("css selector", "body").text
 
         (parent,) = swept.runs("sweep")
-        browser.get(
-            f"{link.partition('#')[0]}#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}/artifacts/map.png"
-        )
-        deadline = time.monotonic() + 60
-        pictures = []
-        while time.monotonic() < deadline and not pictures:
-            time.sleep(1)
-            pictures = [
-                image
-                for image in browser.find_elements("css selector", "img")
-                if int(image.get_property("naturalWidth") or 0) > 500
-            ]
+        page = f"{link.partition('#')[0]}#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
+        # The description of the sweep's own page has the pictures themselves.
+        assert len(pictures(browser, page, 3)) == 3
+        browser.save_screenshot(str(SCREENSHOTS / "sweep.png"))
+        assert pictures(browser, f"{page}/artifacts/map.png", 1)
         browser.save_screenshot(str(SCREENSHOTS / "map.png"))
-        assert pictures
+        # From another page: a link that differs by its fragment alone leaves the artifact that is open.
+        browser.get("about:blank")
+        browser.get(f"{page}/artifacts/table.json")
+        wait_until(lambda: "optimizer learni" in browser.find_element("css selector", "body").text)
+        text = browser.find_element("css selector", "body").text
+        assert text.count("diverged") == 3
+        assert {"2", "5", "9", "0.01", "1000000"} <= set(text.split())
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from tests.experiments.conftest import FORKED, _empty_store, _main
+from tests.experiments.conftest import FORKED, _main, empty_store
 
 TINY = ["dataset=iris", "network.width=8", "training.epochs=1", "network.depth=2,3", "optimizer.learning_rate=0.1,0.2"]
 PLAIN = ["tracking.pictures=none", "tracking.models=none", "sweep.resume=false"]
@@ -23,7 +23,7 @@ MOMENTS = [
     ("experiments.record.tracking.Store._open", 1, "after", signal.SIGTERM),
     ("mlflow.MlflowClient.create_run", 1, "after", signal.SIGINT),
     ("mlflow.MlflowClient.create_run", 2, "after", signal.SIGHUP),
-    ("mlflow.MlflowClient.log_artifacts", 2, "before", signal.SIGTERM),
+    ("experiments.record.tracking.Run._uploads", 2, "before", signal.SIGTERM),
     ("experiments.sweep.Sweep._finish", 1, "before", signal.SIGINT),
     ("mlflow.MlflowClient.set_terminated", 5, "before", signal.SIGHUP),
 ]
@@ -87,7 +87,7 @@ def _found(place):
 def run_interrupted(lab, moment, module, *arguments):
     """Its status and its output; the store is there."""
     with contextlib.closing(sqlite3.connect(lab.folder / "runs.db")) as empty:
-        _empty_store().backup(empty)
+        empty_store().backup(empty)
     output = lab.folder.with_name(f"{lab.folder.name}.output")
     command = (module, arguments, lab.folder, lab.environ, output)
     process = FORKED.Process(target=interrupted_at, args=(*moment, *command))

@@ -32,18 +32,18 @@ def histories(lab):
     "options", [[], pytest.param(["hydra.launcher.n_jobs=1", "hydra.launcher.stack_size=3"], marks=pytest.mark.slow)]
 )
 def test_a_stacked_sweep_has_the_bits_of_the_jobs_one_at_a_time(lab, tmp_path_factory, options):
-    axes = [
-        "network.depth=2,33",
-        "optimizer.learning_rate=0.01,0.1,1e9",
-        "optimizer.name=gradient_descent,adam",
-        "dtype=float32,float64",
-    ]
+    # Every optimizer in both dtypes: test_stack.py.
+    axes = ["network.depth=2,33", "optimizer.learning_rate=0.01,0.1,1e9", "optimizer.name=gradient_descent,adam"]
     lab.run("-m", *FEW, *axes, *options)
     alone = type(lab)(tmp_path_factory.mktemp("alone"))
     alone.run("-m", *FEW, *axes, "hydra/launcher=basic")
     stacked, single = histories(lab), histories(alone)
-    assert len(single) == 24
+    assert len(single) == 12
     assert stacked == single
+    deep = next(run for run in lab.runs() if run.data.params["network.depth"] == "33")
+    with np.load(lab.artifact(deep, "history.npz"), allow_pickle=False) as history:
+        assert history["grad_norm"].shape == history["grad_norm_b"].shape == (2 * 23, 33)
+    assert len([key for key in deep.data.metrics if key.startswith("grad_norm/W")]) == 12
 
 
 @pytest.mark.slow
@@ -61,7 +61,8 @@ def test_a_stacked_sweep_over_kinds_has_the_bits_of_the_jobs_one_at_a_time_and_i
     assert "18 of 18 runs are identical" in lab.run("--sweep", parent.info.run_id, module="experiments.reproduce")
 
 
-@pytest.mark.parametrize("size", [1, 3, 4, None])
+# Three runs share a stack: each alone, two and one, all.
+@pytest.mark.parametrize("size", [1, 2, None])
 def test_weights_do_not_depend_on_the_size_of_a_stack(composed, size):
     axes = [(depth, rate, name) for depth in (2, 17) for rate in (0.01, 0.3, 1e6) for name in ("momentum", "nesterov")]
     configs = [
@@ -103,7 +104,7 @@ def test_every_job_has_hydras_files_its_log_and_its_place_under_the_parent(lab, 
     basic.run("-m", *FEW, *axes, "hydra/launcher=basic")
     (folder,), (other,) = (list(each.folder.glob("multirun/*/*")) for each in (lab, basic))
     for number in range(4):
-        assert "trained: final training loss" in (folder / str(number) / "train.log").read_text()
+        assert "[INFO] - trained: final training loss" in (folder / str(number) / "train.log").read_text()
         for name in ("config.yaml", "overrides.yaml"):
             here, there = (place / str(number) / ".hydra" / name for place in (folder, other))
             assert here.read_text() == there.read_text()
@@ -126,7 +127,8 @@ def test_curves_of_a_long_run_appear_while_it_trains(lab):
         "-m", "network.depth=9", "optimizer.learning_rate=0.1,0.2", "training.epochs=3000", "tracking.points=200", *BARE
     )
     try:
-        lab.wait_for("RUNNING")
+        # The sweep's own run and a job's.
+        lab.wait_for("RUNNING", count=2)
         deadline = time.monotonic() + 60
         points = []
         while not points and time.monotonic() < deadline:
@@ -226,12 +228,3 @@ def test_a_wheel_finds_its_plugins_and_its_configs(lab):
     assert done.returncode == 0, done.stderr
     assert "2 trained" in done.stdout
     assert (lab.folder / "mlflow.db").exists()
-
-
-def test_a_history_of_a_sweep_has_every_step_of_every_block(lab):
-    lab.run("-m", *FEW, "network.depth=33", "optimizer.learning_rate=0.1")
-    (run,) = lab.runs()
-    with np.load(lab.artifact(run, "history.npz"), allow_pickle=False) as history:
-        assert history["grad_norm"].shape == (2 * 23, 33)
-        assert history["grad_norm_b"].shape == (2 * 23, 33)
-    assert len([key for key in run.data.metrics if key.startswith("grad_norm/W")]) == 12

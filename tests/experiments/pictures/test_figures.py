@@ -1,12 +1,15 @@
 """Pictures by what they show: axes, cells, marks, lines."""
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, to_rgb
 from matplotlib.patches import Rectangle
 
+from blocks.history import History
 from experiments.pictures import figures
-from experiments.pictures.gallery import best_by
 from experiments.pictures.report import Report, Row
 from experiments.run.config import typed
 from experiments.run.stack import train_stack
@@ -14,10 +17,10 @@ from experiments.run.stack import train_stack
 
 def report(composed, cells):
     """cells: (depth, rate, seed) -> (loss, outcome)"""
-    rows = []
+    default, rows = typed(composed()), []
     for job, ((depth, rate, seed), (loss, outcome)) in enumerate(cells.items()):
-        config = typed(composed(f"network.depth={depth}", f"optimizer.learning_rate={rate}", f"seed={seed}"))
-        rows.append(Row(config, loss, outcome, job))
+        network, optimizer = replace(default.network, depth=depth), replace(default.optimizer, learning_rate=rate)
+        rows.append(Row(replace(default, network=network, optimizer=optimizer, seed=seed), loss, outcome, job))
     return Report(rows)
 
 
@@ -55,11 +58,11 @@ def test_the_map_marks_the_best_cell_its_spread_and_the_largest_stable_rates(swe
     axes = figures.sweep_map(swept).axes[0]
     texts = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}
     # The standard deviation of 0.5 and 0.3 is 0.1, of 0.01 and 0.03 it is 0.01.
-    assert texts == {(0, 0): "0.4\n±0.1", (1, 0): "[0.02\n±0.01]", (0, 1): "0.2\n±0", (1, 1): "0.6"}
+    assert texts == {(0, 0): "0.4\n±0.1", (1, 0): "[0.02\n±0.01]", (0, 1): "0.2\n±0", (1, 1): "0.6\n1/2"}
     frames = {
         (round(patch.get_x() + 0.47), round(patch.get_y() + 0.47)) for patch in axes.patches if isinstance(patch, Rectangle)
     }
-    # Depth 2 is stable up to rate 1; at depth 9 one seed diverges there.
+    # Depth 2 trains up to rate 1; at depth 9 one seed diverges there.
     assert frames == {(1, 0), (0, 1)}
 
 
@@ -144,13 +147,83 @@ def test_the_norm_profile_has_the_first_a_middle_and_the_last_step(runs):
     assert axes.lines[-1].get_label() == f"step {int(lost.diverged_step) - 1}"
 
 
-def test_norm_ratios_are_of_the_first_block_over_the_last(runs):
+def rows(composed, *axes, loss=1.0):
+    """A report of the runs of a sweep over those axes, `key=value,value`; every run but the first has that loss and is stuck."""
+    parts = [[f"{key}={value}" for value in values.split(",")] for key, _, values in (axis.partition("=") for axis in axes)]
+    configs = [typed(composed(*chosen)) for chosen in itertools.product(*parts)]
+    return Report([Row(config, loss if job else 0.5, "stuck" if job else "trained", job) for job, config in enumerate(configs)])
+
+
+def test_norm_ratios_are_of_the_first_block_over_the_last(composed, runs):
     fine, _ = runs
-    (axes,) = figures.norm_ratios({5: fine}).axes
+    axes = figures.norm_ratios(rows(composed, "network.depth=5"), {(5, ""): fine}).axes[0]
     first = next(line for line in axes.lines if line.get_label() == "first step")
     assert list(first.get_xdata()) == [5]
     assert first.get_ydata()[0] == pytest.approx(float(fine.grad_norm[0, 0]) / float(fine.grad_norm[0, -1]))
     assert axes.get_yscale() == "log"
+
+
+def test_a_category_has_lines_of_its_own_and_the_title_says_which_runs_are_drawn(composed):
+    # 2 ** -L and 1: vanishing and not.
+    def history(depth, factor):
+        norms = np.tile(factor ** np.arange(depth)[::-1].astype(float), (3, 1))
+        return History(np.ones(3), norms, norms, np.ones(3, int), 3, np.array([0, 3]), {"loss/train": np.array([2.0, factor])})
+
+    swept = rows(composed, "network.activation=sigmoid,tanh", "network.depth=2,5,9", "optimizer.learning_rate=0.01,1.0")
+    factors = {"sigmoid": 0.5, "tanh": 1.0}
+    histories = {(depth, name): history(depth, factors[name]) for depth in (2, 5, 9) for name in factors}
+    axes = figures.norm_ratios(swept, histories).axes[0]
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert lines["sigmoid, first step"] == [0.5, 0.5**4, 0.5**8]
+    assert lines["tanh, last step"] == [1, 1, 1]
+    says = "the run of smallest final loss of each depth and activation, of rates 0.01 to 1"
+    assert axes.get_title().splitlines()[1] == says
+
+    figure = figures.best_curves(swept, histories)
+    axes = figure.axes[0]
+    assert axes.get_title().splitlines()[1] == says
+    labels = [line.get_label() for line in axes.lines]
+    assert labels[0] == "depth 2, sigmoid, rate 0.01"
+    looks = {(tuple(np.round(to_rgb(line.get_color()), 6)), line.get_linestyle()) for line in axes.lines}
+    assert len(looks) == len(labels) == 6
+    assert len({look[0] for look in looks}) == 3
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == labels
+
+
+def test_twenty_depths_have_twenty_colours(composed, runs):
+    swept = rows(composed, "network.depth=" + ",".join(str(depth) for depth in range(2, 22)))
+    axes = figures.best_curves(swept, {(depth, ""): runs[0] for depth in range(2, 22)}).axes[0]
+    assert len({tuple(to_rgb(line.get_color())) for line in axes.lines}) == 20
+
+
+@pytest.mark.parametrize("loss", [2.4e7, 16.0])
+def test_a_huge_loss_leaves_the_other_cells_their_colours(composed, loss):
+    swept = rows(composed, "network.depth=2,9", "optimizer.learning_rate=0.1,1.0", loss=loss)
+    axes, bar = figures.sweep_map(swept).axes
+    # ln 10 is the loss of the best constant prediction on ten classes as frequent as each other: digits', nearly.
+    assert axes.images[0].norm.vmax == pytest.approx(2 * np.log(10), rel=0.01)
+    assert bar.get_ylabel() == "final training loss (all above 4.6 alike)"
+    # The frame is around what trains, and no other cell.
+    (frame,) = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert (round(frame.get_x() + 0.47), round(frame.get_y() + 0.47)) == (0, 0)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_texts_of_a_large_map_do_not_overlap(composed, seeds):
+    default = typed(composed())
+    runs = []
+    for depth, rate, seed in itertools.product(range(2, 14), np.geomspace(1e-3, 10, 16), range(seeds)):
+        network, optimizer = replace(default.network, depth=depth), replace(default.optimizer, learning_rate=float(rate))
+        loss = 1.23e7 * rate * (1 + seed / 7)
+        runs.append(Row(replace(default, network=network, optimizer=optimizer, seed=seed), loss, "stuck", len(runs)))
+    figure = figures.sweep_map(Report(runs))
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    labels = [[label for label in axis.get_ticklabels() if label.get_text()] for axis in (axes.xaxis, axes.yaxis)]
+    for texts in (axes.texts, *labels):
+        boxes = [text.get_window_extent() for text in texts]
+        assert len(boxes) in (192, 16, 12)
+        assert not [(a, b) for a, b in itertools.combinations(boxes, 2) if a.overlaps(b)]
 
 
 def test_figures_are_saved_as_png_and_svg(runs, tmp_path):
@@ -162,15 +235,16 @@ def test_figures_are_saved_as_png_and_svg(runs, tmp_path):
 @pytest.mark.parametrize(
     ("key", "values", "ordered"),
     [
-        ("training.batch_size", ["null", "32", "8"], [8, 32, None]),
-        ("optimizer.block_rates", ["[1,2,3]", "null", "[0.1,0.2,0.3]"], [None, "[0.1, 0.2, 0.3]", "[1.0, 2.0, 3.0]"]),
+        ("training.batch_size", ["null", "32", "8"], [None, 32, 8]),
+        ("optimizer.block_rates", ["[1,2,3]", "null", "[0.1,0.2,0.3]"], ["[1.0, 2.0, 3.0]", None, "[0.1, 0.2, 0.3]"]),
         ("+dataset.loader.n_class", ["10", "2"], [2, 10]),
     ],
 )
 def test_any_value_can_be_a_row(composed, key, values, ordered):
     swept = Report([Row(typed(composed(f"{key}={value}")), 1.0 + job, "trained", job) for job, value in enumerate(values)])
     assert swept.down == key.lstrip("+")
-    assert list(best_by(swept.rows, swept.down)) == ordered
+    # Numbers in ascending order, all else as it was swept.
+    assert [down for down, _ in swept.best_runs()] == ordered
     assert [len(cells) for cells in swept.tables().values()] == [len(values)]
     assert len(figures.sweep_map(swept).axes[0].get_yticklabels()) == len(values)
 

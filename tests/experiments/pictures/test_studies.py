@@ -65,7 +65,9 @@ def test_a_narrow_network_is_told(observed):
     axes = ["network.gain=0.5", "network.bias_variance=0.05", "network.width=64"]
     runs = [observed("signal_propagation", axes, "stuck", history(32, example_norm=norms))]
     assert "warning: the theory is of wide blocks, width 64 is narrow at depth 32" in str(verdict("signal_propagation", runs))
-    assert "warning" not in str(verdict("signal_propagation", [replace(runs[0], config=replace_width(runs[0].config, 300))]))
+    wide = replace(runs[0], config=replace_width(runs[0].config, 300))
+    assert "warning" not in str(verdict("signal_propagation", [wide]))
+    assert "width 64 is narrow" in str(verdict("signal_propagation", [wide, *runs]))
 
 
 def replace_width(config, width):

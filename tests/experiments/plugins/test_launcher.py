@@ -33,6 +33,8 @@ class TestStackedLauncherInBatches(BatchedSweeperTestSuite):
     pass
 
 
+# Commands, in which the launcher does what the suites above have it do in this process.
+@pytest.mark.slow
 @pytest.mark.parametrize(("task_launcher_cfg", "extra_flags"), [({}, ["-m", "hydra/launcher=stacked"])])
 class TestStackedLauncherIntegration(IntegrationTestSuite):
     pass

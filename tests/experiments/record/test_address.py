@@ -37,6 +37,7 @@ def own_environment(monkeypatch):
             "http:/host",
             "http://:5000",
         ),
+        *("sqlite:///m.db?timeout=inf", "sqlite:///m.db?timeout=nan", "sqlite:///m.db?timeout=-1", "sqlite:///m%00.db"),
         *("http://host:99999", "http://host/?a=b", "https://host#runs", "postgresql:host/d", "postgresql://host:abc/d", "mysql"),
     ],
 )
@@ -48,6 +49,11 @@ def test_a_uri_that_cannot_be_a_store_is_one_line_that_says_what_is_allowed(uri,
     assert len(str(raised.value).splitlines()) == 1
     assert "sqlite:///FILE" in str(raised.value) or "not a f" in str(raised.value)
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_name_longer_than_files_have_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="File name too long"):
+        absolute(f"sqlite:///{tmp_path}/{'a' * 300}.db")
 
 
 @pytest.mark.parametrize(
@@ -82,6 +88,8 @@ def test_a_sqlite_file_is_the_one_that_sqlalchemy_opens(typed, tmp_path, monkeyp
         ("http://[::1]:5000", "http://[::1]:5000", None),
         ("postgresql://ann:secret@host/runs", "postgresql://ann@host/runs", None),
         ("postgresql+psycopg2://host/runs?user=ann&password=secret", "postgresql+psycopg2://host/runs?user=ann", None),
+        ("postgresql://ann@host/runs?sslkey=k&sslpassword=secret", "postgresql://ann@host/runs?sslkey=k", None),
+        ("mysql+pymysql://ann@host/runs?passwd=secret", "mysql+pymysql://ann@host/runs", None),
         ("mysql+pymysql://ann:s%2Fecret@[::1]:3306/runs", "mysql+pymysql://ann@[::1]:3306/runs", None),
     ],
 )
@@ -103,6 +111,8 @@ def test_a_password_goes_where_the_client_finds_it_and_nowhere_else(typed, clean
     "uri",
     [
         *("http://ann:sec/ret@host", "http://ann:secret@host:abc", "postgresql://ann:secret@host:abc/d", "ftp://ann:secret@host"),
+        # A database's password is not written with an @.
+        *("postgresql://ann:my@secret@host/d", "mysql+pymysql://ann:se@c@ret@host/d", "mysql://host:x/d?passwd=secret"),
         *("http://ann:secret@[::1", "oracle://host/d?password=secret", "postgresql://host:x/d?password=secret&sslmode=require"),
     ],
 )

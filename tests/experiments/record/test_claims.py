@@ -19,7 +19,7 @@ from experiments.record.reading import Archive
 from experiments.record.tracking import Store
 from experiments.run.config import SweepConfig, TrackingConfig, UserError, typed
 from experiments.run.stack import train_stack
-from tests.experiments.conftest import _empty_store
+from tests.experiments.conftest import empty_store
 
 STALE = 20.0
 
@@ -63,7 +63,7 @@ def uri(tmp_path_factory):
     """A store is opened once, and has an experiment for every test."""
     file = tmp_path_factory.mktemp("store") / "runs.db"
     with contextlib.closing(sqlite3.connect(file)) as empty:
-        _empty_store().backup(empty)
+        empty_store().backup(empty)
     return f"sqlite:///{file}"
 
 

@@ -36,6 +36,9 @@ def test_the_first_step_and_metric_that_differ_are_named(run):
     found = first_difference(run.history, other)
     assert (found.step, found.metric, found.ulps) == (7, "grad_norm/W_02", 2)
     assert "step 7: grad_norm/W_02" in str(found)
+    # Of one step, what is computed first.
+    other.loss[7] = np.nextafter(other.loss[7], np.float32(np.inf))
+    assert first_difference(run.history, other).metric == "loss/batch"
     other.grad_norm_b[3, 2] = np.nan
     found = first_difference(run.history, other)
     assert (found.step, found.metric, found.ulps) == (3, "grad_norm/b_03", np.inf)

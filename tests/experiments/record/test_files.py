@@ -97,6 +97,7 @@ UNFIT = [
     {"measures/loss/train": np.zeros(0)},
     {"quantities/sharpness": np.zeros((1, 1))},
     {"quantities/sharpness": np.zeros((1, 1)), "quantities/sharpness/at": np.zeros(2, int)},
+    {"measures/\x1b[2J": np.zeros(2)},
     {"quantities/foo": np.zeros((1, 1)), "quantities/foo/at": np.zeros(1, int)},
     {"surprise": np.zeros(1)},
 ]
@@ -110,6 +111,13 @@ def test_a_history_whose_arrays_do_not_fit_each_other_is_damaged(folder):
         with pytest.raises(UserError, match=r"history\.npz is damaged: \S") as damaged:
             files.read(folder)
         assert "\n" not in str(damaged.value)
+
+
+@pytest.mark.parametrize("name", [files.HISTORY, files.PARAMETERS])
+def test_arrays_of_more_than_a_record_has_are_not_read(folder, name):
+    os.truncate(folder / name, files.ARRAY_BYTES + 1)
+    with pytest.raises(UserError, match=rf"{name} is damaged: it has 268435457 bytes, 268435456 at most are read"):
+        files.read(folder)
 
 
 @pytest.mark.parametrize("parameters", [np.zeros(3, int), np.zeros((3, 1)), np.array("text"), np.zeros(3, complex)])

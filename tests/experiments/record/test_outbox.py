@@ -7,12 +7,13 @@ import re
 import shutil
 import signal
 import sqlite3
+import subprocess
 
 import pytest
 from filelock import FileLock
 
 from experiments.record import outbox
-from experiments.record.outbox import FOLDER, LOCK, RECORD, Outbox, deliver, place_of
+from experiments.record.outbox import FOLDER, LOCK, RECORD, Outbox, deliver
 from experiments.record.tracking import Store
 from experiments.run.config import TrackingConfig, UserError, typed
 from experiments.run.stack import train_stack
@@ -110,9 +111,12 @@ def test_nothing_but_a_sweep_s_own_files_is_sent_to_the_store(lab, tracking):
     (lab.folder / "secret").write_text("password")
     content = lab.folder / "content"
     content.mkdir()
+    store = Store(tracking)
+    parent = store.begin("sweep", {"kind": "sweep"})
     for name, make in {"link": lambda at: at.symlink_to(lab.folder / "secret"), "fifo": os.mkfifo}.items():
         waiting = Outbox(tracking, lab.folder / name)
-        waiting.put_sweep("a" * 32, "FINISHED", {}, content)
+        waiting.owner = store.token
+        waiting.put_sweep(parent.run_id, "FINISHED", {}, content)
         make(waiting.folder / "sweep" / "files" / "table.csv")
         with pytest.raises(UserError, match=r"table\.csv is damaged: it is no plain file"):
             deliver(lab.folder / name, uri=lab.uri)
@@ -127,6 +131,7 @@ def test_a_sweep_s_end_ends_what_it_had_begun(lab, tracking):
     parent = store.begin("sweep", {"kind": "sweep"})
     store.begin("begun", TAGS, parent.run_id)
     waiting = Outbox(tracking, lab.folder)
+    waiting.owner = store.token
     content = lab.folder / "content"
     content.mkdir()
     waiting.put_sweep(parent.run_id, "FAILED", {}, content)
@@ -150,18 +155,42 @@ def test_a_stranger_s_loader_is_called_where_it_is_allowed_alone(lab, record):
 def test_a_record_goes_to_no_store_but_the_one_that_is_named(lab, record):
     for uri in ("http://127.0.0.1:9", f"sqlite:///{lab.folder}/other.db", None):
         edited(record, uri=uri)
-        with pytest.raises(UserError, match=r"undelivered/0 belongs to \S+, not to \S+/runs\.db: --uri says to which store"):
+        with pytest.raises(UserError, match=r"undelivered/0: it belongs to \S+, not to \S+/runs\.db: --uri says to which store"):
             deliver(lab.folder, uri=lab.uri)
     assert not (lab.folder / "other.db").exists()
-    assert place_of("http://user:p@ss@host:5000/mlflow") == "http://host:5000/mlflow"
+    edited(record, uri="http://user:p@ss@host:5000/mlflow")
+    with pytest.raises(UserError, match=r"it belongs to http://\*\*\*@host:5000/mlflow, "):
+        deliver(lab.folder, uri=lab.uri)
+
+
+def test_what_the_store_does_not_take_waits_and_the_others_are_delivered(lab, record):
+    edits = [{"experiment": ""}, {"experiment": "e" * 501}, {"parent": "0" * 32}]
+    for number, edit in enumerate(edits):
+        edited(shutil.copytree(record, record.with_name(f"-{number}")), **edit)
+    with pytest.raises(UserError, match=r"undelivered/-0: .*xperiment name.*; 1 records are delivered, 3 wait still$"):
+        deliver(lab.folder, uri=lab.uri)
+    assert [run.info.status for run in lab.runs()] == ["FINISHED"]
+
+
+def test_folders_within_each_other_without_end_are_one_line(lab, record, monkeypatch):
+    monkeypatch.chdir(lab.folder)
+    try:
+        for _ in range(1100):
+            os.mkdir("d")
+            os.chdir("d")
+        with pytest.raises(UserError, match="has too many folders within each other"):
+            deliver(lab.folder, uri=lab.uri)
+    finally:
+        # What pytest takes away its folders with cannot go so deep.
+        subprocess.run(["rm", "-r", lab.folder / "d"], check=True)
 
 
 def test_the_command_that_delivers_is_quoted_and_names_store_and_loaders(lab, tracking, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", lab.uri)
     waiting = Outbox(tracking, tmp_path / "my sweep", ["mine.load"])
-    assert waiting.told.endswith(f"; python -m experiments.deliver '{tmp_path}/my sweep' --allow mine.load delivers them")
+    assert waiting.instructions.endswith(f"; python -m experiments.deliver '{tmp_path}/my sweep' --allow mine.load delivers them")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://another")
-    assert waiting.told.endswith(f" --allow mine.load --uri {lab.uri} delivers them")
+    assert waiting.instructions.endswith(f" --allow mine.load --uri {lab.uri} delivers them")
 
 
 def test_two_do_not_deliver_at_once(lab, record):

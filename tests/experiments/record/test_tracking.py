@@ -3,6 +3,7 @@ import shlex
 import numpy as np
 import pytest
 import yaml
+from mlflow import MlflowClient
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, _validate_param
 
 from blocks.history import log_spaced
@@ -81,6 +82,10 @@ def test_metrics_are_named_by_block_and_never_more_than_the_points(trained):
     assert {"loss/batch", "loss/train", "loss/validation", "accuracy/train", "accuracy/validation"} <= names
     assert {"grad_norm/W_01", "grad_norm/W_02", "grad_norm/W_03", "grad_norm/all"} <= names
     assert {"final/loss_train", "best/accuracy_validation"} <= names
+    values, measures = {metric.key: metric.value for metric in written}, trained.history.measures
+    assert values["final/loss_train"] == measures["loss/train"][-1]
+    assert values["best/loss_train"] == measures["loss/train"].min() < measures["loss/train"].max()
+    assert values["best/accuracy_train"] == measures["accuracy/train"].max() > measures["accuracy/train"].min()
     steps = trained.history.loss.shape[0]
     for name in names - {name for name in names if name.startswith(("final", "best"))}:
         at = [metric.step for metric in written if metric.key == name]
@@ -111,6 +116,31 @@ def test_a_run_that_diverges_has_no_nan_or_inf_in_its_metrics(lab, composed):
     assert run.data.tags["diverged_step"] == str(diverging.history.diverged_step)
     assert int(run.data.tags["diverged_block"]) in (0, 1, 2, 3)
     assert "final/loss_train" not in run.data.metrics
+
+
+@pytest.mark.parametrize("rate", [1e8, 1e3, 30.0])
+def test_what_blows_up_is_not_drawn_and_final_losses_are_what_they_are(composed, rate):
+    run = train_stack([typed(composed("training.epochs=3", "network.width=8", f"optimizer.learning_rate={rate}"))])[0]
+    written = list(metrics(run, 20, None))
+    losses = [metric.value for metric in written if metric.key.startswith("loss/")]
+    norms = [metric.value for metric in written if metric.key.startswith("grad_norm/")]
+    first = run.history.loss[0], np.sqrt((run.history.grad_norm[0] ** 2 + run.history.grad_norm_b[0] ** 2).sum())
+    # A hundredfold the first loss, ten thousandfold the first norm.
+    assert max(losses) <= 100 * first[0]
+    assert max(norms) <= 10000 * first[1] * (1 + 1e-6)
+    assert np.nanmax(run.history.loss) > 100 * first[0]
+    ends = {metric.key: metric.value for metric in written if metric.key.startswith("final/loss")}
+    last = run.final("loss/train")
+    assert ends.get("final/loss_train", np.inf) == (last if np.isfinite(last) else np.inf)
+
+
+def test_the_first_block_s_norm_over_the_last_one_s_and_the_log_of_the_loss_are_metrics(trained):
+    written = [(metric.key, metric.step, metric.value) for metric in metrics(trained, 20, None)]
+    norms = trained.history.grad_norm.astype(float)
+    ratios = {step: value for key, step, value in written if key == "norm_ratio/first_over_last"}
+    assert ratios == {step: pytest.approx(norms[step, 0] / norms[step, -1]) for step in log_spaced(len(norms), 20).tolist()}
+    (log,) = [value for key, _, value in written if key == "final/log10_loss_train"]
+    assert 10**log == pytest.approx(trained.final("loss/train"))
 
 
 def test_the_same_history_is_the_same_bytes(tmp_path, composed):
@@ -144,6 +174,19 @@ def test_a_deleted_experiment_is_named(lab, trained):
         Store(trained.config.tracking)
 
 
+def test_an_experiment_that_is_made_twice_is_one(lab, monkeypatch):
+    once = MlflowClient.create_experiment
+
+    def twice(*arguments):
+        # As a client does whose first answer was lost, or two machines at the same moment.
+        once(*arguments)
+        return once(*arguments)
+
+    monkeypatch.setattr(MlflowClient, "create_experiment", twice)
+    made = Store(TrackingConfig(uri=lab.uri, experiment="made twice"))
+    assert made.client.get_experiment(made.experiment_id).name == "made twice"
+
+
 def test_params_are_what_mlflow_takes():
     said = {"network.depth": [2, 3], "dataset.loader.a@b=c/d": {"x": 1}, "seed": "9" * 10000, "k" * 400: None, "größe": 1}
     for key, value in texts(said).items():
@@ -165,7 +208,7 @@ def test_params_that_a_run_has_stay(lab):
 
 def test_the_command_that_delivers_can_be_pasted(tmp_path):
     folder = tmp_path / 'a b\'s; "c"'
-    command = Outbox(TrackingConfig(), folder).told.partition("; python ")[2].removesuffix(" delivers them")
+    command = Outbox(TrackingConfig(), folder).instructions.partition("; python ")[2].removesuffix(" delivers them")
     assert shlex.split(command) == ["-m", "experiments.deliver", str(folder)]
 
 

@@ -26,6 +26,7 @@ BAD_VALUES = {
     "training.evaluations=1": "training.evaluations is 1, it must be a whole number of at least 2",
     "training.loss_bound=0": "training.loss_bound is 0.0",
     "tracking.points=1": "tracking.points is 1",
+    "tracking.pictures=some": "tracking.pictures 'some' is unknown, allowed: best, all, none",
     "dataset.test_fraction=0": "dataset.test_fraction is 0.0, it must be finite and above 0 and below 1",
     "dataset.test_fraction=1": "dataset.test_fraction is 1.0",
     "seed=-1": "seed is -1",

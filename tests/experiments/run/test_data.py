@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -51,6 +53,18 @@ def test_the_digest_changes_with_the_data_alone(composed):
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_the_digest_is_over_the_bytes_of_all_four_parts(composed):
+    dataset = load(typed(composed()).dataset)
+    content = b""
+    for part in (dataset.x, dataset.y, dataset.x_validation, dataset.y_validation):
+        content += f"{part.dtype.str}{part.shape}".encode() + part.tobytes()
+    assert dataset.digest == hashlib.sha256(content).hexdigest()
+
+
+def test_a_batch_may_be_all_examples(composed):
+    assert task(typed(composed("training.batch_size=1437"))).dataset.x.shape == (64, 1437)
+
+
 def test_any_loader_of_scikit_learn_is_taken_by_its_target(composed):
     config = typed(composed("dataset.loader._target_=sklearn.datasets.make_classification", "+dataset.loader.n_samples=60"))
     assert load(config.dataset).x.shape == (20, 48)
@@ -86,6 +100,68 @@ def one_example_of_a_class():
 def test_a_class_with_one_example_cannot_be_split(composed):
     config = typed(composed("dataset.loader={_target_:" + f"{__name__}.one_example_of_a_class" + "}"))
     with pytest.raises(UserError, match="class 2 has 1 of 5 examples"):
+        task(config)
+
+
+def values(x=1.0, y=1.0, at=(0, 0)):
+    """50 examples of two inputs, the first of them 0 but for x at one place, and a target that is 0 but for y there."""
+    X, targets = np.random.default_rng(0).standard_normal((50, 2)), np.zeros(50)
+    X[:, 0] = 0
+    X[at], targets[at[0]] = x, y
+    return X, targets
+
+
+# With this seed and share example 0 is held out: nothing scales a value that the training part does not have.
+HELD_OUT = train_test_split(np.arange(50), test_size=0.2, random_state=0)[1][0]
+
+
+def infinite_in_float32():
+    return values(x=1e39, at=(HELD_OUT, 0))
+
+
+def negative_in_float32():
+    return values(x=-3.5e38, at=(HELD_OUT, 0))
+
+
+def target_infinite_in_float32():
+    return values(y=1e39, at=(HELD_OUT, 0))
+
+
+def too_large_to_scale():
+    return 1e200 * np.random.default_rng(0).standard_normal((50, 2)), np.arange(50) % 2
+
+
+def targets_too_large_to_scale():
+    return np.eye(50), 1e300 * np.arange(50.0)
+
+
+def nan_among_targets():
+    return values(y=np.nan)
+
+
+TOO_LARGE = {
+    "infinite_in_float32": r"scaled, it has a value of size 1e\+39, which is infinite in float32",
+    "negative_in_float32": r"scaled, it has a value of size 3\.5e\+38, which is infinite in float32",
+    "target_infinite_in_float32": r"scaled, it has a value of size 1e\+39, which is infinite in float32",
+    "too_large_to_scale": r"it has a value of size 2\.\d+e\+200, which cannot be scaled in float64",
+    "targets_too_large_to_scale": r"it has a value of size 4\.9e\+301, which cannot be scaled in float64",
+    "nan_among_targets": "its targets hold nan, they must be finite",
+}
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_a_number_that_the_networks_dtype_does_not_hold_is_one_line(composed, name):
+    options = ("dataset.loader={_target_:" + f"{__name__}.{name}" + "}", "training.batch_size=null")
+    with pytest.raises(UserError, match=f"^dataset digits: {TOO_LARGE[name]}$"):
+        task(typed(composed(*options, "dtype=float32")))
+    if "float32" in name:
+        of = task(typed(composed(*options, "dtype=float64")))
+        assert max(abs(of.dataset.x_validation).max(), abs(of.dataset.y_validation).max()) > np.finfo(np.float32).max
+
+
+def test_several_labels_an_example_are_refused(composed):
+    config = typed(composed("dataset.loader={_target_:sklearn.datasets.make_multilabel_classification}"))
+    with pytest.raises(UserError, match=r"dataset digits: its labels have shape \(100, 5\), there must be one an example"):
         task(config)
 
 

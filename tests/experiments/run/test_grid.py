@@ -144,6 +144,7 @@ def test_a_zoom_deeper_than_the_precision_is_one_line(asked):
         (["map.y.lower=10", "map.y.upper=10"], "map.y.lower is 10, it must be below map.y.upper, which is 10"),
         (["map.y.upper=inf"], "map.y.upper is inf, it must be finite"),
         (["map.x.lower=1", "map.x.upper=1.00000000000001"], "in which float64 cannot tell 256 values apart"),
+        (["dtype=float32", "map.x.lower=1", "map.x.upper=1.00001"], "in which float32 cannot tell 256 values apart"),
         (["map.x.key=optimizer.rate"], "map.x.key is 'optimizer.rate', it must be a number of a run's config: dataset.seed, "),
         (["map.x.key=tracking.points"], "map.x.key is 'tracking.points', it must be"),
         (["map.x.key=optimizer.block_rates.3"], "map.x.key is 'optimizer.block_rates.3', it must be"),

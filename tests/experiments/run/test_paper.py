@@ -65,7 +65,7 @@ def test_the_losses_are_those_of_the_authors_formula_under_jax(activation, n, m)
     of = Problem.drawn(n, m, 3)
     rates = 10 ** np.random.default_rng(0).uniform(-2, 0.3, (20, 2))
     ours = paper.losses(of, activation, rates, 25, "float64")
-    np.testing.assert_allclose(2 * ours, jax_losses(of, activation, rates, 25), rtol=1e-9)
+    np.testing.assert_allclose(ours, jax_losses(of, activation, rates, 25), rtol=1e-9)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
@@ -90,11 +90,26 @@ def test_the_score_of_losses_by_hand():
         "diverged at a bound": ([1.0] * 10 + [1e7] * 20, DIVERGED, 10 + 20 / 1e6, 10),
         "diverged to inf": ([1.0] * 5 + [inf] * 25, DIVERGED, 5 + 25 / 1e6, 5),
         "diverged to nan": ([1.0] * 5 + [np.nan] * 25, DIVERGED, 5 + 25 / 1e6, 5),
+        # 1e6 is the loss itself, before it is divided by the first: 1e6 / 8.
+        "trained after nan, from above 1": ([8.0, np.nan] + [1.0] * 28, TRAINED, -(1 + 1.25e5 + 3.5), -1),
+        "lost from above 1": ([4.0] * 5 + [inf] * 25, DIVERGED, 5 + 25 / 2.5e5, 5),
+        # The first one counts as 1e6 too: all are 1.
+        "lost from the first step on": ([inf] * 30, DIVERGED, 30.0, 0),
+        "lost at the first step": ([inf] + [2e6] * 29, DIVERGED, 1 + 29 / 2, 0),
     }
     scored = paper.score(np.array([losses for losses, *_ in rows.values()]))
     for pixel, (name, (_, outcome, measure, step)) in zip(scored, rows.items(), strict=True):
         assert (pixel["outcome"], pixel["step"]) == (outcome, step), name
         assert pixel["measure"] == pytest.approx(measure, rel=1e-12), name
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "identity"])
+def test_a_loss_is_the_papers_mean_of_squares(activation):
+    of = Problem.drawn(5, 30, 1)
+    g = {"tanh": lambda z: np.tanh(np.sqrt(2) * z), "relu": lambda z: np.sqrt(2) * np.maximum(z, 0), "identity": lambda z: z}
+    out = g[activation](of.X @ of.W0 / np.sqrt(5)) @ of.W1 / 5
+    first = paper.losses(of, activation, np.array([[0.1, 0.1], [1e9, 1e9]]), 40, "float64")
+    np.testing.assert_allclose(first[:, 0], np.mean((out - of.Y) ** 2), rtol=1e-12)
 
 
 def test_the_problem_is_drawn_from_the_seed_with_the_papers_shapes():

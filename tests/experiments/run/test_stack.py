@@ -1,11 +1,17 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from experiments.record.metrics import metrics, outcome_tags
 from experiments.run.config import UserError, typed
 from experiments.run.data import task
+from experiments.run.grid import AxisConfig, MapConfig, MappedConfig
+from experiments.run.paper import DIVERGED, STUCK
 from experiments.run.stack import check_size, train_stack
+from experiments.run.tile import train_pixels
+from experiments.sweep import Result
 
 FEW = ["training.epochs=2", "network.width=16"]
 
@@ -41,6 +47,70 @@ def test_outcomes_are_trained_stuck_and_diverged(composed):
     assert [run.outcome for run in trained] == ["trained", "stuck", "diverged"]
     assert trained[2].history.diverged_step >= 0
     assert np.isnan(trained[2].final("loss/train"))
+
+
+def test_a_loss_within_a_tenth_of_the_best_constants_is_stuck(composed):
+    linear = ["network.depth=1", "network.initializer=zeros"]
+    near, beyond = runs(composed, [*linear, "optimizer.learning_rate=2e-3"], [*linear, "optimizer.learning_rate=3e-3"])
+    trained = train_stack([near, beyond])
+    # Digits are ten classes of nearly one size.
+    shares = [run.final("loss/train") / np.log(10) for run in trained]
+    assert 0.9 < shares[0] < 1
+    assert 0.8 < shares[1] < 0.9
+    assert [run.outcome for run in trained] == ["stuck", "trained"]
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "nesterov"])
+def test_momentum_is_0_9_where_none_is_asked_for(composed, optimizer):
+    base = [f"optimizer.name={optimizer}", "optimizer.learning_rate=0.01"]
+    default, same, without = train_stack(runs(composed, base, [*base, "optimizer.momentum=0.9"], [*base, "optimizer.momentum=0"]))
+    assert default.parameters.tobytes() == same.parameters.tobytes() != without.parameters.tobytes()
+
+
+def test_what_the_last_update_led_to_is_an_outcome(composed):
+    (config,) = runs(composed, ["training.epochs=1", "training.batch_size=null", "optimizer.learning_rate=1e30"])
+    (run,) = train_stack([config])
+    assert (run.outcome, int(run.history.diverged_step)) == ("diverged", 1)
+    assert str(Result.of(run)) == "diverged: final training loss inf"
+    tags = outcome_tags(run)
+    assert (tags["outcome"], tags["diverged_step"]) == ("diverged", "1")
+    assert not [metric.key for metric in metrics(run, 20, None) if metric.key.startswith("final/")]
+    # A map's pixel.
+    mapped = {"network": replace(config.network, depth=2), "training": config.training, "dataset": config.dataset}
+    axis = {"lower": 1e-3, "upper": 1e30}
+    of_map = MapConfig(
+        setup="config",
+        x=AxisConfig(key="optimizer.learning_rate", **axis),
+        y=AxisConfig(key="network.gain", **axis),
+    )
+    pixels = train_pixels(MappedConfig(**mapped, map=of_map), np.array([1e-3, 1e30]), np.array([1.0, 1.0]))
+    assert pixels["outcome"].tolist() == [STUCK, DIVERGED]
+    assert pixels["step"].tolist() == [-1, 1]
+
+
+def test_a_loss_above_its_bound_after_the_last_update(composed):
+    # The bound lies between the loss before it, and that behind it.
+    base = ["training.epochs=1", "training.batch_size=null", "optimizer.learning_rate=30", "dtype=float64"]
+    (free,) = train_stack(runs(composed, base))
+    before, after = free.history.measures["loss/train"]
+    assert before < after < np.inf
+    bounded, stuck = (train_stack(runs(composed, [*base, f"training.loss_bound={bound}"]))[0] for bound in (after * 0.99, after))
+    assert (bounded.outcome, stuck.outcome) == ("diverged", "stuck")
+    assert bounded.history.measures["loss/train"][-1] == after
+    assert np.isnan(bounded.final("loss/train"))
+
+
+def test_the_norm_of_all_blocks_and_why_a_sharpness_is_missing(composed):
+    (run,) = train_stack(runs(composed, ["dtype=float64", "instruments.sharpness=20", "training.epochs=1"]))
+    norms = run.history.grad_norm
+    norms *= 1e300 / norms.max()
+    run.history.grad_norm_b[...] = 0
+    points = {metric.step: metric.value for metric in metrics(run, 20, None) if metric.key == "grad_norm/all"}
+    for step, value in points.items():
+        assert value == pytest.approx(1e300 * np.linalg.norm(norms[step] / 1e300), rel=1e-12)
+    assert "sharpness_missing" not in outcome_tags(run)
+    run.history.quantities["sharpness"].reasons[1] = "not within 1% after 200 products of H"
+    assert outcome_tags(run)["sharpness_missing"] == "step 20: not within 1% after 200 products of H"
 
 
 def test_batch_size_null_is_the_full_batch_in_the_datas_order(composed):

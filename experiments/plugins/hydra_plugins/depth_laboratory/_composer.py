@@ -8,7 +8,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_d
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra_plugins.depth_laboratory._context import job_context
+from hydra_plugins.depth_laboratory._context import check_log_files, check_logging, job_context
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 
@@ -60,6 +60,9 @@ class Composer:
         for number, overrides in enumerate(jobs):
             config = self.job(overrides, number)
             with job_context(config, "hydra.sweep.dir", "hydra.sweep.subdir") as task:
+                if number == 0:
+                    check_logging(config)
+                check_log_files(config)
                 yield task, config.hydra.runtime.output_dir
             OmegaConf.copy_cache(from_config=config, to_config=self.master)
 

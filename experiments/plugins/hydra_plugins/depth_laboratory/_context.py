@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import env_override
+from hydra.core.utils import configure_log, env_override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 
@@ -36,6 +37,33 @@ def job_context(config: DictConfig, *folder_keys: str) -> Iterator[DictConfig]:
         OmegaConf.copy_cache(from_config=task, to_config=config)
     finally:
         hydra.cfg = state
+
+
+def check_logging(config: DictConfig) -> None:
+    """Raise HydraException where Python's logging does not take the job's `hydra.job_logging`; log files apart."""
+    logs: Any = OmegaConf.to_container(config.hydra.job_logging, resolve=True)
+    for handler in (logs.get("handlers") or {}).values():
+        if "filename" in handler:
+            handler["filename"] = os.devnull
+    try:
+        configure_log(OmegaConf.create(logs), config.hydra.verbose)
+    except (ValueError, KeyError, TypeError) as error:
+        raise HydraException(f"hydra.job_logging cannot be: {error}") from error.__cause__
+    finally:
+        configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+
+
+def check_log_files(config: DictConfig) -> None:
+    """Raise HydraException where a log file of the job cannot be made, once its folder is."""
+    output, logs = config.hydra.runtime.output_dir, config.hydra.job_logging
+    for key, handler in (logs.get("handlers") or {}).items():
+        folder, name = os.path.split(str(handler.get("filename") or ""))
+        if not os.path.isdir(folder or ".") and folder != output:
+            raise HydraException(f"hydra.job_logging.handlers.{key}.filename has the folder {folder!r}, which is not there")
+        if (size := len(os.fsencode(name))) > (most := os.pathconf(".", "PC_NAME_MAX")):
+            raise HydraException(
+                f"hydra.job_logging.handlers.{key}.filename is {name[:40]!r}... of {size} bytes, allowed: {most}"
+            )
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

@@ -1,0 +1,296 @@
+"""What the two estimators share: scikit-learn's parameters, the training and how it goes on, the way from X to logits."""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from blocks.activations import ACTIVATIONS
+from blocks.arrays import Array, check_number, choice, whole_number
+from blocks.history import History
+from blocks.initializers import INITIALIZERS
+from blocks.losses import Loss
+from blocks.network import KINDS, Network
+from blocks.optimizers import ALLOWED, OPTIMIZERS, Momentum, Optimizer, State
+from blocks.training import Watch, reshuffled, train
+
+TABLES: dict[str, Mapping[str, object]] = {
+    "activation": ACTIVATIONS,
+    "initializer": INITIALIZERS,
+    "kind": KINDS,
+    "optimizer": OPTIMIZERS,
+    "dtype": {"float32": np.float32, "float64": np.float64},
+}
+FLAGS = ("early_stopping", "warm_start")
+# What a network is built by: a training that goes on needs it unchanged.
+BUILT_BY = ("depth", "width", "activation", "kind", "dtype")
+COUNTS = ("depth", "width", "epochs", "batch_size", "n_iter_no_change")
+NUMBERS: dict[str, dict[str, float]] = {
+    **{name: ALLOWED[name] for name in ("learning_rate", "momentum", "weight_decay")},
+    "validation_fraction": {"above": 0, "below": 1},
+    "tol": {"at_least": 0},
+}
+
+
+class _Continued(Optimizer):
+    """An optimizer that goes on where an earlier training left it.
+
+    before: the parameters before the last update of this training, or at its start.
+    """
+
+    def __init__(self, rule: Optimizer, network: Network) -> None:
+        super().__init__(rule.learning_rate, weight_decay=rule.weight_decay)
+        self.rule, self.state = rule, rule.start(network)
+        self.before = np.empty_like(network.parameters)
+
+    def start(self, network: Network) -> State:
+        self.before[...] = network.parameters
+        return self.state
+
+    def update(self, parameters: Array, gradient: Array, state: State, factor: float = 1.0) -> None:
+        self.before[...] = parameters
+        self.rule.update(parameters, gradient, state, factor)
+
+
+class _Stop(Exception):
+    """Ends a training from within its watch; carries the history so far."""
+
+    def __init__(self, history: History) -> None:
+        super().__init__(history)
+        self.history = history
+
+
+class _EarlyStopping:
+    """A watch that keeps the parameters of the best score, and ends the training where it gets no better by `tol`.
+
+    score: of the network as it stands; nan counts as no better.
+    patience: epochs without improvement after which training ends.
+    best: the score of the parameters that the network begins with, or -inf.
+    """
+
+    def __init__(self, network: Network, score: Callable[[], float], patience: int, tol: float, best: float) -> None:
+        self.network, self.score, self.patience, self.tol = network, score, patience, tol
+        self.parameters, self.best, self.waited = network.parameters.copy(), best, 0
+        self.scores: list[float] = []
+
+    def __call__(self, step: int, history: Callable[[], History]) -> None:
+        score = self.score()
+        self.scores.append(score)
+        self.waited = 0 if score > self.best + self.tol else self.waited + 1
+        if score > self.best:
+            self.parameters, self.best = self.network.parameters.copy(), score
+        if self.waited == self.patience:
+            raise _Stop(history())
+
+
+class NetworkEstimator(BaseEstimator):
+    """The parameters of `NetworkClassifier` and `NetworkRegressor`, and their training."""
+
+    _loss: Loss
+    network_: Network
+
+    def __init__(
+        self,
+        *,
+        depth: int = 3,
+        width: int = 64,
+        activation: str = "relu",
+        initializer: str = "he",
+        kind: str = "plain",
+        optimizer: str = "adam",
+        learning_rate: float = 1e-3,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        epochs: int = 200,
+        batch_size: int = 200,
+        dtype: str = "float64",
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.depth = depth
+        self.width = width
+        self.activation = activation
+        self.initializer = initializer
+        self.kind = kind
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.dtype = dtype
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.warm_start = warm_start
+        self.random_state = random_state
+
+    def _check_parameters(self) -> None:
+        for name, table in TABLES.items():
+            choice(name, str(getattr(self, name)), table)
+        for name in (*COUNTS, *NUMBERS):
+            if not isinstance(value := getattr(self, name), Real):
+                raise ValueError(f"{name} is {value!r}, it must be a number")
+        for name in COUNTS:
+            whole_number(name, getattr(self, name), at_least=1)
+        for name, allowed in NUMBERS.items():
+            check_number(name, getattr(self, name), **allowed)
+        for name in FLAGS:
+            if not isinstance(value := getattr(self, name), bool | np.bool_):
+                raise ValueError(f"{name} is {value!r}, it must be True or False")
+
+    def _generator(self) -> np.random.RandomState:
+        try:
+            return check_random_state(self.random_state)
+        except ValueError as error:
+            allowed = "None, a whole number from 0 to 2**32 - 1, or a numpy.random.RandomState"
+            raise ValueError(f"random_state is {self.random_state!r}, it must be {allowed}") from error
+
+    def _begin(self, generator: np.random.RandomState, outputs: int) -> None:
+        """A new network, optimizer and order of batches."""
+        weights, self._order = np.random.default_rng(generator.randint(np.iinfo(np.int32).max)).spawn(2)
+        sizes = [self.n_features_in_, *[int(self.width)] * (int(self.depth) - 1), outputs]
+        self.network_ = Network.create(sizes, self.activation, self.initializer, rng=weights, dtype=self.dtype, kind=self.kind)
+        self._built_by = {name: getattr(self, name) for name in BUILT_BY}
+        self._begin_optimizer()
+        self.loss_curve_: list[float] = []
+        self.grad_norms_ = np.empty((0, self.network_.depth), self.dtype)
+        self.validation_scores_: list[float] | None = None
+
+    def _begin_optimizer(self) -> None:
+        rule = OPTIMIZERS[self.optimizer]
+        options = {"momentum": self.momentum} if issubclass(rule, Momentum) else {}
+        self._optimizer = _Continued(rule(self.learning_rate, weight_decay=self.weight_decay, **options), self.network_)
+
+    def _goes_on(self, partial: bool) -> bool:
+        """Whether the network there is will be trained further; raises ValueError where the parameters are not its own."""
+        if partial and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        if not (hasattr(self, "network_") and (partial or self.warm_start)):
+            return False
+        for name, value in self._built_by.items():
+            if getattr(self, name) != value:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, the network to be trained further has {value!r}")
+        return True
+
+    def _fit(self, X: Array, y: Array, sample_weight: ArrayLike | None, outputs: int, goes_on: bool) -> Self:
+        """Train on X (m, n_0) and y (m,) or (m, outputs), as the loss takes it but for the transpose."""
+        generator = self._generator()
+        X, y, weights = _with_weight(X, y, sample_weight)
+        if self.early_stopping:
+            X, X_held, y, y_held, weights, weights_held = self._hold_out(X, y, weights, generator)
+        if goes_on:
+            self._begin_optimizer()
+        else:
+            self._begin(generator, outputs)
+        if not self.early_stopping:
+            return self._train(X, y, weights, self.epochs)
+
+        def score() -> float:
+            return self._score_of(self._forward(X_held), y_held, weights_held)
+
+        stopping = _EarlyStopping(self.network_, score, self.n_iter_no_change, self.tol, score() if goes_on else -np.inf)
+        self._train(X, y, weights, self.epochs, stopping)
+        self.network_.parameters[...] = stopping.parameters
+        self.validation_scores_ = (self.validation_scores_ or []) + stopping.scores
+        return self
+
+    def _hold_out(self, X: Array, y: Array, weights: Array | None, generator: np.random.RandomState) -> list[Any]:
+        """X, y and weights, each in two parts; every class in both in its share, where no class is too small for that."""
+        m = len(X)
+        held = math.ceil(self.validation_fraction * m)
+        if held < 2 or held == m:
+            must = f"it must hold out at least 2 examples of {m} and leave at least 1"
+            raise ValueError(f"validation_fraction is {self.validation_fraction}, {must}")
+        stratify = None
+        if self._loss.decides:
+            _, counts = np.unique(y, return_counts=True)
+            stratify = y if counts.min() > 1 and len(counts) <= min(held, m - held) else None
+        arrays = (X, y) if weights is None else (X, y, weights)
+        parts = train_test_split(*arrays, test_size=held, stratify=stratify, random_state=generator)
+        return parts if weights is not None else [*parts, None, None]
+
+    def _partial_fit(self, X: Array, y: Array, sample_weight: ArrayLike | None, outputs: int, goes_on: bool) -> Self:
+        """One pass over X and y, as `_fit` takes them, of the network there is, or of a new one."""
+        X, y, weights = _with_weight(X, y, sample_weight)
+        if not goes_on:
+            self._begin(self._generator(), outputs)
+        return self._train(X, y, weights, 1)
+
+    def _train(self, X: Array, y: Array, weights: Array | None, epochs: int, watch: Watch | None = None) -> Self:
+        """Train the network further; what it went through is added to what `_begin` or an earlier call left."""
+        try:
+            history = train(
+                self.network_,
+                X.T,
+                y.T,
+                weights=weights,
+                loss=self._loss,
+                optimizer=self._optimizer,
+                epochs=epochs,
+                batch_size=min(self.batch_size, len(X)),
+                orders=reshuffled(self._order, len(X)),
+                evaluations=0,
+                watch=watch,
+            )
+        except _Stop as stop:
+            history = stop.history
+        if history.diverged_step >= 0:
+            self.network_.parameters[...] = self._optimizer.before
+            where = f"step {history.diverged_step} in " + (
+                f"block {history.diverged_block}" if history.diverged_block else "the loss"
+            )
+            message = f"training diverged at {where}, earlier parameters are kept: scale the data or lower learning_rate"
+            warnings.warn(message, ConvergenceWarning, stacklevel=4)
+        self.history_ = history
+        self.loss_curve_ += history.epoch_loss().tolist()
+        self.grad_norms_ = np.concatenate([self.grad_norms_, history.grad_norm])
+        self.n_iter_ = len(self.loss_curve_)
+        return self
+
+    def _logits(self, X: ArrayLike) -> Array:
+        check_is_fitted(self, "network_")
+        with np.errstate(over="ignore"):
+            rows = validate_data(self, X, dtype=self.network_.parameters.dtype, reset=False)
+        return self._forward(rows)
+
+    def _forward(self, X: Array) -> Array:
+        """(m, n_0) -> (m, n_L) logits, block by block: no more than one block's cache is held at a time."""
+        a = X.T
+        for block in self.network_.blocks:
+            a, _ = block.forward(a)
+        return a.T
+
+    def _score_of(self, logits: Array, y: Array, weights: Array | None) -> float:
+        """accuracy or R^2 of (m, n_L) logits; nan where they are not finite."""
+        if not np.isfinite(logits).all():
+            return np.nan
+        if self._loss.decides:
+            return accuracy_score(y, logits.argmax(axis=1), sample_weight=weights)
+        return r2_score(y, logits, sample_weight=weights)
+
+
+def _with_weight(X: Array, y: Array, sample_weight: ArrayLike | None) -> tuple[Array, Array, Array | None]:
+    """The examples whose weight is not 0, and their weights, None where all are equal."""
+    if sample_weight is None:
+        return X, y, None
+    weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    counts = weights > 0
+    if not counts.all():
+        X, y, weights = X[counts], y[counts], weights[counts]
+    return X, y, None if (weights == weights[0]).all() else weights

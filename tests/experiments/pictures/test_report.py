@@ -1,0 +1,126 @@
+"""A sweep's table: what it averages, what it marks, what it says."""
+
+import itertools
+import math
+from copy import deepcopy
+
+import pytest
+
+from experiments.pictures.report import Report, Row
+from experiments.run.config import typed
+
+INF = math.inf
+
+
+@pytest.fixture(scope="module")
+def config(composed):
+    """config({key: value}) -> the default config with those values"""
+    default = typed(composed())
+
+    def one(values):
+        changed = deepcopy(default)
+        for key, value in values.items():
+            group, _, name = key.rpartition(".")
+            setattr(getattr(changed, group) if group else changed, name, value)
+        return changed
+
+    return one
+
+
+@pytest.fixture(scope="module")
+def report(config):
+    """report(cells): (depth, rate, seed) -> (loss, outcome)"""
+
+    def made(cells):
+        keys = "network.depth", "optimizer.learning_rate", "seed"
+        runs = [(config(dict(zip(keys, values, strict=True))), *end) for values, end in cells.items()]
+        return Report([Row(*run, job) for job, run in enumerate(runs)])
+
+    return made
+
+
+# The luckiest seed is at rate 1, where another one diverged; the best mean, at 0.1.
+SEEDS = {
+    (2, 0.1, 0): (0.02, "trained"),
+    (2, 0.1, 1): (0.04, "trained"),
+    (2, 1.0, 0): (0.001, "trained"),
+    (2, 1.0, 1): (INF, "diverged"),
+    (9, 0.1, 0): (2.0, "trained"),
+    (9, 0.1, 1): (2.4, "stuck"),
+    (9, 1.0, 0): (INF, "diverged"),
+    (9, 1.0, 1): (INF, "diverged"),
+}
+
+
+def test_seeds_alone_are_one_cell(report):
+    text = report({(2, 0.1, 0): (0.02, "trained"), (2, 0.1, 1): (0.04, "trained")}).text()
+    assert "best cell (*): 0.03, the mean of 2 seeds, at the only cell\nbest run: 0.02 at seed=0;" in text
+
+
+def test_a_cell_says_how_many_of_its_seeds_trained_and_the_table_what_it_averages(report):
+    lines = report(SEEDS).text().splitlines()
+    assert lines[1] == "mean of 2 seeds without those that diverged; 1/2: one of them has trained"
+    assert len({len(line) for line in lines[2:5]}) == 1
+    assert [line.split() for line in lines[3:5]] == [["2", "0.03*", "0.001", "1/2"], ["9", "2.2", "1/2", "-"]]
+
+
+def test_best_cell_and_best_run_are_told_apart(report):
+    lines = report(SEEDS).text().splitlines()
+    assert lines[5] == "best cell (*): 0.03, the mean of 2 seeds, at network.depth=2, optimizer.learning_rate=0.1"
+    assert lines[6] == (
+        "best run: 0.001 at network.depth=2, optimizer.learning_rate=1.0, seed=0;  4 trained, 1 stuck, 3 diverged"
+    )
+    assert len(lines) == 7
+
+
+def test_where_a_seed_diverged_in_every_cell_there_is_no_best_one(report):
+    half = {(2, 0.1, 0): (0.5, "trained"), (2, 0.1, 1): (INF, "diverged")}
+    text = report(half).text()
+    assert "no best cell: in each of them a seed diverged\nbest run: 0.5 at seed=0;" in text
+    assert "*" not in text
+
+
+def test_one_seed_has_the_table_of_the_readme(report):
+    text = report({key: value for key, value in SEEDS.items() if key[2] == 0}).text()
+    assert text.splitlines() == [
+        "final training loss, network.depth down, optimizer.learning_rate across",
+        "                 0.1         1",
+        "         2      0.02    0.001*",
+        "         9         2         -",
+        "best (*): 0.001 at network.depth=2, optimizer.learning_rate=1.0;  3 trained, 1 diverged",
+    ]
+
+
+DEPTH, RATE, ACTIVATION, GAIN, SEED = "network.depth", "optimizer.learning_rate", "network.activation", "network.gain", "seed"
+
+
+@pytest.mark.parametrize(
+    ("swept", "lines_by"),
+    [
+        ({ACTIVATION: ["sigmoid", "tanh"], DEPTH: [2, 5], RATE: [0.1, 1.0]}, [ACTIVATION]),
+        # Without rates, the category stands across.
+        ({ACTIVATION: ["sigmoid", "tanh"], DEPTH: [2, 5]}, [ACTIVATION]),
+        ({"dataset.name": ["iris", "wine"], DEPTH: [2, 5], SEED: [0, 1]}, ["dataset.name"]),
+        ({ACTIVATION: ["sigmoid", "tanh"], DEPTH: [2, 5], RATE: [0.1, 1.0], GAIN: [1.0, 2.0]}, [ACTIVATION, GAIN]),
+        # The best of all gains is drawn, as the best of all rates is.
+        ({GAIN: [1.0, 2.0], DEPTH: [2, 5]}, []),
+        ({DEPTH: [5, 2], RATE: [0.1, 1.0], SEED: [0, 1]}, []),
+        # What has no order stays in the sweep's own.
+        ({"training.batch_size": [8, None], RATE: [0.1, 1.0]}, []),
+        ({"optimizer.block_rates": [[0.2, 0.1, 0.1], [0.1, 0.1, 0.1]]}, []),
+    ],
+)
+def test_every_category_has_its_best_runs(config, swept, lines_by):
+    places = [dict(zip(swept, values, strict=True)) for values in itertools.product(*swept.values())]
+    found = Report([Row(config(place), 1.0 + number, "trained", number) for number, place in enumerate(places)])
+    assert found.lines_by == lines_by
+    # Of those that share depth and category, the first one has the smallest loss.
+    expected, down = {}, DEPTH if DEPTH in swept else next(iter(swept))
+    for number, place in enumerate(places):
+        category = ", ".join(f"{place[key]:g}" if key == GAIN else place[key] for key in lines_by)
+        expected.setdefault((str(place[down]), category), number)
+    best = found.best_runs()
+    assert {(str(value), category): row.job for (value, category), row in best.items()} == expected
+    values = [value for value, _ in best]
+    assert values == sorted(values) if down == DEPTH else list(map(str, values)) == list(map(str, swept[down]))
+    assert found.text()

@@ -1,0 +1,129 @@
+"""The saved views: what they ask for is recorded, and they fit into a tag."""
+
+import base64
+import json
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from blocks.history import History, Quantity
+from experiments.record.metrics import curves, summary
+from experiments.record.view import sweep_views
+from experiments.run.config import InstrumentsConfig, typed
+
+# Of set_experiment_tag, see mlflow.utils.validation.
+LONGEST_TAG = 20000
+
+
+@pytest.fixture(scope="module")
+def configs(composed):
+    """configs(depths, **instruments) -> the configs of a sweep over those depths."""
+    config = typed(composed())
+
+    def sweep(depths, **instruments):
+        asked = InstrumentsConfig(**instruments)
+        return [replace(config, network=replace(config.network, depth=depth), instruments=asked) for depth in depths]
+
+    return sweep
+
+
+def state(view):
+    packed = json.loads(view)["state"].removeprefix("deflate;")
+    return json.loads(zlib.decompress(base64.b64decode(packed)))
+
+
+def charts(view):
+    """The charts of a view: section -> metric keys, and whether the section is unfolded."""
+    found = state(view)
+    sections = {section["uuid"]: section["display"] for section in found["compareRunSections"]}
+    keys = {}
+    for chart in found["compareRunCharts"]:
+        keys.setdefault(chart["metricSectionId"], []).append(chart.get("metricKey"))
+    assert keys.keys() == sections.keys()
+    return keys, sections
+
+
+def recorded(config, blocks):
+    """The metrics that a run of that config logs."""
+    depth = config.network.depth
+    widths = {"sharpness": config.instruments.eigenvalues, "saturated": depth - 1}
+    asked = [name for name in ("sharpness", "update_ratio", "saturated", "example_norm") if getattr(config.instruments, name)]
+    history = History(
+        np.ones(2),
+        np.ones((2, depth)),
+        np.ones((2, depth)),
+        np.ones(2, int),
+        2,
+        np.array([0, 2]),
+        {f"{name}/{part}": np.ones(2) for name in ("loss", "accuracy") for part in ("train", "validation")},
+        {name: Quantity(np.arange(2), np.ones((2, widths.get(name, depth)))) for name in asked},
+    )
+    return {metric.key for metric in curves(history, 2, 20, blocks, 0, lambda step: 0)} | summary(history).keys()
+
+
+DEPTHS = [[depth] for depth in (1, 2, 3, 5, 9, 12, 13, 33, 99, 100, 101, 200)] + [
+    [2, 3, 5, 9, 17, 33],
+    [2, 5, 9],
+    [99, 100],
+    [1, 200],
+    list(range(1, 201)),
+]
+
+
+@pytest.mark.parametrize("depths", DEPTHS, ids=lambda depths: f"{depths[0]} to {depths[-1]}")
+@pytest.mark.parametrize("blocks", [12, 2, None])
+def test_what_is_viewed_is_recorded_at_every_depth(configs, depths, blocks):
+    asked = {"sharpness": "log", "update_ratio": "log", "saturated": "1"}
+    sweep = configs(depths, **asked)
+    (view, *_) = sweep_views("a sweep", "p" * 32, sweep, "accuracy", blocks).values()
+    assert len(view) < LONGEST_TAG
+    keys, unfolded = charts(view)
+    runs = [recorded(config, blocks) for config in sweep]
+    by_all, by_some = set.intersection(*runs), set.union(*runs)
+    for section, names in keys.items():
+        assert set(names) - {None} <= (by_all if unfolded[section] else by_some), section
+    # Of one depth, all of what is recorded has a chart, and none has two of one kind.
+    norms = [name for section in ("norms", "grad_norm") for name in keys.get(section, [])]
+    assert len(norms) == len(set(norms))
+    if len(depths) == 1 and blocks:
+        assert set(norms) == {name for name in by_all if name.startswith(("grad_norm", "norm_ratio"))}
+    assert {"norm_ratio/first_over_last", "grad_norm/all"} <= set(keys["norms"])
+    assert ("grad_norm/W_01" in keys["norms"]) == (max(depths) < 100)
+
+
+def test_four_blocks_of_one_depth_are_viewed_the_first_and_the_last_among_them(configs):
+    (view,) = sweep_views("a sweep", "p", configs([33, 33]), "accuracy", 12).values()
+    keys, _ = charts(view)
+    # A dozen of 33 evenly spaced are 1, 4, 7, 10, 13, 16, 18, 21, 24, 27, 30, 33; four of them the 1st, 5th, 8th, 12th.
+    assert keys["norms"][2:] == ["grad_norm/W_01", "grad_norm/W_13", "grad_norm/W_21", "grad_norm/W_33"]
+    assert "instruments" not in keys
+
+
+@pytest.mark.parametrize(
+    ("swept", "axes"),
+    [
+        (("network.depth=2,5", "optimizer.learning_rate=0.1,0.2"), ("optimizer.log10_learning_rate", "network.depth")),
+        (("network.activation=relu,tanh", "network.depth=2,5", "network.gain=1,2"), ("network.gain", "network.depth")),
+        (("network.activation=relu,tanh", "network.depth=2,5"), None),
+        (("network.depth=2,5", "seed=0,1"), None),
+    ],
+)
+def test_the_contour_has_axes_of_numbers_alone(composed, swept, axes):
+    parts = [[f"{key}={value}" for value in values.split(",")] for key, _, values in (of.partition("=") for of in swept)]
+    runs = [typed(composed(*(of[k] for of in parts))) for k in (0, 1)]
+    (view,) = sweep_views("a sweep", "p", runs, "accuracy", 12).values()
+    found = [chart for chart in state(view)["compareRunCharts"] if chart["type"] == "CONTOUR"]
+    assert [(chart["xaxis"]["key"], chart["yaxis"]["key"]) for chart in found] == ([axes] if axes else [])
+
+
+def test_a_sweep_of_more_runs_than_a_page_has_a_view_of_the_stuck_and_of_the_diverged(configs):
+    views = sweep_views("network.depth=...", "p", configs([2] * 101), "r2", 12)
+    assert list(views) == ["p", "p-stuck", "p-diverged"]
+    titles = [json.loads(view)["name"] for view in views.values()]
+    assert titles[0] == "the best 100 of 101 runs: network.depth=..."
+    filters = [state(view)["searchFilter"] for view in views.values()]
+    assert filters[0] == "tags.`mlflow.parentRunId` = 'p'"
+    assert filters[2] == "tags.`mlflow.parentRunId` = 'p' and tags.outcome = 'diverged'"
+    assert list(sweep_views("a sweep", "p", configs([2] * 100), "r2", 12)) == ["p"]
