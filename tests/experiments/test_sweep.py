@@ -146,7 +146,7 @@ def test_curves_of_a_long_run_appear_while_it_trains(lab):
 
 def test_ctrl_c_ends_the_children_and_keeps_what_is_finished(lab):
     process = lab.start(
-        "-m", "network.depth=2,33", "optimizer.learning_rate=0.1,0.2", "training.epochs=1,100000", "hydra.launcher.n_jobs=3"
+        "-m", "network.depth=2,33", "optimizer.learning_rate=0.1,0.2", "training.epochs=1,20000", "hydra.launcher.n_jobs=3"
     )
     lab.wait_for("FINISHED")
     children = psutil.Process(process.pid).children(recursive=True)
