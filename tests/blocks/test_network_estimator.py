@@ -155,7 +155,12 @@ def test_boosting_takes_the_estimators():
     boosted = AdaBoostClassifier(small(NetworkClassifier, epochs=20, learning_rate=0.01), n_estimators=3, random_state=0)
     assert boosted.fit(X, y).score(X, y) > 0.9
     assert len(set(map(tuple, (model.network_.parameters for model in boosted.estimators_)))) == len(boosted.estimators_)
-    assert AdaBoostRegressor(small(NetworkRegressor, epochs=20, learning_rate=0.01), n_estimators=2, random_state=0).fit(X, y).score(X, y) > 0.5
+    assert (
+        AdaBoostRegressor(small(NetworkRegressor, epochs=20, learning_rate=0.01), n_estimators=2, random_state=0)
+        .fit(X, y)
+        .score(X, y)
+        > 0.5
+    )
 
 
 @pytest.mark.parametrize("estimator", BOTH)

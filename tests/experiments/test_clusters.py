@@ -177,7 +177,7 @@ def test_a_killed_worker_costs_nothing_but_time(lab, request, on_this_machine, b
 @pytest.mark.slow
 @pytest.mark.parametrize(("backend", "number"), [("ray", signal.SIGTERM), ("dask", signal.SIGINT)])
 def test_an_interrupted_sweep_leaves_no_run_running_and_no_process(lab, backend, number):
-    axes = ["network.depth=2,33", "optimizer.learning_rate=0.1,0.2", "training.epochs=1000000"]
+    axes = ["network.depth=2,33", "optimizer.learning_rate=0.1,0.2", "training.epochs=40000"]
     process = lab.start("-m", *axes, *on(backend))
     lab.wait_for("RUNNING", count=3)
     children = wait_until(lambda: psutil.Process(process.pid).children(recursive=True), "workers")
@@ -193,9 +193,7 @@ def test_an_interrupted_sweep_leaves_no_run_running_and_no_process(lab, backend,
 @pytest.mark.slow
 def test_an_interrupted_sweep_s_stacks_end_on_a_ray_cluster_too(lab, ray_cluster):
     address, started = ray_cluster
-    process = lab.start(
-        "-m", "network.depth=33", "optimizer.learning_rate=0.1,0.2", "training.epochs=1000000", *on("ray", address)
-    )
+    process = lab.start("-m", "network.depth=33", "optimizer.learning_rate=0.1,0.2", "training.epochs=40000", *on("ray", address))
 
     def at_work():
         children = [child for node in started for child in node.children(recursive=True)]
@@ -213,7 +211,7 @@ def test_an_interrupted_sweep_s_stacks_end_on_a_ray_cluster_too(lab, ray_cluster
 @pytest.mark.slow
 def test_a_ray_head_that_is_killed_is_one_line(lab, ray_cluster):
     address, started = ray_cluster
-    axes = ["network.depth=33", "optimizer.learning_rate=0.1,0.2", "training.epochs=1000000"]
+    axes = ["network.depth=33", "optimizer.learning_rate=0.1,0.2", "training.epochs=40000"]
     process = lab.start("-m", *axes, *on("ray", address))
     lab.wait_for("RUNNING", count=3)
     (head,) = (child for child in started[0].children(recursive=True) if child.name() == "gcs_server")

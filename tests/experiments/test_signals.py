@@ -122,7 +122,12 @@ def test_a_sweep_ends_in_order_whenever_signals_come(lab, moment):
             "experiments.trainability",
             ["dataset=iris", "trainability=rate_by_gain", "map.resolution=4", "map.floor=false", "map.folder=there"],
         ),
-        (("experiments.record.tracking.Run.tabulate", 1, "after", signal.SIGTERM), "verify", "experiments.verify", ["--only", "scaling"]),
+        (
+            ("experiments.record.tracking.Run.tabulate", 1, "after", signal.SIGTERM),
+            "verify",
+            "experiments.verify",
+            ["--only", "scaling"],
+        ),
         (
             ("mlflow.MlflowClient.create_run", 2, "after", signal.SIGHUP),
             "sweep",
