@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from experiments.run.config import UserError, flat_values, varied
 from experiments.run.interrupts import end_in_order
 
@@ -21,7 +23,7 @@ def export(run_id: str, file: Path, uri: str | None) -> int:
     A metric has the name and the steps that it has in MLflow, of all blocks and all steps; values that are not finite are left
     out. Raises UserError where there is no such sweep, or the file is there already.
     """
-    from experiments.record.metrics import curves
+    from experiments.record.metrics import series
     from experiments.record.reading import Archive
 
     if file.exists():
@@ -36,9 +38,11 @@ def export(run_id: str, file: Path, uri: str | None) -> int:
             for run, config in zip(runs, configs, strict=True):
                 history, own = run.files().history, [run.run_id, *(config.get(key, "") for key in keys)]
                 steps = len(history.loss)
-                for metric in curves(history, steps, steps + 1, None, 0, int):
-                    writer.writerow([*own, metric.step, metric.key, repr(metric.value)])
-                    count += 1
+                for metric, (at, values) in series(history, steps, steps + 1, None).items():
+                    finite = np.isfinite(values)
+                    for step, value in zip(at[finite].tolist(), values[finite].tolist(), strict=True):
+                        writer.writerow([*own, step, metric, repr(value)])
+                        count += 1
     return count
 
 

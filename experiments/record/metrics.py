@@ -65,9 +65,22 @@ def metrics(trained: Trained, points: int, blocks: int | None, since: int = 0) -
 def curves(
     history: History, steps: int, points: int, blocks: int | None, since: int, when: Callable[[int], int]
 ) -> Iterator[Metric]:
-    """Points of a training of `steps` steps, at most `points` a key; step = updates made before.
+    """The points of `series` as MLflow's, from step `since` on; when: step -> milliseconds.
 
     Finite values alone, and no loss or norm above BOUNDS times the first one: a chart's axes are those of all its runs.
+    """
+    drawn = series(history, steps, points, blocks)
+    first = {"loss": history.loss[:1], "grad_norm": drawn["grad_norm/all"][1][:1]}
+    bounds = {part: BOUNDS[part] * float(value[0]) for part, value in first.items() if (value > 0).any()}
+    for key, (at, values) in drawn.items():
+        bound = bounds.get(key.partition("/")[0], math.inf)
+        for step, value in zip(at.tolist(), values.tolist(), strict=True):
+            if step >= since and np.isfinite(value) and value <= bound:
+                yield Metric(key, value, when(step), step)
+
+
+def series(history: History, steps: int, points: int, blocks: int | None) -> dict[str, tuple[Array, Array]]:
+    """Metric -> its steps and its values, of a training of `steps` steps, at most `points` a metric; step = updates made before.
 
     loss/batch, grad_norm/W_01 ..., grad_norm/all, and norm_ratio/first_over_last, the norm of block 1 over that of
     block L, at log-spaced steps, the last one before a divergence among them;
@@ -75,7 +88,6 @@ def curves(
     measured, sharpness/lambda_01 and so on.
 
     history: of the steps so far. blocks: at most so many, evenly spaced, first and last among them; None is all.
-    since: the step from which on. when: step -> milliseconds.
     """
     shown = log_spaced(steps, points)
     shown = shown[shown < history.loss.shape[-1]]
@@ -83,27 +95,21 @@ def curves(
         last = int(history.diverged_step) - 1
         shown = np.append(shown[shown < last], last)
     depth = history.grad_norm.shape[-1]
-    series: dict[str, tuple[Array, Array]] = {"loss/batch": (shown, history.loss[shown])}
+    found: dict[str, tuple[Array, Array]] = {"loss/batch": (shown, history.loss[shown])}
     for block, key in norm_keys(depth, blocks).items():
-        series[key] = shown, history.grad_norm[shown, block]
+        found[key] = shown, history.grad_norm[shown, block]
     norms = history.grad_norm[shown].astype(np.float64)
-    series["grad_norm/all"] = shown, norm(np.concatenate([norms, history.grad_norm_b[shown]], axis=-1))
+    found["grad_norm/all"] = shown, norm(np.concatenate([norms, history.grad_norm_b[shown]], axis=-1))
     with np.errstate(all="ignore"):
-        series[RATIO] = shown, norms[:, 0] / norms[:, -1]
+        found[RATIO] = shown, norms[:, 0] / norms[:, -1]
     for name, values in history.measures.items():
-        kept = log_spaced(len(values), points)
-        series[name] = history.evaluated[kept], values[kept]
+        places = log_spaced(len(values), points)
+        found[name] = history.evaluated[places], values[places]
     for name, quantity in history.quantities.items():
-        kept, count = log_spaced(len(quantity.at), points), quantity.values.shape[-1]
+        places, count = log_spaced(len(quantity.at), points), quantity.values.shape[-1]
         for index, key in quantity_keys(name, count, blocks).items():
-            series[key] = quantity.at[kept], quantity.values[kept, index]
-    first = {"loss": history.loss[:1], "grad_norm": series["grad_norm/all"][1][:1]}
-    bounds = {part: BOUNDS[part] * float(value[0]) for part, value in first.items() if (value > 0).any()}
-    for key, (at, values) in series.items():
-        bound = bounds.get(key.partition("/")[0], math.inf)
-        for step, value in zip(at.tolist(), values.tolist(), strict=True):
-            if step >= since and np.isfinite(value) and value <= bound:
-                yield Metric(key, value, when(step), step)
+            found[key] = quantity.at[places], quantity.values[places, index]
+    return found
 
 
 def summary(history: History) -> dict[str, float]:

@@ -222,7 +222,7 @@ def test_results_are_a_frame_and_histories(swept, best, monkeypatch):
     assert frame["loss/train"].isna().equals(diverged)
     assert [history.grad_norm.shape[-1] for history in histories] == frame["network.depth"].tolist()
     assert repr(histories[0]) == "History(69 steps, 2 blocks, 0 diverged)"
-    with pytest.raises(UserError, match="sweep 'another'"):
+    with pytest.raises(UserError, match="run 'another'"):
         results.load("another")
 
 
