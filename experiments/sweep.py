@@ -25,7 +25,7 @@ from experiments.record.ownership import VARIABLE, TakenOver
 from experiments.run.config import Config, UserError, flat, run_name, sweep_name, typed, varied
 from experiments.run.engines import Engine, Loky, connect
 from experiments.run.folder import check_folder
-from experiments.run.interrupts import raise_lost_interrupt
+from experiments.run.interrupts import defer_interrupts, raise_lost_interrupt
 from experiments.run.loaders import needing_allowance
 
 if TYPE_CHECKING:
@@ -267,7 +267,8 @@ class Sweep:
             error = own
             raise
         finally:
-            self._close(status_of(error))
+            with defer_interrupts():
+                self._close(status_of(error))
 
     def _close(self, status: str) -> None:
         """Nothing of the sweep is RUNNING any more, whatever has ended it."""

@@ -148,11 +148,16 @@ class Store:
         Runs whose owner is dead are KILLED first. Raises UserError where another process is training the same sweep; where it
         is not to be seen whether that lives, its signs of life are waited for.
         """
-        run_id = self.claims.take_over(
-            tags["kind"], fingerprint, config, lambda: self._create(name, {**tags, "fingerprint": fingerprint}).run_id
-        )
+        created = []
+
+        def create() -> str:
+            created.append(self._create(name, {**tags, "fingerprint": fingerprint}).run_id)
+            return created[0]
+
+        run_id = self.claims.take_over(tags["kind"], fingerprint, config, create)
         self._open_on(run_id, tags)
-        return self.run(run_id), self._finished(run_id)
+        # Of a new one nothing is finished: a server that has just gone need not be asked.
+        return self.run(run_id), {} if created else self._finished(run_id)
 
     def _open_on(self, run_id: str, tags: dict[str, str]) -> None:
         self.opened = run_id
