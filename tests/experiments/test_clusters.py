@@ -161,7 +161,7 @@ def test_a_killed_worker_costs_nothing_but_time(lab, request, on_this_machine, b
         return [max(node, key=lambda child: child.memory_info().rss) for node in children if node]
 
     process = lab.start("-m", *LONG, *on(backend, address))
-    lab.wait_for("RUNNING", count=3)
+    lab.wait_for("RUNNING", 180, count=3)
     at_work = wait_until(lambda: len(found := workers()) == 2 and found, "work on both nodes")
     assert len({child.ppid() for child in at_work}) == 2
     lab.wait_for("FINISHED")
@@ -179,7 +179,7 @@ def test_a_killed_worker_costs_nothing_but_time(lab, request, on_this_machine, b
 def test_an_interrupted_sweep_leaves_no_run_running_and_no_process(lab, backend, number):
     axes = ["network.depth=2,33", "optimizer.learning_rate=0.1,0.2", "training.epochs=40000"]
     process = lab.start("-m", *axes, *on(backend))
-    lab.wait_for("RUNNING", count=3)
+    lab.wait_for("RUNNING", 180, count=3)
     children = wait_until(lambda: psutil.Process(process.pid).children(recursive=True), "workers")
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
@@ -200,7 +200,7 @@ def test_an_interrupted_sweep_s_stacks_end_on_a_ray_cluster_too(lab, ray_cluster
         return [child for child in children if child.name().startswith("ray::work")]
 
     wait_until(at_work, "work")
-    lab.wait_for("RUNNING", count=3)
+    lab.wait_for("RUNNING", 180, count=3)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 1
@@ -213,7 +213,7 @@ def test_a_ray_head_that_is_killed_is_one_line(lab, ray_cluster):
     address, started = ray_cluster
     axes = ["network.depth=33", "optimizer.learning_rate=0.1,0.2", "training.epochs=40000"]
     process = lab.start("-m", *axes, *on("ray", address))
-    lab.wait_for("RUNNING", count=3)
+    lab.wait_for("RUNNING", 180, count=3)
     (head,) = (child for child in started[0].children(recursive=True) if child.name() == "gcs_server")
     head.kill()
     output, _ = process.communicate(timeout=60)
