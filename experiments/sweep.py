@@ -102,7 +102,8 @@ class Sweep:
         # A job's own process may find what is relative, or a time of day, elsewhere.
         tracking = anchor(self.configs[0].tracking)
         self.configs = [replace(config, tracking=tracking) for config in self.configs]
-        self.distinct = [job for job, mark in enumerate(self.fingerprints) if self.fingerprints.index(mark) == job]
+        first = {mark: job for job, mark in reversed(list(enumerate(self.fingerprints)))}
+        self.distinct = sorted(first.values())
         self.results: list[Result | None] = [None] * len(self.configs)
         self.lost: dict[int, Exception] = {}
         self.store: AnyStore | None = None

@@ -17,7 +17,8 @@ from matplotlib.ticker import MaxNLocator
 
 from blocks.arrays import Array
 from blocks.history import History, evenly_spaced
-from experiments.pictures.report import COLUMNS, MOST, REPEATS, Cell, Report, shown
+from experiments.pictures.report import COLUMNS, MOST, REPEATS, Cell, Report
+from experiments.run.config import shown
 from experiments.run.data import task
 
 DIVERGED = "#d55e00"

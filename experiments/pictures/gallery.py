@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from blocks.history import History
 from experiments.pictures import figures
-from experiments.pictures.report import REPEATS, ROWS, Report, Row, shown
-from experiments.run.config import Config
+from experiments.pictures.report import REPEATS, ROWS, Report, Row
+from experiments.run.config import Config, shown
 from experiments.run.data import task
 from experiments.run.interrupts import raise_lost_interrupt
 from experiments.run.pool import Pool, cores

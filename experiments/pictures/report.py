@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from experiments.run.config import Config, flat, varied
+from experiments.run.config import Config, flat, shown, varied
 
 # Cells side by side that can still be read.
 MOST = 24
@@ -210,8 +210,3 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     # Two spaces part cells that have a space themselves.
     width = max(10, longest + 1 + any(" " in cell for row in rows for cell in row))
     return ["".join(f"{cell:>{width}}" for cell in row) for row in rows]
-
-
-def shown(value: Any) -> str:
-    """A value of the config as people write it."""
-    return f"{value:g}" if isinstance(value, float) else str(value)

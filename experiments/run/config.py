@@ -340,7 +340,7 @@ def run_name(config: Config, keys: Sequence[str] = ()) -> str:
     keys: that differ between the runs of its sweep; none is a run alone, whose depth and rate are named.
     """
     values, by_word = flat(config), words(keys or tuple(FIRST))
-    named = ", ".join(f"{word} {_shown(values[key])}" for word, key in by_word.items() if key in values)
+    named = ", ".join(f"{word} {shown(values[key])}" for word, key in by_word.items() if key in values)
     return named if len(named) <= MOST_NAME else f"{named[: MOST_NAME - 3]}..."
 
 
@@ -359,7 +359,8 @@ def words(keys: Sequence[str]) -> dict[str, str]:
     return {word if list(last.values()).count(word) == 1 else key: key for key, word in last.items()}
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value of the config as people write it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
