@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from blocks.arrays import Array
@@ -38,7 +37,7 @@ from experiments.run.bounded import text
 from experiments.run.config import UserError, composed, flat, register
 from experiments.run.data import load
 from experiments.run.engines import Engine, connect
-from experiments.run.folder import check_folder
+from experiments.run.folder import check_folder, hold
 from experiments.run.grid import Grid, MappedConfig, ZoomConfig, axes, grid, typed_map, windows
 from experiments.run.interrupts import end_in_order, raise_lost_interrupt
 from experiments.run.paper import PIXEL, TRAINED
@@ -48,7 +47,7 @@ from experiments.run.tile import floor_tile as train_floor
 from experiments.train import is_expected, one_line
 
 TICK_SECONDS = 0.5
-MAP, FLOOR, OWNER, LOCK = "map.npy", "floor.npy", "fingerprint.txt", ".lock"
+MAP, FLOOR, OWNER = "map.npy", "floor.npy", "fingerprint.txt"
 
 register("base_map", MappedConfig)
 
@@ -306,11 +305,8 @@ def _check_own(folder: Path, mark: str) -> None:
 def _alone(folder: Path) -> Iterator[None]:
     """Raises UserError where another process trains tiles in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(folder / LOCK).acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"map.folder is {str(folder)!r}, where another process trains tiles: wait for it") from None
-    with lock:
+    in_use = UserError(f"map.folder is {str(folder)!r}, where another process trains tiles: wait for it")
+    with hold(folder, in_use):
         yield
 
 

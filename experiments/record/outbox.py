@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
 from experiments.record.address import Unreachable, absolute, check_reachable, masked
 from experiments.record.ownership import VARIABLE
 from experiments.record.untracked import Untracked
 from experiments.run.config import TrackingConfig, UserError
+from experiments.run.folder import hold
 from experiments.run.interrupts import defer_interrupts
 from experiments.run.trust import from_record
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from experiments.record.undelivered import RunRecord, SweepRecord
     from experiments.run.stack import Trained
 
-FOLDER, RECORD, SWEEP, FILES, LOCK = "undelivered", "record.json", "sweep", "files", ".lock"
+FOLDER, RECORD, SWEEP, FILES = "undelivered", "record.json", "sweep", "files"
 RETRY_SECONDS = 5.0
 # NumPy's error for an array of which a part alone could be written has no number.
 FULL = (errno.ENOSPC, errno.EDQUOT, None)
@@ -157,7 +156,8 @@ def deliver(folder: Path, store: "AnyStore | None" = None, allow: Sequence[str] 
     count, refused = 0, []
     with contextlib.ExitStack() as around:
         for outbox in dict.fromkeys(record.parent for record in waiting(folder)):
-            around.enter_context(_alone(outbox))
+            in_use = InUse(f"{outbox} is being delivered by another process: wait for it")
+            around.enter_context(hold(outbox, in_use))
         stores = _Stores(uri)
         around.callback(stores.close)
         # A sweep's end comes after its runs.
@@ -203,16 +203,6 @@ class _Stores:
         for store in self.opened.values():
             with contextlib.suppress(UserError):
                 store.close()
-
-
-@contextlib.contextmanager
-def _alone(outbox: Path) -> Iterator[None]:
-    try:
-        lock = FileLock(outbox / LOCK).acquire(timeout=0)
-    except Timeout:
-        raise InUse(f"{outbox} is being delivered by another process: wait for it") from None
-    with lock:
-        yield
 
 
 def _is_of_sweep(record: Path) -> bool:

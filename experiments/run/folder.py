@@ -1,12 +1,17 @@
-"""Whether a folder that a command is to make, or to write to, can be."""
+"""Whether a folder that a command is to make, or to write to, can be, and whether another process writes to it."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from experiments.run.config import UserError
 
 # Bytes that the path of a file in the folder may have beyond the folder's own.
 WITHIN = 100
+LOCK = ".lock"
 
 
 def check_folder(key: str, folder: str) -> None:
@@ -20,3 +25,14 @@ def check_folder(key: str, folder: str) -> None:
     for text, limit in [*((name, longest) for name in path.parts), (str(path), total - WITHIN)]:
         if (size := len(os.fsencode(text))) > limit:
             raise UserError(f"{key} has the name {text[:40]!r}... of {size} bytes, allowed: at most {limit} here")
+
+
+@contextlib.contextmanager
+def hold(folder: Path, in_use: UserError) -> Iterator[None]:
+    """The folder, which is there, is this process's alone; raises `in_use` where another process holds it."""
+    try:
+        lock = FileLock(folder / LOCK).acquire(timeout=0)
+    except Timeout:
+        raise in_use from None
+    with lock:
+        yield

@@ -13,9 +13,10 @@ import pytest
 from filelock import FileLock
 
 from experiments.record import outbox
-from experiments.record.outbox import FOLDER, LOCK, RECORD, Outbox, deliver
+from experiments.record.outbox import FOLDER, RECORD, Outbox, deliver
 from experiments.record.tracking import Store
 from experiments.run.config import TrackingConfig, UserError, typed
+from experiments.run.folder import LOCK
 from experiments.run.stack import train_stack
 from tests.experiments.conftest import empty_store
 
