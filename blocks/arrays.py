@@ -37,25 +37,6 @@ def times(left: Array) -> Callable[..., Array]:
     return left_times
 
 
-def product(left: Array, right: Array, out: Array) -> Call:
-    """out = left right, as a call."""
-    return partial(left.dot, right, out) if left.ndim == right.ndim == 2 else partial(np.matmul, left, right, out)
-
-
-def in_parts(calls_of: Callable[..., list[Call]], *arrays: Array) -> list[Call]:
-    """calls_of(*arrays), elementwise, of arrays of one shape: of some rows of all of them, then of the next."""
-    n, size = arrays[0].shape[-2], arrays[0].size
-    rows = max(1, PART * n // max(1, size))
-    if rows >= n:
-        return calls_of(*arrays)
-    calls: list[Call] = []
-    for start in range(0, n, rows):
-        # An array that stands twice among them does so in their parts.
-        parts = {id(array): array[..., start : start + rows, :] for array in arrays}
-        calls += calls_of(*(parts[id(array)] for array in arrays))
-    return calls
-
-
 def turning_pays(left: Array, right: Array) -> bool:
     """Whether left right^T is quicker where left is copied into the order of its transpose first.
 
@@ -64,13 +45,6 @@ def turning_pays(left: Array, right: Array) -> bool:
     """
     entries = left.shape[-2] * right.shape[-2]
     return AVX_512 and entries > TINY and entries * left.shape[-1] <= SMALL
-
-
-def inner(left: Array, right: Array, out: Array) -> Call:
-    """out = the sum over the last axis of left right, as a call; of two vectors by the faster of two calls with the same bits."""
-    if left.size == left.shape[-1] and right.size == right.shape[-1]:
-        return partial(left.reshape(-1).dot, right.reshape(-1), out.reshape(()))
-    return partial(np.vecdot, left, right, out)
 
 
 def largest(values: Array) -> float:

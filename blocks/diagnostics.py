@@ -45,15 +45,12 @@ def checked(network: Network, x: Array, y: Array, loss: Loss) -> tuple[Array, Ar
 
 def backward_by_block(network: Network, caches: list[Cache], dlogits: Array) -> list[tuple[Array, Array]]:
     """[(da, dz), ...] of blocks 1..L: backward without its parameters' gradients."""
-    steps: list[tuple[Array, Array]] = []
-    da = dlogits
-    for index in range(network.depth - 1, -1, -1):
-        block, cache = network.blocks[index], caches[index]
-        dz = block.z_gradient(da, cache)
-        steps.insert(0, (da, dz))
-        if index > 0:
-            da = block.pull_back(da, dz, cache)
-    return steps
+    signals, da = [], dlogits
+    for block, cache in zip(reversed(network.blocks), reversed(caches), strict=True):
+        dz, da_prev = block.backpropagate(da, cache)
+        signals.insert(0, (da, dz))
+        da = da_prev
+    return signals
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")

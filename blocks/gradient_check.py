@@ -26,7 +26,7 @@ def _check_dtype_and_step(dtype: np.dtype, step: float) -> None:
 def _check_smooth(what: str, blocks: Sequence[Block], *sides: Sequence[Cache]) -> None:
     """Raise ValueError where a kink of an activation lies between two of the forwards that left those caches."""
     for number, block in enumerate(blocks):
-        arguments = [block.argument(caches[number]) for caches in sides]
+        arguments = [block.activation_argument(caches[number]) for caches in sides]
         for kink in block.activation.kinks:
             if any(((one > kink) != (other > kink)).any() for one, other in pairwise(arguments)):
                 name = f"the kink of {block.activation.name} at {kink:g}"
@@ -77,8 +77,7 @@ def check_network(network: Network, loss: Loss, x: Array, y: Array, rng: np.rand
     direction /= np.linalg.norm(direction)
     logits, caches = network.forward(x)
     _, dlogits = loss(logits, y)
-    gradient = np.empty_like(network.parameters)
-    network.backward_into(network.layout.blocks(gradient), dlogits, caches)
+    gradient = network.gradient(dlogits, caches)
 
     def along(distance: float) -> tuple[Array, list[Cache]]:
         logits, caches = network.with_parameters(network.parameters + distance * direction).forward(x)

@@ -1,39 +1,15 @@
 """The losses, from logits: value and gradient; the one 1/m of the whole engine stands here.
 
-A loss is called with the targets as people have them, and checks them. A training loop checks them once, keeps them beside
-the data, encoded if there is room, and computes in one `Room`.
+A loss is called with the targets as people have them, and checks them. A training loop checks them once and keeps them beside
+the data, encoded if there is room. A new loss is a function and a line in the table.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
-from blocks.arrays import Array, Call, check_finite, check_number, check_shape, choice, inner, product, row_of_ones
-
-
-class Room:
-    """Where a loss leaves what it computes, and what it computes in: with one made for a loop nothing is allocated there.
-
-    shape: (..., n_L, m) of the logits.
-    value: (...,) J a lane. dlogits: (..., n_L, m) dJ/dlogits.
-    units, row: room for a number a unit and example, and for one an example.
-    """
-
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        *lanes, _, m = shape
-        self.value, self.dlogits = np.empty(lanes, dtype), np.empty(shape, dtype)
-        self.units, self.row = np.empty(shape, dtype), np.empty((*lanes, 1, m), dtype)
-        self.over_m = np.full((), 1 / m, dtype)
-
-    def sum_over_units(self, values: Array) -> Call:
-        """`row` = the sums of (..., n_L, m) values, as `arrays.sum_over_units` makes them."""
-        return product(row_of_ones(values.shape[-2], values.dtype), values, self.row)
-
-    def weighted_sum(self, terms: Array, weights: Array) -> Call:
-        """`value` = the sum of the (..., 1, k) terms, each times its weight."""
-        return product(terms, weights[:, None], self.value[..., None, None])
+from blocks.arrays import Array, check_finite, check_number, check_shape, choice, sum_over_units
 
 
 @dataclass(frozen=True)
@@ -41,7 +17,7 @@ class Loss:
     """J(logits, y), the mean over the m examples.
 
     name: the table's key.
-    calls: `calls(logits, target, room)`, what puts value and dlogits into the room, call after call; target as `encode` makes it.
+    function: `function(logits, target) -> value (...,) a lane, dlogits (..., n_L, m) = dJ/dlogits`, target as `encode` makes it.
     check: `check(y, n_L, dtype) -> y`, labels (..., m) or values (..., n_L, m); raises ValueError where y is not what the
         loss takes, or not finite in that dtype.
     encode: `encode(y, n_L, dtype) -> target` (..., n_L, m) in that dtype, of a y that `check` returned.
@@ -49,10 +25,10 @@ class Loss:
     """
 
     name: str
-    calls: Callable[[Array, Array, Room], list[Call]]
+    function: Callable[[Array, Array], tuple[Array, Array]]
     check: Callable[[Array, int, np.dtype], Array]
     encode: Callable[[Array, int, np.dtype], Array]
-    decides: Callable[[Array], Array] | None
+    decides: Callable[[Array], Array] | None = None
 
     def __call__(self, logits: Array, y: Array, weights: Array | None = None) -> tuple[Array, Array]:
         """value (...,) a lane, dlogits (..., n_L, m) = dJ/dlogits.
@@ -74,38 +50,19 @@ class Loss:
         return self.encode(self.check(np.asarray(y), units, dtype), units, dtype)
 
     def value_and_gradient(self, logits: Array, target: Array, shares: Array | None = None) -> tuple[Array, Array]:
-        """What a call returns, of a target that is encoded, with shares as `weighted_calls` takes them."""
-        room = Room(logits.shape, logits.dtype)
-        calls = self.calls(logits, target, room) if shares is None else self.weighted_calls(logits, target, room, shares)
-        for call in calls:
-            call()
-        return room.value, room.dlogits
+        """What a call returns, of a target that is encoded. With shares (m,), weights whose sum is 1, in the logits' dtype:
 
-    def weighted_calls(self, logits: Array, target: Array, room: Room, shares: Array) -> list[Call]:
-        """What puts a mean with weights into the room, and its gradient:
+            J = sum of s_i J_i        dJ/dz_i = s_i dJ_i/dz_i        J_i: the loss of example i alone
 
-        J = sum of s_i J_i        dJ/dz_i = s_i dJ_i/dz_i        J_i: the loss of example i alone
-
-        Each example is a lane of its own for `calls`, which have J_i then for J.
-
-        shares: (m,) the s_i, in the logits' dtype; their sum is 1.
+        Each example is then a lane of its own for `function`, which gives J_i for J.
         """
-
-        def apart(values: Array) -> Array:
-            """(..., n_L, m) -> (m, ..., n_L, 1), a view"""
-            return np.moveaxis(values, -1, 0)[..., None]
-
-        alone = Room(apart(logits).shape, logits.dtype)
-        z, y, values = np.empty_like(alone.dlogits), np.empty_like(alone.dlogits), room.row[..., 0, :]
-        return [
-            partial(np.copyto, z, apart(logits)),
-            partial(np.copyto, y, apart(np.broadcast_to(target, logits.shape))),
-            *self.calls(z, y, alone),
-            # Side by side: BLAS sums what is spread out in another order.
-            partial(np.copyto, values, np.moveaxis(alone.value, 0, -1)),
-            inner(values, shares, room.value),
-            partial(np.multiply, np.moveaxis(alone.dlogits[..., 0], 0, -1), shares, room.dlogits),
-        ]
+        if shares is None:
+            return self.function(logits, target)
+        target = np.broadcast_to(target, logits.shape)
+        z, y = (np.expand_dims(np.moveaxis(values, -1, 0), -1).copy() for values in (logits, target))
+        values, dlogits = self.function(z, y)
+        # Side by side: BLAS sums what is spread out in another order.
+        return np.vecdot(np.moveaxis(values, 0, -1).copy(), shares), np.moveaxis(dlogits[..., 0], 0, -1) * shares
 
     @classmethod
     def named(cls, name: str) -> "Loss":
@@ -150,7 +107,7 @@ def _check_labels(y: Array, classes: int, dtype: np.dtype) -> Array:
     return y
 
 
-def _softmax(logits: Array, target: Array, room: Room) -> list[Call]:
+def _softmax(logits: Array, target: Array) -> tuple[Array, Array]:
     """Softmax cross-entropy, p_k = e^z_k / sum_j e^z_j:
 
     J = 1/m sum of log(sum_j e^z_j) - z_y        dJ/dz = (p - onehot(y)) / m
@@ -158,28 +115,21 @@ def _softmax(logits: Array, target: Array, room: Room) -> list[Call]:
     z less the example's largest: no e^z overflows, and neither sum of J has terms that cancel.
     """
     m = logits.shape[-1]
-    z, row, dlogits = room.units, room.row, room.dlogits
+    # Never -inf, which times a target of 0 would be nan.
+    z = np.maximum(logits - np.maximum.reduce(logits, axis=-2, keepdims=True), float(np.finfo(logits.dtype).min))
+    e = np.exp(z)
+    total = sum_over_units(e)
+    dlogits = (e / total - target) * (1 / m)
     # Every example's log, and the sum of all z_y.
-    terms, weights = np.empty((*room.value.shape, 1, m + 1), z.dtype), np.full(m + 1, 1 / m, z.dtype)
+    terms = np.concatenate([np.log(total), np.vecdot(_flat(target), _flat(z))[..., None, None]], axis=-1)
+    weights = np.full(m + 1, 1 / m, logits.dtype)
     weights[m] *= -1
-    lowest = np.array(np.finfo(z.dtype).min)
-    return [
-        partial(np.maximum.reduce, logits, axis=-2, keepdims=True, out=row),
-        # Rows are copied for every unit: a broadcast operation takes longer, and allocates.
-        partial(np.copyto, z, row),
-        partial(np.subtract, logits, z, z),
-        # Never -inf, which times a target of 0 would be nan.
-        partial(np.maximum, z, lowest, out=z),
-        inner(_flat(target), _flat(z), terms[..., 0, m]),
-        partial(np.exp, z, dlogits),
-        room.sum_over_units(dlogits),
-        partial(np.copyto, z, row),
-        partial(np.divide, dlogits, z, dlogits),
-        partial(np.subtract, dlogits, target, dlogits),
-        partial(np.multiply, dlogits, room.over_m, dlogits),
-        partial(np.log, row, terms[..., :m]),
-        room.weighted_sum(terms, weights),
-    ]
+    return _weighted_sum(terms, weights), dlogits
+
+
+def _weighted_sum(terms: Array, weights: Array) -> Array:
+    """(...) the sum of (..., 1, k) terms, each times its weight."""
+    return (terms @ weights[:, None])[..., 0, 0]
 
 
 def _flat(values: Array) -> Array:
@@ -199,32 +149,16 @@ def _largest(logits: Array) -> Array:
     return logits.argmax(axis=-2)
 
 
-def _sigmoid(logits: Array, target: Array, room: Room) -> list[Call]:
+def _sigmoid(logits: Array, target: Array) -> tuple[Array, Array]:
     """Binary cross-entropy of one logit z, labels y of 0 or 1, p = 1 / (1 + e^-z):
 
     J = 1/m sum of max(z, 0) - y z + log(1 + e^-|z|)        dJ/dz = (p - y) / m
     """
-    e, terms, dlogits = room.units, room.row, room.dlogits
-    zero = np.zeros((), logits.dtype)
-    return [
-        # max(z, 0) - y z + log(1 + e), e = e^-|z|
-        partial(np.multiply, target, logits, dlogits),
-        partial(np.maximum, logits, zero, out=terms),
-        partial(np.subtract, terms, dlogits, terms),
-        partial(np.abs, logits, e),
-        partial(np.negative, e, e),
-        partial(np.exp, e, e),
-        partial(np.log1p, e, dlogits),
-        partial(np.add, terms, dlogits, terms),
-        room.weighted_sum(terms, np.full(logits.shape[-1], room.over_m)),
-        # p = e^min(z, 0) / (1 + e)
-        partial(np.minimum, logits, zero, out=dlogits),
-        partial(np.exp, dlogits, dlogits),
-        partial(np.add, e, zero + 1, e),
-        partial(np.divide, dlogits, e, dlogits),
-        partial(np.subtract, dlogits, target, dlogits),
-        partial(np.multiply, dlogits, room.over_m, dlogits),
-    ]
+    m = logits.shape[-1]
+    e = np.exp(-np.abs(logits))
+    terms = (np.maximum(logits, 0) - target * logits) + np.log1p(e)
+    p = np.exp(np.minimum(logits, 0)) / (1 + e)
+    return _weighted_sum(terms, np.full(m, 1 / m, logits.dtype)), (p - target) * (1 / m)
 
 
 def _check_zero_or_one(y: Array, units: int, dtype: np.dtype) -> Array:
@@ -244,18 +178,27 @@ def _positive(logits: Array) -> Array:
     return (logits[..., 0, :] > 0).astype(int)
 
 
-def _half_squares(logits: Array, target: Array, room: Room) -> list[Call]:
+def _half_squares(logits: Array, target: Array) -> tuple[Array, Array]:
     """Half the mean squared error, summed over the units:
 
     J = 1/(2m) sum of ||z - y||^2        dJ/dz = (z - y) / m
     """
-    dlogits = room.dlogits
-    return [
-        partial(np.subtract, logits, target, dlogits),
-        inner(_flat(dlogits), _flat(dlogits), room.value),
-        partial(np.multiply, room.value, room.over_m / 2, room.value),
-        partial(np.multiply, dlogits, room.over_m, dlogits),
-    ]
+    m = logits.shape[-1]
+    error = logits - target
+    return np.vecdot(_flat(error), _flat(error)) * (1 / m / 2), error * (1 / m)
+
+
+def _huber(logits: Array, target: Array) -> tuple[Array, Array]:
+    """Huber's loss, delta = 1, summed over the units (Huber 1964): a square near 0, a line beyond. With e = z - y:
+
+    J = 1/m sum of h(e),  h(e) = e^2 / 2 where |e| <= 1, else |e| - 1/2        dJ/dz = c / m,  c = min(max(e, -1), 1)
+
+    h(e) = c (e - c / 2) on both sides.
+    """
+    m = logits.shape[-1]
+    error = logits - target
+    c = np.minimum(np.maximum(error, -1), 1)
+    return np.vecdot(_flat(c), _flat(error - 0.5 * c)) * (1 / m), c * (1 / m)
 
 
 def _check_values(y: Array, units: int, dtype: np.dtype) -> Array:
@@ -273,10 +216,12 @@ def _values(y: Array, units: int, dtype: np.dtype) -> Array:
 
 softmax_cross_entropy = Loss("softmax_cross_entropy", _softmax, _check_labels, _one_hot, _largest)
 sigmoid_cross_entropy = Loss("sigmoid_cross_entropy", _sigmoid, _check_zero_or_one, _one_row, _positive)
-half_mean_squared_error = Loss("half_mean_squared_error", _half_squares, _check_values, _values, None)
+half_mean_squared_error = Loss("half_mean_squared_error", _half_squares, _check_values, _values)
+huber = Loss("huber", _huber, _check_values, _values)
 # The squared error of a classifier, its labels one-hot (Hui and Belkin 2021).
 one_hot_squared_error = Loss("one_hot_squared_error", _half_squares, _check_labels, _one_hot, _largest)
 
 LOSSES = {
-    loss.name: loss for loss in (softmax_cross_entropy, sigmoid_cross_entropy, half_mean_squared_error, one_hot_squared_error)
+    loss.name: loss
+    for loss in (softmax_cross_entropy, sigmoid_cross_entropy, half_mean_squared_error, huber, one_hot_squared_error)
 }

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from blocks.activations import Activation
-from blocks.arrays import Array, Call, check_shape, choice, transpose, whole_number
+from blocks.arrays import Array, check_shape, choice, whole_number
 from blocks.block import Block, Cache
 from blocks.initializers import initialize
 from blocks.normalized import Normalized
-from blocks.parameters import SAFE, Layout, split
+from blocks.parameters import SAFE, Layout, joined_gradient
 from blocks.residual import Residual
 
 # What makes a block from [W b] and its activation, by its number and the depth. Block 1 sees the data: they are standardised,
@@ -98,60 +98,17 @@ class Network:
         kind = "" if self.kind == "plain" else f"{self.kind}, "
         return f"Network({sizes}, {kind}{self.activation.name}, {self.parameters.dtype}{lanes}, {self.layout.size} parameters)"
 
-    def new_caches(self, x_shape: tuple[int, ...], in_place: bool = False) -> list[Cache]:
-        """Empty caches for inputs of that shape, every block's `a` the next one's `a_prev` where that is kept.
-
-        in_place: z is overwritten by a where g' is found from a alone: half as much then lies between forward and backward.
-        """
-        caches: list[Cache] = []
-        shape = x_shape
-        for block in self.blocks:
-            cache = block.new_cache(shape)
-            shape = cache.z.shape
-            if in_place and not block.activation.needs_z:
-                cache.z = cache.a
-            if caches:
-                before = caches[-1]
-                over_z = before.z is before.a
-                cache.follow(before)
-                if over_z:
-                    before.z = before.a
-            caches.append(cache)
-        return caches
-
-    def workspace(self, x_shape: tuple[int, ...]) -> list[Cache]:
-        """Caches in place, with room for backward's intermediate results, for a loop that allocates nothing.
-
-        All blocks share that room: what `Block.backward` returns as da_prev is overwritten by the next block's.
-        """
-        caches = self.new_caches(x_shape, in_place=True)
-        room: dict[tuple[str, tuple[int, ...]], Array] = {}
-        for cache, before in zip(caches, [None, *caches], strict=False):
-            # The last block's dz is the loss's dlogits.
-            if cache is not caches[-1]:
-                cache.dz = room.setdefault(("dz", cache.z.shape), np.empty_like(cache.z))
-            if cache.turns:
-                cache.dz_T = room.setdefault(("dz_T", cache.z.shape), np.empty_like(transpose(cache.z), order="C"))
-            if before is not None:
-                cache.da_prev = room.setdefault(("da", before.z.shape), np.empty_like(before.z))
-                cache.room = room.setdefault(("room", before.z.shape), np.empty_like(before.z))
-        return caches
-
-    def forward(self, x: Array, caches: list[Cache] | None = None) -> tuple[Array, list[Cache]]:
+    def forward(self, x: Array) -> tuple[Array, list[Cache]]:
         """logits, caches of blocks 1..L.
 
         x: (..., n_0, m) data, one example a column; lanes may share it.
-        caches: an earlier call's, for the same shape of x, to be written over; the results do not depend on them.
         Returns logits (..., n_L, m).
         """
         check_shape("x", x, (self.layout.sizes[0], "m"))
-        if caches is None:
-            caches = self.new_caches(x.shape)
-        elif x.shape != caches[0].a_prev.shape:
-            raise ValueError(f"x has shape {x.shape}, the caches are for {caches[0].a_prev.shape}")
-        a = x
-        for block, cache in zip(self.blocks, caches, strict=True):
-            a, _ = block.forward(a, cache)
+        a, caches = x, []
+        for block in self.blocks:
+            a, cache = block.forward(a)
+            caches.append(cache)
         return a, caches
 
     def backward(self, dlogits: Array, caches: list[Cache]) -> list[tuple[Array, Array]]:
@@ -160,52 +117,21 @@ class Network:
         dlogits: (..., n_L, m) the loss's derivative with respect to the logits.
         caches: forward's.
         """
-        return self._backward(dlogits, caches)[0]
+        return self.backward_to_data(dlogits, caches)[0]
 
     def backward_to_data(self, dlogits: Array, caches: list[Cache]) -> tuple[list[tuple[Array, Array]], Array]:
         """What `backward` returns, and da_0 (..., n_0, m), the loss's derivative with respect to x."""
-        gradients, (da, dz) = self._backward(dlogits, caches)
-        return gradients, self.blocks[0].pull_back(da, dz, caches[0])
-
-    def _backward(self, dlogits: Array, caches: list[Cache]) -> tuple[list[tuple[Array, Array]], tuple[Array, Array]]:
         check_shape("dlogits", dlogits, caches[-1].z.shape[-2:])
-        joined = self.layout.blocks(np.empty_like(self.parameters))
-        da_dz = self.backward_into(joined, dlogits, caches)
-        return [split(block) for block in joined], da_dz
+        gradients, da = [], dlogits
+        for block, cache in zip(reversed(self.blocks), reversed(caches), strict=True):
+            da, dW, db = block.backward(da, cache)
+            gradients.insert(0, (dW, db))
+        return gradients, da
 
-    def backward_into(self, joined: list[Array], dlogits: Array, caches: list[Cache]) -> tuple[Array, Array]:
-        """`backward`, its results written into `joined`: [dW db] of blocks 1..L, as `layout.blocks` gives them.
-
-        Returns block 1's da and dz, (..., n_1, m) each.
-        """
-        da = dlogits
-        for index in range(self.depth - 1, 0, -1):
-            dz, _ = self.blocks[index].gradient(da, caches[index], joined[index])
-            da = self.blocks[index].pull_back(da, dz, caches[index])
-        dz, _ = self.blocks[0].gradient(da, caches[0], joined[0])
-        return da, dz
-
-    def forward_calls(self, caches: list[Cache]) -> list[Call]:
-        """`forward` of what stands in caches[0].a_prev, as calls one after another.
-
-        For a loop over a workspace: what lies between the products then takes a quarter less. Same bits.
-        """
-        if not self._all_plain:
-            return [partial(self.forward, caches[0].a_prev, caches)]
-        return [call for block, cache in zip(self.blocks, caches, strict=True) for call in block.forward_calls(cache)]
-
-    def backward_calls(self, joined: list[Array], dlogits: Array, caches: list[Cache]) -> list[Call]:
-        """`backward_into`, as calls one after another, see `forward_calls`."""
-        if not self._all_plain:
-            return [partial(self.backward_into, joined, dlogits, caches)]
-        calls: list[Call] = []
-        da = dlogits
-        for block, cache, out in reversed(list(zip(self.blocks, caches, joined, strict=True))):
-            calls += block.backward_calls(da, cache, out)
-            da = da if cache.da_prev is None else cache.da_prev
-        return calls
-
-    @property
-    def _all_plain(self) -> bool:
-        """Another kind of block takes steps of its own."""
-        return all(type(block) is Block for block in self.blocks)
+    def gradient(self, dlogits: Array, caches: list[Cache]) -> Array:
+        """`backward`'s results as one flat vector (..., P) that lies as the parameters do."""
+        joined, da = [], dlogits
+        for block, cache in zip(reversed(self.blocks), reversed(caches), strict=True):
+            dz, da = block.backpropagate(da, cache)
+            joined.insert(0, joined_gradient(dz, cache.a_prev_1))
+        return self.layout.flat(joined)

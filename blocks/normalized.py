@@ -1,10 +1,10 @@
 """The block that standardises its input: no signal vanishes or explodes on its way from block to block."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from blocks.arrays import Array, check_shape, sum_over_units
+from blocks.arrays import Array, check_shape, sum_over_units, transpose
 from blocks.block import Block, Cache
 
 EPSILON = 1e-5
@@ -17,10 +17,7 @@ class NormalizedCache(Cache):
     r: (..., 1, m) = 1 / sqrt(var + epsilon) of every example.
     """
 
-    r: Array = field(kw_only=True)
-
-    def follow(self, before: Cache) -> None:
-        """The block before keeps its a: here lies x_hat."""
+    r: Array
 
 
 class Normalized(Block):
@@ -37,42 +34,22 @@ class Normalized(Block):
     W, b, activation: see `Block`.
     """
 
-    def new_cache(self, a_prev_shape: tuple[int, ...]) -> NormalizedCache:
-        """See `Block.new_cache`."""
-        plain = super().new_cache(a_prev_shape)
-        r = np.empty((*a_prev_shape[:-2], 1, a_prev_shape[-1]), self.W.dtype)
-        return NormalizedCache(plain.a_prev_1, plain.z, plain.a, r=r)
-
-    def forward(self, a_prev: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
+    def forward(self, a_prev: Array) -> tuple[Array, NormalizedCache]:
         """a, cache:  x_hat = r (a_prev - mean),  z = W x_hat + b,  a = g(z). See `Block.forward`."""
-        if cache is None:
-            check_shape("a_prev", a_prev, (self.W.shape[-1], "m"))
-            cache = self.new_cache(a_prev.shape)
-        assert isinstance(cache, NormalizedCache)
-        x_hat = np.subtract(a_prev, mean_over_units(a_prev), cache.a_prev)
-        variance = mean_over_units(np.multiply(x_hat, x_hat, cache.room))
-        variance += EPSILON
+        check_shape("a_prev", a_prev, (self.W.shape[-1], "m"))
+        centered = a_prev - mean_over_units(a_prev)
+        variance = mean_over_units(centered * centered) + EPSILON
         # sqrt(v) / v is nan where the squares have overflown, and that lane has diverged; 1 / sqrt(v) would be 0, and hide it.
-        np.divide(np.sqrt(variance), variance, cache.r)
-        x_hat *= cache.r
-        return super().forward(x_hat, cache)
+        r = np.sqrt(variance) / variance
+        a, cache = super().forward(r * centered)
+        return a, NormalizedCache(cache.a_prev_1, cache.z, cache.a, r)
 
-    def pull_back(self, da: Array, dz: Array, cache: Cache) -> Array:
-        """da_prev = r (dx_hat - mean of dx_hat - x_hat mean of (x_hat * dx_hat)),  dx_hat = W^T dz"""
-        dx_hat = super().pull_back(da, dz, cache)
-        return self.through_normalization(dx_hat, cache, dx_hat)
-
-    def through_normalization(self, v: Array, cache: Cache, out: Array | None = None) -> Array:
-        """r (v - mean of v - x_hat mean of (x_hat * v)): the derivative of x_hat along v, and, being symmetric, backward's too.
-
-        v: (..., n_{l-1}, m); `out` may be v.
-        """
+    def backpropagate(self, da: Array, cache: Cache) -> tuple[Array, Array]:
+        """dz, da_prev:  dz = da * g'(z),  dx_hat = W^T dz,  da_prev = r (dx_hat - mean of dx_hat - x_hat mean of (x_hat * dx_hat))"""
         assert isinstance(cache, NormalizedCache)
-        along = mean_over_units(np.multiply(cache.a_prev, v, cache.room))
-        out = np.subtract(v, mean_over_units(v), out)
-        out -= np.multiply(cache.a_prev, along, cache.room)
-        out *= cache.r
-        return out
+        dz = da * self.activation.derivative(cache.z, cache.a)
+        dx_hat, x_hat = transpose(self.W) @ dz, cache.a_prev
+        return dz, cache.r * (dx_hat - mean_over_units(dx_hat) - x_hat * mean_over_units(x_hat * dx_hat))
 
 
 def mean_over_units(values: Array) -> Array:

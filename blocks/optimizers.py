@@ -2,20 +2,19 @@
 
 `state = optimizer.start(network)` makes what a rule carries from update to update; `optimizer.update(parameters,
 gradient, state, factor)` makes one update in place. Every hyperparameter is a number, or an array with one a lane; the
-learning rate may be one a parameter, too.
-The gradient is left unchanged.
+learning rate may be one a parameter, too. The gradient is left unchanged. A new optimizer is its rule and a line in the table.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from blocks.arrays import PART, Array, Call, check_number, choice
+from blocks.arrays import Array, check_number, choice
 from blocks.network import Network
-from blocks.program import program
+from blocks.tape.recorder import Tape
+from blocks.tape.replay import Replay, replayed
 
 ALLOWED: dict[str, dict[str, float]] = {
     "learning_rate": {"above": 0},
@@ -23,58 +22,38 @@ ALLOWED: dict[str, dict[str, float]] = {
     "momentum": {"at_least": 0, "below": 1},
     "beta_1": {"at_least": 0, "below": 1},
     "beta_2": {"at_least": 0, "below": 1},
+    "rho": {"at_least": 0, "below": 1},
     "epsilon": {"above": 0},
 }
 
 
 @dataclass
 class State:
-    """What an optimizer carries from update to update, and the update itself, as calls.
+    """What an optimizer carries from update to update.
 
-    moments: (..., P) each.
-    scratch: (..., numbers of a part) room to compute in.
+    moments: (..., P) each. updates: how many were made.
     decays: (..., P) bool, where weight decay is; None without any.
-    decayed: room for the gradient with its decay.
-    updates: how many were made.
-    parameters, gradient: (..., P) what `calls` updates, and by what.
-    numbers: what the calls multiply by, see `Optimizer._numbers`; factor: the schedule's, with which they were made.
+    numbers: what the rule multiplies by; factor: the schedule's, for which they are right.
     """
 
     moments: list[Array]
-    scratch: Array
     decays: Array | None = None
-    decayed: Array | None = None
     updates: int = 0
-    parameters: Array = field(default_factory=lambda: np.empty(0))
-    gradient: Array = field(default_factory=lambda: np.empty(0))
-    numbers: tuple[Array, ...] = ()
+    numbers: list[Array] = field(default_factory=list)
     factor: float = np.nan
-    calls: Sequence[Call] = ()
+    # The update of these arrays, recorded.
+    replay: Replay | None = None
+    parameters: Array | None = None
+    gradient: Array | None = None
 
     def take(self, lanes: Array) -> "State":
         """The state of some lanes alone."""
         decays = None if self.decays is None else self.decays[lanes]
-        decayed = None if self.decayed is None else np.empty_like(self.decayed[lanes])
-        moments = [moment[lanes] for moment in self.moments]
-        return State(moments, np.empty_like(self.scratch[lanes]), decays, decayed, self.updates)
-
-    def part(self, place: slice) -> "State":
-        """Views of what belongs to a part of the parameters."""
-        length = place.stop - place.start
-        return State(
-            [moment[..., place] for moment in self.moments],
-            self.scratch[..., :length],
-            None if self.decays is None else self.decays[..., place],
-            None if self.decayed is None else self.decayed[..., :length],
-            self.updates,
-            self.parameters[..., place],
-            self.gradient[..., place],
-            tuple(number[..., place] if number.shape == self.parameters.shape else number for number in self.numbers),
-        )
+        return State([moment[lanes] for moment in self.moments], decays, self.updates)
 
     def __reduce__(self) -> tuple[type["State"], tuple[Any, ...]]:
-        # A copy's calls would be the original's.
-        return State, (self.moments, self.scratch, self.decays, self.decayed, self.updates)
+        # A copy's replay would be the original's.
+        return State, (self.moments, self.decays, self.updates)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +69,6 @@ class Optimizer:
     weight_decay: Any = field(default=0.0, kw_only=True)
 
     moments = 0
-    decays = False
     # Whether the numbers are others at every update.
     varies = False
 
@@ -98,11 +76,22 @@ class Optimizer:
         for rule in fields(self):
             check_number(rule.name, getattr(self, rule.name), **ALLOWED[rule.name])
             object.__setattr__(self, rule.name, np.asarray(getattr(self, rule.name), dtype=np.float64))
-        object.__setattr__(self, "decays", bool(self.weight_decay.any()))
 
-    def take(self, lanes: Array, of: tuple[int, ...]) -> "Optimizer":
-        """The optimizer of some lanes alone, of those with shape `of`; they are counted along one axis, whatever their shape."""
-        axes = len(of)
+    def rule(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
+        """The new theta, and the new moments behind it.
+
+        theta, g, moments: (..., P) parameters, gradient, and what earlier updates have left. numbers: see `numbers`.
+        """
+        raise NotImplementedError
+
+    def numbers(self, factor: float, t: int, theta: Array) -> list[Array]:
+        """What update t = 1, 2, ... multiplies by, broadcasting over theta: here alpha, the learning rate times the factor."""
+        rate = self.learning_rate * factor
+        return [rate.astype(theta.dtype) if rate.shape == theta.shape else _column(rate, theta.dtype)]
+
+    def take(self, lanes: Array, shape: tuple[int, ...]) -> "Optimizer":
+        """The optimizer of some lanes alone, out of lanes of that shape, counted along one axis."""
+        axes = len(shape)
 
         def taken(value: Array) -> Array:
             return value.reshape(-1, *value.shape[axes:])[lanes] if axes and value.ndim else value
@@ -111,18 +100,16 @@ class Optimizer:
 
     def start(self, network: Network) -> State:
         """The state before the first update; raises ValueError where there is not one value, or one a lane."""
-        whole = network.parameters.shape
+        parameters = network.parameters
         for rule in fields(self):
             shape = getattr(self, rule.name).shape
-            if shape not in ((), network.lanes) and not (rule.name == "learning_rate" and shape == whole):
+            if shape not in ((), network.lanes) and not (rule.name == "learning_rate" and shape == parameters.shape):
                 raise ValueError(f"{rule.name} has shape {shape}, it must be () or {network.lanes}, one a lane")
-        parameters = network.parameters
         moments = [np.zeros_like(parameters) for _ in range(self.moments)]
-        scratch = np.empty((*network.lanes, min(_length(parameters), parameters.shape[-1])), parameters.dtype)
-        if not self.decays:
-            return State(moments, scratch)
+        if not self.weight_decay.any():
+            return State(moments)
         decays = network.layout.is_weight & (_column(self.weight_decay, parameters.dtype) > 0)
-        return State(moments, scratch, np.broadcast_to(decays, parameters.shape), np.empty_like(scratch))
+        return State(moments, np.broadcast_to(decays, parameters.shape))
 
     def update(self, parameters: Array, gradient: Array, state: State, factor: float = 1.0) -> None:
         """One update of `parameters` (..., P) by `gradient` (..., P), in place.
@@ -130,48 +117,31 @@ class Optimizer:
         factor: what a schedule makes of the learning rate at this update.
         """
         state.updates += 1
-        if parameters is not state.parameters or gradient is not state.gradient:
-            self._bind(parameters, gradient, state)
         if self.varies or state.factor != factor:
-            state.factor = factor
-            for number, value in zip(state.numbers, self._numbers(factor, state), strict=True):
+            state.factor, numbers = factor, self.numbers(factor, state.updates, parameters)
+            if not state.numbers:
+                state.numbers = [np.array(number) for number in numbers]
+            for number, value in zip(state.numbers, numbers, strict=True):
                 number[...] = value
-        for call in state.calls:
-            call()
+        if not replayed():
+            self._apply(parameters, gradient, state.moments, state.numbers, state.decays)
+            return
+        if state.replay is None or parameters is not state.parameters or gradient is not state.gradient:
+            state.parameters, state.gradient, tape = parameters, gradient, Tape()
+            theta, g, *moments = (tape.watch(array) for array in (parameters, gradient, *state.moments))
+            self._apply(theta, g, moments, [tape.watch(number) for number in state.numbers], state.decays)
+            state.replay = Replay(tape, [])
+        state.replay()
 
-    def _bind(self, parameters: Array, gradient: Array, state: State) -> None:
-        state.parameters, state.gradient, state.factor = parameters, gradient, np.nan
-        state.numbers = tuple(np.array(number) for number in self._numbers(1.0, state))
-        size, length = parameters.shape[-1], state.scratch.shape[-1]
-        calls: list[Call] = []
-        for start in range(0, size, length):
-            part = state.part(slice(start, min(start + length, size)))
-            calls += [*self._decay_calls(part), *self._calls(part)]
-        state.calls = program(calls)
-
-    def _numbers(self, factor: float, state: State) -> tuple[Array, ...]:
-        """What an update multiplies by, broadcasting over the parameters: here alpha, the learning rate times the factor."""
-        rate, parameters = self.learning_rate * factor, state.parameters
-        return (rate.astype(parameters.dtype) if rate.shape == parameters.shape else _column(rate, parameters.dtype),)
-
-    def _decay_calls(self, state: State) -> list[Call]:
-        """dW + lambda W on W, db on b, lane by lane: a lane without decay keeps its gradient's very bits."""
-        if state.decays is None or state.decayed is None:
-            return []
-        gradient, state.gradient = state.gradient, state.decayed
-        return [
-            partial(np.copyto, state.decayed, gradient),
-            partial(np.multiply, _column(self.weight_decay, gradient.dtype), state.parameters, state.scratch),
-            partial(np.add, gradient, state.scratch, out=state.decayed, where=state.decays),
-        ]
-
-    def _calls(self, state: State) -> list[Call]:
-        raise NotImplementedError
-
-
-def _length(parameters: Array) -> int:
-    """Numbers of each lane in a part."""
-    return max(1, PART * parameters.shape[-1] // parameters.size)
+    def _apply(
+        self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array], decays: Array | None
+    ) -> None:
+        """Write the new theta and moments over the old."""
+        if decays is not None:
+            # A lane without decay keeps its gradient's very bits.
+            g = np.where(decays, g + _column(self.weight_decay, theta.dtype) * theta, g)
+        for old, new in zip((theta, *moments), self.rule(theta, g, moments, numbers), strict=True):
+            old[...] = new
 
 
 def _column(values: Array, dtype: np.dtype) -> Array:
@@ -182,9 +152,10 @@ def _column(values: Array, dtype: np.dtype) -> Array:
 class GradientDescent(Optimizer):
     """theta := theta - alpha g"""
 
-    def _calls(self, state: State) -> list[Call]:
-        theta, g, step, (alpha,) = state.parameters, state.gradient, state.scratch, state.numbers
-        return [partial(np.multiply, alpha, g, step), partial(np.subtract, theta, step, theta)]
+    def rule(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
+        """See the class."""
+        (alpha,) = numbers
+        return (theta - alpha * g,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,30 +169,22 @@ class Momentum(Optimizer):
 
     moments = 1
 
-    def _calls(self, state: State) -> list[Call]:
-        theta, g, step, (alpha,), (v,) = state.parameters, state.gradient, state.scratch, state.numbers, state.moments
-        return [
-            partial(np.multiply, v, _column(self.momentum, theta.dtype), v),
-            partial(np.multiply, alpha, g, step),
-            partial(np.subtract, v, step, v),
-            partial(np.add, theta, v, theta),
-        ]
+    def rule(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
+        """See the class."""
+        (v,), (alpha,) = moments, numbers
+        v = _column(self.momentum, theta.dtype) * v - alpha * g
+        return theta + v, v
 
 
 class Nesterov(Momentum):
     """v := mu v - alpha g;  theta := theta + mu v - alpha g  (Nesterov 1983, in the variables of Bengio et al. 2013)"""
 
-    def _calls(self, state: State) -> list[Call]:
-        theta, g, step, (alpha,), (v,) = state.parameters, state.gradient, state.scratch, state.numbers, state.moments
-        mu = _column(self.momentum, theta.dtype)
-        return [
-            partial(np.multiply, v, mu, v),
-            partial(np.multiply, alpha, g, step),
-            partial(np.subtract, v, step, v),
-            partial(np.subtract, theta, step, theta),
-            partial(np.multiply, mu, v, step),
-            partial(np.add, theta, step, theta),
-        ]
+    def rule(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
+        """See the class."""
+        (v,), (alpha,), mu = moments, numbers, _column(self.momentum, theta.dtype)
+        step = alpha * g
+        v = mu * v - step
+        return theta - step + mu * v, v
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,35 +202,44 @@ class Adam(Optimizer):
     moments = 2
     varies = True
 
-    def _numbers(self, factor: float, state: State) -> tuple[Array, ...]:
+    def numbers(self, factor: float, t: int, theta: Array) -> list[Array]:
         """alpha / (1 - beta_1^t), 1 - beta_2^t, epsilon"""
-        t, dtype = state.updates, state.parameters.dtype
-        (alpha,) = super()._numbers(factor, state)
-        numbers = 1 - self.beta_1**t, 1 - self.beta_2**t, self._epsilon(t)
-        rest_1, rest_2, epsilon = (_column(number, dtype) for number in numbers)
-        return alpha / rest_1, rest_2, epsilon
+        (alpha,) = super().numbers(factor, t, theta)
+        rest_1, rest_2 = (_column(1 - beta**t, theta.dtype) for beta in (self.beta_1, self.beta_2))
+        return [alpha / rest_1, rest_2, _column(self._epsilon(t), theta.dtype)]
 
     def _epsilon(self, t: int) -> Array:
         return self.epsilon
 
-    def _calls(self, state: State) -> list[Call]:
-        theta, g, step, (m, v) = state.parameters, state.gradient, state.scratch, state.moments
-        (alpha, rest, epsilon), dtype = state.numbers, theta.dtype
-        return [
-            partial(np.multiply, m, _column(self.beta_1, dtype), m),
-            partial(np.multiply, _column(1 - self.beta_1, dtype), g, step),
-            partial(np.add, m, step, m),
-            partial(np.multiply, v, _column(self.beta_2, dtype), v),
-            partial(np.multiply, g, g, step),
-            partial(np.multiply, step, _column(1 - self.beta_2, dtype), step),
-            partial(np.add, v, step, v),
-            partial(np.divide, v, rest, step),
-            partial(np.sqrt, step, step),
-            partial(np.add, step, epsilon, step),
-            partial(np.divide, m, step, step),
-            partial(np.multiply, step, alpha, step),
-            partial(np.subtract, theta, step, theta),
-        ]
+    def rule(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
+        """See the class."""
+        (m, v), (alpha, rest, epsilon) = moments, numbers
+        beta_1, rest_1, beta_2, rest_2 = (
+            _column(beta, theta.dtype) for beta in (self.beta_1, 1 - self.beta_1, self.beta_2, 1 - self.beta_2)
+        )
+        m = beta_1 * m + rest_1 * g
+        v = beta_2 * v + g * g * rest_2
+        return theta - m / (np.sqrt(v / rest) + epsilon) * alpha, m, v
+
+
+@dataclass(frozen=True, eq=False)
+class RMSProp(Optimizer):
+    """v := rho v + (1 - rho) g^2;  theta := theta - alpha g / (sqrt(v) + epsilon)  (Tieleman and Hinton 2012, lecture 6.5)
+
+    rho: 0 <= rho < 1. epsilon: above 0.
+    """
+
+    rho: Any = 0.9
+    epsilon: Any = 1e-8
+
+    moments = 1
+
+    def rule(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
+        """See the class."""
+        (v,), (alpha,) = moments, numbers
+        rho, rest, epsilon = (_column(number, theta.dtype) for number in (self.rho, 1 - self.rho, self.epsilon))
+        v = rho * v + rest * (g * g)
+        return theta - alpha * g / (np.sqrt(v) + epsilon), v
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
@@ -275,6 +247,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "momentum": Momentum,
     "nesterov": Nesterov,
     "adam": Adam,
+    "rmsprop": RMSProp,
 }
 
 

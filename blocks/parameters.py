@@ -6,12 +6,13 @@ contiguous and its b stands behind it, so that the norms of all blocks of one sh
 """
 
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
-from blocks.arrays import Array, Call, check_shape, inner, largest, smallest, transpose
+from blocks.arrays import Array, check_shape, largest, row_of_ones, smallest, transpose, turning_pays
 
 # Below it, squares that matter to a sum may have lost digits as subnormal numbers.
 SAFE = {np.dtype(dtype): float(np.finfo(dtype).tiny / np.finfo(dtype).eps ** 2) for dtype in (np.float32, np.float64)}
@@ -27,6 +28,37 @@ def join(W: Array, b: Array) -> Array:
 def split(joined: Array) -> tuple[Array, Array]:
     """W (..., n_l, n_{l-1}) and b (..., n_l, 1), views into [W b]."""
     return joined[..., :-1], joined[..., -1:]
+
+
+class Part:
+    """A block's W or b: a view into its `joined` = [W b]. What is assigned is written there, where its network has it too."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, block: Any, owner: type) -> Any:
+        return self if block is None else split(block.joined)[self.place]
+
+    def __set__(self, block: Any, values: Array) -> None:
+        parameters = split(block.joined)[self.place]
+        if np.shape(values) != parameters.shape:
+            raise ValueError(f"{self.name} has shape {np.shape(values)}, it must be {parameters.shape}")
+        parameters[...] = values
+
+
+def above_ones(a_prev: Array) -> Array:
+    """[a_prev; 1]: (..., n_{l-1} + 1, m), a_prev above a row of ones."""
+    ones = np.broadcast_to(row_of_ones(a_prev.shape[-1], a_prev.dtype), (*a_prev.shape[:-2], 1, a_prev.shape[-1]))
+    return np.concatenate([a_prev, ones], axis=-2)
+
+
+def joined_gradient(dz: Array, a_prev_1: Array) -> Array:
+    """[dW db] = dz [a_prev; 1]^T: the row of ones under a_prev sums dz over the examples. The product is made transposed."""
+    dz_T = transpose(dz)
+    return transpose(a_prev_1 @ (dz_T.copy() if turning_pays(dz, a_prev_1) else dz_T))
 
 
 class Layout:
@@ -95,58 +127,45 @@ class Layout:
             at += 2 * count
         return series
 
+    def flat(self, joined: Sequence[Array]) -> Array:
+        """(..., P) from [W b] of blocks 1..L, or what has their shapes; `blocks` the other way round."""
+        return np.concatenate([transpose(block).reshape(*block.shape[:-2], -1) for block in joined], axis=-1)
+
+    def squares(self, flat: Array) -> Array:
+        """||W_1||^2, ||b_1||^2, ||W_2||^2, ...: (..., 2 L) from `flat` (..., P)."""
+        lanes = flat.shape[:-1]
+        squares = np.empty_like(flat, shape=(*lanes, 2 * self.depth))
+        for place, norms_place, count, length in self.alike:
+            joined, series = flat[..., place].reshape(*lanes, count, -1), squares[..., norms_place]
+            # Products of a vector with itself: it is read once, its squares would be written and read again.
+            for which, part in enumerate((joined[..., :length], joined[..., length:])):
+                series[..., which::2] = np.vecdot(part, part)
+        return squares
+
+    @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def norms(self, flat: Array) -> Array:
         """||W_1||, ||b_1||, ||W_2||, ...: (..., 2 L) Frobenius norms from `flat` (..., P)."""
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            return Norms(self, flat).measure()
+        squares = self.squares(flat)
+        norms = np.sqrt(squares)
+        self.rescale(norms, squares, flat)
+        return norms
 
+    def rescale(self, norms: Array, squares: Array, flat: Array) -> None:
+        """Mend the norms whose sum of squares has left the range of its dtype: ||v|| = c ||v / c||, c the largest |v_i|.
 
-class Norms:
-    """The Frobenius norms of all W and b in one flat vector, whose numbers may change: views into it are made once.
-
-    A sum of squares leaves the range of its dtype long before the norm does (in float32 where a norm is below 1e-19 or
-    above 1e19, as in any network that vanishes or explodes); those few are summed again, scaled.
-
-    finite: whether all norms of the last measurement are.
-    """
-
-    def __init__(self, layout: Layout, flat: Array) -> None:
-        self.layout, self.flat, self.safe = layout, flat, SAFE[flat.dtype]
-        self.sums = np.empty((*flat.shape[:-1], 2 * layout.depth), flat.dtype)
-        self.norms = np.empty_like(self.sums)
-        # Products of a vector with itself: it is read once, its squares would be written and read again.
-        self.calls: list[Call] = []
-        for place, norms_place, count, length in layout.alike:
-            joined = flat[..., place].reshape(*flat.shape[:-1], count, -1)
-            sums = self.sums[..., norms_place]
-            W, b = joined[..., :length], joined[..., length:]
-            self.calls += [inner(W, W, sums[..., 0::2]), inner(b, b, sums[..., 1::2])]
-        self.calls.append(partial(np.sqrt, self.sums, self.norms))
-
-    def measure(self) -> Array:
-        """||W_1||, ||b_1||, ||W_2||, ...: (..., 2 L), overwritten by the next call."""
-        for call in self.calls:
-            call()
-        return self.checked()
-
-    def checked(self) -> Array:
-        """The norms, after the `calls` that compute them."""
-        self.finite = True
-        if not (smallest(self.sums) > self.safe and largest(self.sums) < np.inf):
-            self._rescale()
-            self.finite = bool(np.isfinite(self.norms).all())
-        return self.norms
-
-    def _rescale(self) -> None:
-        """||v|| = c ||v / c||, c the largest |v_i|, wherever the sum of squares has left its range; lanes are rows."""
-        starts, size = self.layout.starts, self.layout.size
-        sums, norms = (values.reshape(-1, values.shape[-1]) for values in (self.sums, self.norms))
-        unsafe = ~((sums > self.safe) & (sums < np.inf))
+        It does so long before the norm does: in float32 where a norm is below 1e-19 or above 1e19, as in any network that
+        vanishes or explodes.
+        """
+        safe = SAFE[flat.dtype]
+        if smallest(squares) > safe and largest(squares) < np.inf:
+            return
+        starts, size = self.starts, self.size
+        squares, norms = (values.reshape(-1, values.shape[-1]) for values in (squares, norms))
+        unsafe = ~((squares > safe) & (squares < np.inf))
         rows = np.flatnonzero(unsafe.any(axis=-1))
-        flat = self.flat.reshape(-1, size)[rows]
-        largest_of = np.maximum.reduceat(np.abs(flat), starts, axis=-1)
+        flat = flat.reshape(-1, size)[rows]
+        scale = np.maximum.reduceat(np.abs(flat), starts, axis=-1)
         # All zero, or not finite: the norm is that already, and 1 leaves it so.
-        largest_of[~((largest_of > 0) & (largest_of < np.inf))] = 1
-        flat /= np.repeat(largest_of, np.diff(starts, append=size), axis=-1)
-        scaled = largest_of * np.sqrt(np.add.reduceat(flat * flat, starts, axis=-1))
-        norms[rows] = np.where(unsafe[rows], scaled, norms[rows])
+        scale[~((scale > 0) & (scale < np.inf))] = 1
+        flat /= np.repeat(scale, np.diff(starts, append=size), axis=-1)
+        norms[rows] = np.where(unsafe[rows], scale * np.sqrt(np.add.reduceat(flat * flat, starts, axis=-1)), norms[rows])

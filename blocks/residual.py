@@ -1,14 +1,14 @@
 """The block that adds to what it is given: a signal, and its gradient, come past every block on their way."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
 from blocks.activations import Activation
-from blocks.arrays import Array, check_number, check_shape
+from blocks.arrays import Array, check_number, check_shape, transpose
 from blocks.block import Block, Cache
-from blocks.parameters import join
+from blocks.parameters import above_ones, join
 
 
 @dataclass
@@ -18,11 +18,7 @@ class ResidualCache(Cache):
     skip: (..., n_{l-1}, m) a_prev.
     """
 
-    skip: Array = field(kw_only=True)
-
-    def follow(self, before: Cache) -> None:
-        """Let the block before write its a right where it is added."""
-        before.a = self.skip
+    skip: Array
 
 
 class Residual(Block):
@@ -37,8 +33,7 @@ class Residual(Block):
     a_prev + scale g(W a_prev + b), would not do: relu's outputs have a mean, it adds up from block to block, and the variance
     grows a thousand times in 65 blocks (He et al., "Identity mappings in deep residual networks", 2016, on the order).
 
-    W, b, activation: see `Block`; n_l must be n_{l-1}.
-    scale: finite.
+    W, b, activation: see `Block`; n_l must be n_{l-1}. scale: finite.
     """
 
     def __init__(self, W: Array, b: Array, activation: str = "identity", scale: float = 1.0) -> None:
@@ -59,41 +54,22 @@ class Residual(Block):
         check_number("scale", scale)
         self.scale = scale
 
-    def new_cache(self, a_prev_shape: tuple[int, ...]) -> ResidualCache:
-        """See `Block.new_cache`."""
-        plain = super().new_cache(a_prev_shape)
-        return ResidualCache(plain.a_prev_1, plain.z, plain.a, skip=np.empty(a_prev_shape, self.W.dtype))
-
-    def forward(self, a_prev: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
+    def forward(self, a_prev: Array) -> tuple[Array, ResidualCache]:
         """a, cache:  x = g(a_prev),  z = W x + b,  a = a_prev + scale z. See `Block.forward`."""
-        if cache is None:
-            check_shape("a_prev", a_prev, (self.W.shape[-1], "m"))
-            cache = self.new_cache(a_prev.shape)
-        assert isinstance(cache, ResidualCache)
-        if a_prev is not cache.skip:
-            np.copyto(cache.skip, a_prev)
-        self.activation.function(cache.skip, cache.a_prev)
-        z = np.matmul(self.joined, cache.a_prev_1, cache.z)
-        a = np.multiply(z, self.scale, cache.a)
-        return np.add(cache.skip, a, a), cache
+        check_shape("a_prev", a_prev, (self.W.shape[-1], "m"))
+        x_1 = above_ones(self.activation.function(a_prev))
+        z = self.joined @ x_1
+        a = a_prev + self.scale * z
+        return a, ResidualCache(x_1, z, a, skip=a_prev)
 
-    def argument(self, cache: Cache) -> Array:
-        """a_prev"""
+    def backpropagate(self, da: Array, cache: Cache) -> tuple[Array, Array]:
+        """dz, da_prev:  dz = scale da,  dx = W^T dz,  da_prev = dx * g'(a_prev) + da"""
+        assert isinstance(cache, ResidualCache)
+        dz = self.scale * da
+        dx = transpose(self.W) @ dz
+        return dz, dx * self.activation.derivative(cache.skip, cache.a_prev) + da
+
+    def activation_argument(self, cache: Cache) -> Array:
+        """What g is a function of: a_prev."""
         assert isinstance(cache, ResidualCache)
         return cache.skip
-
-    def slope(self, cache: Cache, out: Array | None = None) -> Array:
-        """g'(a_prev)"""
-        return self.activation.derivative(self.argument(cache), cache.a_prev, out)
-
-    def z_gradient(self, da: Array, cache: Cache) -> Array:
-        """dz = scale da"""
-        return np.multiply(da, self.scale, np.empty_like(cache.z) if cache.dz is None else cache.dz)
-
-    def pull_back(self, da: Array, dz: Array, cache: Cache) -> Array:
-        """da_prev = (W^T dz) * g'(a_prev) + da"""
-        dx = np.matmul(self.W_T, dz, cache.room)
-        # dz has been read, and makes room.
-        dx *= self.slope(cache, cache.dz)
-        # In a workspace da_prev lies where da does: only now may it be written over.
-        return np.add(dx, da, dx if cache.da_prev is None else cache.da_prev)

@@ -1,7 +1,6 @@
 """The gradient-descent cycle, over batches, for a whole stack of lanes; every step's loss and gradient norms are kept."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,12 +9,12 @@ from blocks.arrays import Array, check_finite, largest, quiet, transpose, whole_
 from blocks.block import Cache
 from blocks.history import History, log_spaced
 from blocks.instruments import Instrument
-from blocks.losses import Loss, Room, check_weights, r2, shares_of
+from blocks.losses import Loss, check_weights, r2, shares_of
 from blocks.network import Network
 from blocks.optimizers import Optimizer
-from blocks.parameters import Norms
-from blocks.program import program
 from blocks.schedules import schedule_named
+from blocks.tape.recorder import Tape
+from blocks.tape.replay import Replay, replayed
 
 Watch = Callable[[int, Callable[[], History]], None]
 # Targets of more numbers than these are encoded batch by batch: those of 10,000 classes would be far larger than the data.
@@ -79,31 +78,76 @@ def train(
 
 
 class Workspace:
-    """What batches of m examples are gathered into, and computed in.
+    """What batches of m examples are gathered into, and computed in: recorded once, and replayed.
 
     rows: (m, n_0 + 1) an example a row, with a 1 behind it: turned, block 1's a_prev_1, so that no batch is copied twice.
-    forward: what leaves the loss in `room`. cycle: that, and what leaves the gradient and its norms.
+    gradient: (..., P) where `backward` leaves the gradient.
+    value: (...,) the loss. logits: (..., n_L, m).
+    norms: (..., 2 L) of all dW and db. squares: their squares, see `Layout.squares`.
     """
 
-    def __init__(
-        self, network: Network, loss: Loss, gradient: Array, norms: Norms, target: Array, m: int, weighted: bool = False
-    ) -> None:
+    value: Array
+    logits: Array
+    norms: Array
+    squares: Array
+
+    def __init__(self, network: Network, loss: Loss, gradient: Array, target: Array, m: int, weighted: bool = False) -> None:
+        self.network, self.loss, self.gradient = network, loss, gradient
         inputs, units, dtype = network.layout.sizes[0], network.layout.sizes[-1], network.parameters.dtype
-        self.rows, self.labels = np.empty((m, inputs + 1), dtype), np.empty((*target.shape[:-1], m), target.dtype)
-        self.caches = network.workspace((inputs, m))
-        self.caches[0] = replace(self.caches[0], a_prev_1=transpose(self.rows))
-        self.x = self.caches[0].a_prev
-        self.room = Room(self.caches[-1].a.shape, dtype)
-        logits = self.caches[-1].a
+        self.labels = np.empty((*target.shape[:-1], m), target.dtype)
         self.encode = partial(loss.encode, self.labels, units, dtype) if target.dtype != dtype else None
         # Every lane's own copy of the labels: broadcasting takes longer, and allocates.
-        self.target = np.empty(logits.shape, dtype) if network.lanes or self.encode else self.labels
+        own = bool(network.lanes) or self.encode is not None
+        self.target = np.empty((*network.lanes, units, m), dtype) if own else self.labels
         self.shares = np.empty(m, dtype) if weighted else None
-        calls = loss.calls if self.shares is None else partial(loss.weighted_calls, shares=self.shares)
-        self.forward = program([*network.forward_calls(self.caches), *calls(logits, self.target, self.room)])
-        backward = network.backward_calls(network.layout.blocks(gradient), self.room.dlogits, self.caches)
-        self.cycle = [*self.forward, *program([*backward, *norms.calls])]
         self.held: Array | None = None
+        self.replay: Replay | None = None
+        if replayed():
+            self._record(Tape(), inputs, m)
+        else:
+            self.rows = np.ones((m, inputs + 1), dtype)
+
+    def _record(self, tape: Tape, inputs: int, m: int) -> None:
+        x = tape.input((inputs, m), self.gradient.dtype, order=(1, 0))
+        shares = None if self.shares is None else tape.watch(self.shares)
+        network = self.network.with_parameters(tape.watch(self.network.parameters))
+        self._forward(network, x, tape.watch(self.target), shares)
+        tape.stage = 1
+        self._backward(network, tape.watch(self.gradient))
+        results = self.value, self.logits, self.norms, self.squares
+        self.replay = Replay(tape, results)
+        self.value, self.logits, self.norms, self.squares = map(self.replay.array, results)
+        self.rows = transpose(self.replay.array(self.caches[0].a_prev_1))
+        del self.caches, self.dlogits
+
+    def _forward(self, network: Network, x: Array, target: Array, shares: Array | None) -> None:
+        self.logits, self.caches = network.forward(x)
+        self.value, self.dlogits = self.loss.value_and_gradient(self.logits, target, shares)
+
+    def _backward(self, network: Network, gradient: Array) -> None:
+        gradient[...] = network.gradient(self.dlogits, self.caches)
+        self.squares = self.network.layout.squares(gradient)
+        self.norms = np.sqrt(self.squares)
+
+    @property
+    def x(self) -> Array:
+        """(n_0, m) the batch."""
+        return transpose(self.rows)[:-1]
+
+    def forward(self) -> None:
+        """Leave value and logits."""
+        if self.replay is None:
+            self._forward(self.network, self.x, self.target, self.shares)
+        else:
+            self.replay(0)
+
+    def cycle(self) -> None:
+        """Leave the gradient and its norms, too."""
+        if self.replay is None:
+            self._forward(self.network, self.x, self.target, self.shares)
+            self._backward(self.network, self.gradient)
+        else:
+            self.replay()
 
     def gather(self, rows: Array, target: Array, examples: Array, weights: Array | None) -> None:
         """Take these examples of a whole set."""
@@ -169,7 +213,6 @@ class _Training:
     def _occupy(self, network: Network, optimizer: Optimizer) -> None:
         self.network, self.optimizer = network, optimizer
         self.gradient = np.empty_like(network.parameters)
-        self.gradient_norms = Norms(network.layout, self.gradient)
         self.workspaces: dict[int, Workspace] = {}
 
     def gathered(self, rows: Array, target: Array, examples: Array, weights: Array | None = None) -> Workspace:
@@ -177,7 +220,7 @@ class _Training:
         m = len(examples)
         if m not in self.workspaces:
             weighted = self.weights is not None
-            self.workspaces[m] = Workspace(self.network, self.loss, self.gradient, self.gradient_norms, target, m, weighted)
+            self.workspaces[m] = Workspace(self.network, self.loss, self.gradient, target, m, weighted)
         self.workspaces[m].gather(rows, target, examples, weights)
         return self.workspaces[m]
 
@@ -260,16 +303,16 @@ class _Training:
         their very bits.
         """
         batch = self.gathered(self.rows, self.target, examples, self.weights)
-        for call in batch.cycle:
-            call()
-        value, norms = batch.room.value, self.gradient_norms.checked()
+        batch.cycle()
+        value, norms = batch.value, batch.norms
+        self.network.layout.rescale(norms, batch.squares, self.gradient)
         self.losses[step, self.place] = value
         if not largest(value) <= self.loss_bound:
             # Caches of its own, since a workspace's z may be overwritten by a.
             stays, block = np.asarray(value <= self.loss_bound), _first(_lost_blocks(self.network.forward(batch.x)[1]))
         else:
             self.norms[step, self.place] = norms
-            if self.gradient_norms.finite:
+            if largest(norms) < np.inf:
                 self._update(step, factor)
                 return
             stays, block = np.asarray(np.isfinite(norms).all(axis=-1)), _last_block(norms)
@@ -329,10 +372,9 @@ class _Training:
         residual = np.zeros((*self.network.lanes, self.network.layout.sizes[-1]))
         for start in range(0, m, self.batch_size):
             batch = self.gathered(rows, target, np.arange(start, min(start + self.batch_size, m)))
-            for call in batch.forward:
-                call()
-            logits = batch.caches[-1].a
-            total += batch.room.value * np.float64(batch.x.shape[-1])
+            batch.forward()
+            logits = batch.logits
+            total += batch.value * np.float64(logits.shape[-1])
             if self.loss.decides:
                 # The encoded target less a half decides for its own label, whichever the encoding.
                 right += (self.loss.decides(logits) == self.loss.decides(batch.target - 0.5)).sum(axis=-1)

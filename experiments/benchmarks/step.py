@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from blocks import GradientDescent, Network, losses, reshuffled, train
 from blocks.arrays import Array, product, transpose
 from blocks.parameters import Layout, Norms
-from blocks.program import program
+from blocks.tape.program import program
 from experiments.benchmarks.tables import alternate, ratio, table
 
 # depth, width, batch, epochs a turn: long enough that a training's start is a hundredth of it, and short, so that a busy

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from blocks import ACTIVATIONS, KINDS, LOSSES, OPTIMIZERS, Network, reshuffled, train
 from blocks import program as module
 from blocks.parameters import Norms
-from blocks.program import _Program, program
+from blocks.tape.program import _Program, program
 from blocks.training import Workspace
 from tests.blocks import oracle
 

@@ -1,0 +1,178 @@
+"""Where every result of a plan lies: memory that is made once, and used again as soon as nobody reads what it held."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from blocks.arrays import PART, Array
+from blocks.tape.placement import Placement, axes_by_stride
+from blocks.tape.recorder import ALIGNED, Operation, Owner, Tracer, address_of, array_at
+
+FOREVER = 2**60
+Slots = dict[tuple[Any, ...], list[Array]]
+
+
+class Memory:
+    """The arrays of the results.
+
+    placement: who lies in whom. inputs, outputs: whose memory is nobody else's.
+    series: the operations in order, those together that are made part by part.
+    constants: by root, what is copied into it once for all.
+    passing: results of which one part at a time is needed.
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        inputs: set[Owner],
+        series: Sequence[Sequence[Operation]],
+        constants: dict[Owner, list[Operation]],
+        passing: set[Owner],
+    ) -> None:
+        self.placement, self.series, self.constants, self.passing = placement, series, constants, passing
+        self._slots: dict[Owner, Array] = {}
+        self._owners: dict[Owner, Array] = {}
+        self._arrays: dict[tuple[Any, ...], Array] = {}
+        self._allocate(inputs)
+
+    def _allocate(self, inputs: set[Owner]) -> None:
+        """Find memory for every result, in the order in which they are computed."""
+        root, free = self.placement.root, defaultdict(list)
+        last = self._last_uses(inputs)
+        for owner in inputs:
+            self._give(root(owner), free)
+        number = 0
+        for series in self.series:
+            # What a part has read for the last time, the next part still reads.
+            unread: list[Owner] = []
+            for operation in series:
+                for operand in operation.tracers:
+                    # Of what is put together of constants alone.
+                    self._give(root(operand.owner), free)
+                if root(operation.out.owner) not in self._slots:
+                    self._give_over(operation, number, last)
+                    self._give(root(operation.out.owner), free)
+                for owner in {root(tracer.owner) for tracer in (*operation.tracers, operation.out)}:
+                    if last[owner] == number and owner in self.passing:
+                        free[self._kind(owner)].append(self._slots[owner])
+                    elif last[owner] == number and not owner.exists:
+                        unread.append(owner)
+                number += 1
+            for owner in unread:
+                free[self._kind(owner)].append(self._slots[owner])
+
+    def _last_uses(self, inputs: set[Owner]) -> dict[Owner, int]:
+        """The last operation that touches each root; the last of its stage where an earlier stage has made it."""
+        operations = [operation for series in self.series for operation in series]
+        ends = {operation.stage: number for number, operation in enumerate(operations)}
+        last: dict[Owner, int] = {}
+        made: dict[Owner, int] = {}
+        for number, operation in enumerate(operations):
+            for tracer in (*operation.tracers, operation.out):
+                root = self.placement.root(tracer.owner)
+                last[root] = number if made.setdefault(root, operation.stage) == operation.stage else ends[operation.stage]
+        for owner in (*self.placement.outputs, *inputs):
+            last[self.placement.root(owner)] = FOREVER
+        return last
+
+    def _kind(self, root: Owner) -> tuple[Any, ...]:
+        """What memory has to be alike in to be used again: its size, and the constants in it."""
+        if root in self.passing:
+            return "part", root.array.itemsize
+        constants = [
+            (operation.out.address - root.address, operation.out.shape, operation.out.array.strides, _value(operation.operands[0]))
+            for operation in self.constants.get(root, ())
+            if operation.out.owner is root
+        ]
+        return root.array.nbytes, *constants
+
+    def _give(self, root: Owner, free: Slots) -> None:
+        if not root.exists and root not in self._slots:
+            slots = free[self._kind(root)]
+            nbytes = PART * root.array.itemsize if root in self.passing else root.array.nbytes
+            self._slots[root] = slots.pop() if slots else np.empty(nbytes + ALIGNED, np.uint8)
+
+    def _give_over(self, operation: Operation, number: int, last: dict[Owner, int]) -> None:
+        """Give the result the memory of an operand that is read for the last time, where it may be written over."""
+        out = operation.out
+        root = out.owner
+        if not operation.in_place or root.exists or root in self.placement.destinations or not out.is_owner():
+            return
+        if any(is_row(operand, out) for operand in operation.tracers):
+            return
+        for operand in operation.tracers:
+            owner = operand.owner
+            alike = operand.is_owner() and operand.array.strides == out.array.strides and operand.shape == out.shape
+            all_of_it = all(self.placement.same(o, operand) for o in operation.tracers if self.placement.overlap(o, operand))
+            if alike and all_of_it and owner in self._slots and last[owner] == number and self._kind(owner) == self._kind(root):
+                # The slot is free again when the result is no longer read.
+                self._slots[root], last[owner] = self._slots[owner], FOREVER
+                return
+
+    def array(self, tracer: Tracer) -> Array:
+        """The array that a tracer stands for."""
+        if tracer.owner.exists:
+            return self.one(tracer.array)
+        home, view, imagined = self._owners_array(tracer.owner), tracer.array, tracer.owner.array
+        offset, strides = tracer.address - tracer.owner.address, list(view.strides)
+        if home.strides != imagined.strides:
+            axes = _joined_axes(imagined.shape, imagined.strides, home.strides)
+            offset, *strides = [_through(distance, axes) for distance in (offset, *strides)]
+        return self.one(array_at(address_of(home) + offset, view.shape, strides, view.dtype, home))
+
+    def part(self, tracer: Tracer, shape: tuple[int, ...]) -> Array:
+        """A part of a passing result."""
+        part = np.empty_like(tracer.array, shape=shape)
+        return self.one(self._in_slot(tracer.owner, shape, part.strides, tracer.dtype))
+
+    def one(self, array: Array) -> Array:
+        """The same array for all that stand for the same numbers: NumPy is quicker with one that stands twice in a call."""
+        return self._arrays.setdefault((address_of(array), array.shape, array.strides, array.dtype), array)
+
+    def _owners_array(self, owner: Owner) -> Array:
+        if owner not in self._owners:
+            array = owner.array
+            if owner in self.placement.destinations:
+                place, order = self.placement.destinations[owner]
+                axes = axes_by_stride(array)
+                turned = self.array(place).transpose(order).reshape([array.shape[axis] for axis in axes], copy=False)
+                self._owners[owner] = turned.transpose(np.argsort(axes)).view(array.dtype)
+            else:
+                self._owners[owner] = self._in_slot(owner, array.shape, array.strides, array.dtype)
+        return self._owners[owner]
+
+    def _in_slot(self, owner: Owner, shape: Sequence[int], strides: Sequence[int], dtype: np.dtype) -> Array:
+        slot = self._slots[owner]
+        return array_at(-(-address_of(slot) // ALIGNED) * ALIGNED, shape, strides, dtype, slot)
+
+
+def is_row(operand: Any, out: Any) -> bool:
+    """Whether an operand is one row of the result's shape, for all units."""
+    row = (*out.shape[:-2], 1, out.shape[-1])
+    return out.ndim > 1 and operand.shape == row != out.shape and operand.dtype == out.dtype
+
+
+def _value(constant: Any) -> Any:
+    return constant.tobytes() if isinstance(constant, np.ndarray) else constant
+
+
+def _joined_axes(shape: Sequence[int], imagined: Sequence[int], real: Sequence[int]) -> list[tuple[int, int]]:
+    """(stride imagined, stride real) from the longest on, axes that lie behind each other in both as one."""
+    axes: list[tuple[int, int, int]] = []
+    for n, s, r in sorted(zip(shape, imagined, real, strict=True), key=lambda axis: -axis[1]):
+        if axes and axes[-1][1:] == (n * s, n * r):
+            axes[-1] = (axes[-1][0] * n, s, r)
+        elif n > 1:
+            axes.append((n, s, r))
+    return [(s, r) for _, s, r in axes]
+
+
+def _through(distance: int, axes: Sequence[tuple[int, int]]) -> int:
+    """A distance between imagined numbers as one between the real ones."""
+    real = 0
+    for imagined_stride, real_stride in axes:
+        steps, distance = divmod(distance, imagined_stride)
+        real += steps * real_stride
+    return real + distance

@@ -1,0 +1,162 @@
+"""Which results are computed right where they are needed: copies that the plan leaves out."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from blocks.arrays import Array
+from blocks.tape.recorder import Operation, Owner, Tracer
+
+
+class Destination(NamedTuple):
+    """Where a result is computed: in the memory of `tracer`, its axes in that order."""
+
+    tracer: Tracer
+    order: list[int]
+
+
+class Touch(NamedTuple):
+    """That operation `number` reads a tracer, or writes it."""
+
+    number: int
+    tracer: Tracer
+    writes: bool
+
+
+class Placement:
+    """The results of a series of operations that have a destination.
+
+    - A result that is copied as a whole into a place, such as the next block's a_prev above its row of ones, is computed there.
+    - So is the operand that an elementwise operation with such a result reads for the last time.
+
+    operations: those that are left. destinations: by the results' owners.
+    """
+
+    def __init__(self, operations: Sequence[Operation], outputs: set[Owner]) -> None:
+        self.destinations: dict[Owner, Destination] = {}
+        self.outputs = outputs
+        self._numbered = dict(enumerate(operations))
+        self._dropped: set[int] = set()
+        self._first: dict[Owner, int] = {}
+        self._last: dict[Owner, int] = {}
+        self._touches: dict[Owner | None, list[Touch]] = defaultdict(list)
+        for number, operation in self._numbered.items():
+            self._first.setdefault(operation.out.owner, number)
+            for tracer in (*operation.tracers, operation.out):
+                self._last[tracer.owner] = number
+                self._touches[self._key(tracer.owner)].append(Touch(number, tracer, tracer is operation.out))
+        for number, operation in self._numbered.items():
+            self._place_copied(number, operation)
+        for number, operation in reversed(self._numbered.items()):
+            if number not in self._dropped:
+                self._place_operand(number, operation)
+        self.operations = [operation for number, operation in self._numbered.items() if number not in self._dropped]
+
+    def root(self, owner: Owner) -> Owner:
+        """Whose memory it is that the owner lies in."""
+        while owner in self.destinations:
+            owner = self.destinations[owner].tracer.owner
+        return owner
+
+    def overlap(self, one: Tracer, other: Tracer) -> bool:
+        """Whether both have a number in common."""
+        while one.owner is not other.owner and one.owner in self.destinations:
+            one = self.destinations[one.owner].tracer
+        while one.owner is not other.owner and other.owner in self.destinations:
+            other = self.destinations[other.owner].tracer
+        same = one.owner is other.owner or (one.owner.exists and other.owner.exists)
+        return same and np.shares_memory(one.array, other.array)
+
+    def same(self, one: Tracer, other: Tracer) -> bool:
+        """Whether both are the same numbers, as they lie."""
+        return lies_like(self._at_destination(one), self._at_destination(other))
+
+    def _at_destination(self, tracer: Tracer) -> Tracer:
+        while tracer.owner in self.destinations and tracer.is_owner():
+            tracer = self.destinations[tracer.owner].tracer
+        return tracer
+
+    def _key(self, owner: Owner) -> Owner | None:
+        """Arrays of the caller's may be views of each other."""
+        root = self.root(owner)
+        return None if root.exists else root
+
+    def _place_copied(self, number: int, copy: Operation) -> None:
+        """Give what is copied as a whole its copy's place, and drop the copy."""
+        source = copy.operands[0]
+        if copy.function is not np.copyto or not isinstance(source, Tracer):
+            return
+        start = -1 if source.owner.is_input else self._first.get(source.owner, -1)
+        order = axes_by_stride(source.array)
+        if self._fits(source, copy.out, order) and self._is_free(copy.out, start, number, for_good=True):
+            if start < 0 or self._may_write_over(self._numbered[start], copy.out):
+                self._dropped.add(number)
+                self._place(source, copy.out, order)
+
+    def _place_operand(self, number: int, operation: Operation) -> None:
+        """Give the operand that an elementwise operation is the last to read its result's destination."""
+        out = operation.out
+        if not operation.in_place or out.owner not in self.destinations or not out.is_owner():
+            return
+        for operand in operation.tracers:
+            order, start = axes_by_stride(operand.array), self._first.get(operand.owner, number)
+            is_last = start < number == self._last[operand.owner] and operand.owner not in self.outputs
+            others = [other for other in operation.tracers if other.owner is not operand.owner]
+            if not (is_last and operand.is_owner() and self._fits(operand, out, order)):
+                continue
+            if any(self.overlap(other, out) for other in others) or not self._is_free(out, start, number, for_good=False):
+                continue
+            if self._may_write_over(self._numbered[start], out):
+                self._place(operand, out, order)
+                return
+
+    def _place(self, source: Tracer, place: Tracer, order: list[int]) -> None:
+        touches = self._touches.pop(source.owner, [])
+        self.destinations[source.owner] = Destination(place, order)
+        self._touches[self._key(place.owner)] += touches
+        first = self._first.get(source.owner, -1)
+        self._first[place.owner] = min(first, self._first.get(place.owner, first))
+
+    def _fits(self, source: Tracer, place: Tracer, order: list[int]) -> bool:
+        """Whether the source's owner can lie in the place as it lies by itself."""
+        owner = source.owner
+        if owner.exists or owner in self.destinations or owner is place.owner or source.dtype != place.dtype:
+            return False
+        if source.array.nbytes != owner.array.nbytes or source.shape != place.shape:
+            return False
+        turned = place.array.transpose(order)
+        # BLAS reads a matrix that lies the other way round by other kernels, which may round otherwise.
+        if list(turned.strides) != sorted(turned.strides, reverse=True):
+            return False
+        try:
+            turned.reshape(owner.array.transpose(axes_by_stride(owner.array)).shape, copy=False)
+        except ValueError:
+            return False
+        return True
+
+    def _is_free(self, place: Tracer, start: int, number: int, for_good: bool) -> bool:
+        """Whether nobody touches the place between two operations, nor, where it is for good, writes to it after them."""
+        for touch in self._touches[self._key(place.owner)]:
+            if touch.number not in self._dropped and touch.number != number:
+                between = start < touch.number < number
+                later = for_good and touch.writes and touch.number > number
+                if (between or later) and self.overlap(touch.tracer, place):
+                    return False
+        return True
+
+    def _may_write_over(self, producer: Operation, place: Tracer) -> bool:
+        """Whether an operation may write there although it reads there: each number over itself alone."""
+        reads = [operand for operand in producer.tracers if self.overlap(operand, place)]
+        return all(producer.in_place and self.same(operand, place) for operand in reads)
+
+
+def axes_by_stride(array: Array) -> list[int]:
+    """The axes from the one with the longest stride to the shortest."""
+    return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+
+
+def lies_like(one: Tracer, other: Tracer) -> bool:
+    """Whether two views of one memory start at the same number, and have the same shape and strides."""
+    return (one.address, one.shape, one.array.strides) == (other.address, other.shape, other.array.strides)

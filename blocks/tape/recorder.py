@@ -1,0 +1,328 @@
+"""The recorder: a computation that is written plainly for arrays becomes a list of operations on memory still to come.
+
+A plain function is called once with tracers in place of its arrays. A `Tracer` has an array's shape and dtype, but no
+numbers: every ufunc and every copy that it meets is noted on its `Tape`, and nothing is computed. What cannot be noted
+raises TypeError, which names it: a number that is read while recording would stand still in every replay.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, cast
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from blocks.arrays import Array
+
+# Where no process has memory: arrays that lie there have shapes and strides, and NumPy's own rules for views of them.
+NOWHERE = 2**60
+ALIGNED = 64
+
+
+class _Place:
+    """What `array_at` asks NumPy to look through; `memory` lives as long as the array does."""
+
+    def __init__(self, address: int, shape: Sequence[int], strides: Sequence[int], dtype: np.dtype, memory: object) -> None:
+        self.__array_interface__ = {
+            "data": (address, False),
+            "shape": tuple(shape),
+            "strides": tuple(strides),
+            "typestr": dtype.str,
+            "version": 3,
+        }
+        self.memory = memory
+
+
+def array_at(
+    address: int, shape: Sequence[int], strides: Sequence[int], dtype: np.dtype, memory: object = None
+) -> Array:
+    """The array that lies at an address, in memory that somebody else made."""
+    return np.asarray(_Place(address, shape, strides, dtype, memory))
+
+
+def address_of(array: Array) -> int:
+    """Where the array's first number lies."""
+    return cast(int, array.__array_interface__["data"][0])
+
+
+@dataclass(eq=False, repr=False)
+class Owner:
+    """The memory of one result, or of an array that was there before.
+
+    array: for a result, an array that lies nowhere; else the caller's own.
+    exists: whether it is the caller's own.
+    is_input: whether the caller writes it before every replay.
+    """
+
+    array: Array
+    exists: bool = False
+    is_input: bool = False
+
+    def __post_init__(self) -> None:
+        self.address = address_of(self.array)
+
+
+@dataclass(eq=False, repr=False)
+class Operation:
+    """out = function(*operands, **keywords).
+
+    function: an elementwise ufunc, matmul, vecdot, a maximum's `reduce`, np.copyto (out = the one operand) or np.where.
+    operands: tracers, the caller's own arrays, and numbers.
+    stage: the series of calls to which it belongs.
+    tracers: the operands that are tracers.
+    """
+
+    function: Callable[..., Any]
+    operands: tuple[Any, ...]
+    out: "Tracer"
+    stage: int
+    keywords: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether each number of out depends on the operands' numbers at its own place alone."""
+        return self.in_place or self.function is np.where
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it may write its result over an operand."""
+        return self.function is np.copyto or (isinstance(self.function, np.ufunc) and self.function.signature is None)
+
+    def __post_init__(self) -> None:
+        self.tracers = [operand for operand in self.operands if isinstance(operand, Tracer)]
+
+
+class Tape:
+    """The operations of one computation, in order.
+
+    stage: of the operations that are noted from now on; every stage is replayed by itself, after those before it.
+    """
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        self.stage = 0
+        self._next = NOWHERE
+
+    def watch(self, array: Array) -> "Tracer":
+        """The tracer of an array of the caller's, which every replay reads, and writes where the computation does."""
+        return Tracer(self, Owner(array, exists=True), array)
+
+    def input(self, shape: Sequence[int], dtype: np.dtype, order: Sequence[int] | None = None) -> "Tracer":
+        """The tracer of an array still to come, which the caller writes before every replay. order: see `new`."""
+        tracer = self.new(shape, dtype, order)
+        tracer.owner.is_input = True
+        return tracer
+
+    def new(self, shape: Sequence[int], dtype: np.dtype, order: Sequence[int] | None = None) -> "Tracer":
+        """The tracer of a result. order: its axes from the one with the longest stride to the shortest; None is C order."""
+        strides, stride = [0] * len(shape), dtype.itemsize
+        for axis in reversed(range(len(shape)) if order is None else order):
+            strides[axis], stride = stride, stride * shape[axis]
+        array = array_at(self._next, shape, strides, dtype)
+        self._next += -(-stride // ALIGNED) * ALIGNED
+        return Tracer(self, Owner(array), array)
+
+    def note(self, function: Callable[..., Any], operands: Sequence[Any], out: "Tracer", **keywords: Any) -> "Tracer":
+        """Append an operation; returns out."""
+        for operand in (*operands, out):
+            if isinstance(operand, Tracer) and operand.tape is not self:
+                raise TypeError("a tracer of another recording cannot be recorded")
+        self.operations.append(Operation(function, tuple(operands), out, self.stage, keywords))
+        return out
+
+    def call(self, ufunc: np.ufunc, operands: Sequence[Any], out: "Tracer | None") -> "Tracer":
+        """Note a ufunc's call, its result as NumPy would make it."""
+        shapes = [np.shape(_array(operand)) for operand in operands]
+        kinds = [type(operand) if type(operand) in (int, float) else np.asarray(_array(operand)).dtype for operand in operands]
+        dtype = ufunc.resolve_dtypes((*kinds, None))[-1]
+        order = None
+        if ufunc.signature is None:
+            shape = np.broadcast_shapes(*shapes)
+            order = _order([_array(operand) for operand in operands], shape)
+        elif ufunc is np.matmul and min(map(len, shapes)) > 1 and shapes[0][-1] == shapes[1][-2]:
+            shape = (*np.broadcast_shapes(shapes[0][:-2], shapes[1][:-2]), shapes[0][-2], shapes[1][-1])
+        elif ufunc is np.vecdot and shapes[0][-1] == shapes[1][-1]:
+            shape = np.broadcast_shapes(shapes[0][:-1], shapes[1][:-1])
+        else:
+            refuse(f"{ufunc.__name__} of shapes {shapes}")
+        if out is None:
+            out = self.new(shape, dtype, order)
+        elif (out.shape, out.dtype) != (shape, dtype):
+            refuse(f"{ufunc.__name__} of shape {shape} and dtype {dtype} into an array of shape {out.shape} and dtype {out.dtype}")
+        return self.note(ufunc, operands, out)
+
+    def copy(self, destination: "Tracer", source: Any) -> None:
+        """Note that the numbers of the source are copied."""
+        self.note(np.copyto, [source], destination)
+
+
+def needed(operations: Sequence[Operation], outputs: Iterable[Owner]) -> list[Operation]:
+    """The operations that outputs are computed by, and those that write into arrays of the caller's."""
+    wanted, chosen = set(outputs), []
+    for operation in reversed(operations):
+        if operation.out.owner.exists or operation.out.owner in wanted:
+            wanted.update(tracer.owner for tracer in operation.tracers)
+            chosen.append(operation)
+    return chosen[::-1]
+
+
+def refuse(what: str) -> NoReturn:
+    """Raise TypeError: it cannot be recorded."""
+    raise TypeError(f"{what} cannot be recorded: write it with ufuncs, operators and views of whole arrays")
+
+
+def _array(operand: Any) -> Any:
+    return operand.array if isinstance(operand, Tracer) else operand
+
+
+def _order(operands: Sequence[Any], shape: tuple[int, ...]) -> list[int] | None:
+    """The order of axes in which NumPy lays out an elementwise result: that of the first operand of its shape."""
+    for operand in operands:
+        if isinstance(operand, np.ndarray) and operand.shape == shape:
+            return sorted(range(len(shape)), key=lambda axis: -abs(operand.strides[axis]))
+    return None
+
+
+class Tracer(NDArrayOperatorsMixin):
+    """Stands for an array while a computation is recorded.
+
+    owner: whose memory it is, the whole of it or a view. array: what it looks like.
+    """
+
+    def __init__(self, tape: Tape, owner: Owner, array: Array) -> None:
+        self.tape, self.owner, self.array = tape, owner, array
+        self.shape, self.dtype, self.ndim, self.size = array.shape, array.dtype, array.ndim, array.size
+        self.address = address_of(array)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return self.array.itemsize
+
+    def is_owner(self) -> bool:
+        """Whether it is all of its owner, as that lies, whatever its dtype."""
+        other = self.owner.array
+        return (self.address, self.shape, self.array.strides) == (self.owner.address, other.shape, other.strides)
+
+    def _view(self, array: Array) -> "Tracer":
+        return Tracer(self.tape, self.owner, array)
+
+    @property
+    def mT(self) -> "Tracer":  # noqa: N802
+        """(..., n, m) -> (..., m, n), a view."""
+        return self._view(self.array.mT)
+
+    def reshape(self, *shape: int) -> "Tracer":
+        """A view; raises ValueError where it would have to be a copy."""
+        return self._view(self.array.reshape(*shape, copy=False))
+
+    def view(self, dtype: Any) -> "Tracer":
+        """The same bits read as another dtype of the same size."""
+        if np.dtype(dtype).itemsize != self.itemsize:
+            refuse(f"a view as {np.dtype(dtype)}")
+        return self._view(self.array.view(dtype))
+
+    def astype(self, dtype: Any) -> "Tracer":
+        """A copy in another dtype."""
+        converted = self.tape.new(self.shape, np.dtype(dtype))
+        self.tape.copy(converted, self)
+        return converted
+
+    def copy(self) -> "Tracer":
+        """A copy in C order."""
+        return self.astype(self.dtype)
+
+    def __getitem__(self, index: Any) -> "Tracer":
+        parts = index if isinstance(index, tuple) else (index,)
+        for part in parts:
+            if not (part is None or part is Ellipsis or isinstance(part, slice | int)):
+                refuse(f"an index of type {type(part).__name__}")
+        # With an ellipsis the result is an array, however many axes it has.
+        return self._view(self.array[parts if Ellipsis in parts else (*parts, ...)])
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tape.copy(self[index], value)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *operands: Any, out: Any = None, **keywords: Any) -> "Tracer":
+        if method == "reduce" and ufunc in (np.maximum, np.minimum) and out is None and keywords.keys() == {"axis", "keepdims"}:
+            shape = list(self.shape)
+            shape[keywords["axis"]] = 1
+            return self.tape.note(ufunc.reduce, operands, self.tape.new(shape, self.dtype), axis=keywords["axis"], keepdims=True)
+        if method != "__call__" or keywords or ufunc.nout != 1:
+            refuse(f"{ufunc.__name__}{'' if method == '__call__' else '.' + method} with {', '.join(keywords) or 'no keywords'}")
+        target = out[0] if isinstance(out, tuple) else out
+        if target is not None and not isinstance(target, Tracer):
+            refuse(f"{ufunc.__name__} into an array that is not watched")
+        return self.tape.call(ufunc, operands, target)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if function not in FUNCTIONS:
+            refuse(f"np.{function.__name__}")
+        return FUNCTIONS[function](self.tape, *args, **kwargs)
+
+    def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        refuse("an array made from a recorded one")
+
+    def __bool__(self) -> NoReturn:
+        refuse("a branch on a recorded number")
+
+    def __float__(self) -> NoReturn:
+        refuse("a number read from a recorded array")
+
+    __int__ = __index__ = __complex__ = __float__
+
+    def __iter__(self) -> NoReturn:
+        refuse("a loop over a recorded array")
+
+    def __getattr__(self, name: str) -> NoReturn:
+        # Python and NumPy ask for methods that they can do without.
+        if name.startswith("__"):
+            raise AttributeError(name)
+        refuse(f"the array's {name}")
+
+
+def _concatenate(tape: Tape, arrays: Sequence[Any], axis: int = 0) -> Tracer:
+    """The pieces one behind the other in a new array, laid out as the first is."""
+    shape = list(_array(arrays[0]).shape)
+    shape[axis] = sum(_array(array).shape[axis] for array in arrays)
+    first = next(array for array in arrays if isinstance(array, Tracer))
+    order = sorted(range(len(shape)), key=lambda axis: -first.array.strides[axis])
+    joined = tape.new(shape, np.result_type(*(_array(array) for array in arrays)), order)
+    end = 0
+    for array in arrays:
+        start, end = end, end + _array(array).shape[axis]
+        place: list[slice] = [slice(None)] * len(shape)
+        place[axis] = slice(start, end)
+        joined[tuple(place)] = array
+    return joined
+
+
+def _where(tape: Tape, condition: Any, x: Any, y: Any) -> Tracer:
+    operands = [_array(operand) for operand in (condition, x, y)]
+    shape = np.broadcast_shapes(*(np.shape(operand) for operand in operands))
+    dtype = np.result_type(*operands[1:])
+    return tape.note(np.where, [condition, x, y], tape.new(shape, dtype))
+
+
+def _empty_like(tape: Tape, prototype: Tracer, dtype: Any = None, shape: Any = None) -> Tracer:
+    return tape.new(prototype.shape if shape is None else shape, prototype.dtype if dtype is None else np.dtype(dtype))
+
+
+def _of_views(function: Callable[..., Array]) -> Callable[..., Tracer]:
+    def view(tape: Tape, tracer: Tracer, *args: Any, **kwargs: Any) -> Tracer:
+        return Tracer(tape, tracer.owner, function(tracer.array, *args, **kwargs))
+
+    return view
+
+
+# What NumPy's functions do with tracers; all others are refused.
+FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    np.concatenate: _concatenate,
+    np.where: _where,
+    np.empty_like: _empty_like,
+    np.copyto: lambda tape, destination, source: tape.copy(destination, source),
+    np.ones_like: lambda tape, prototype: np.ones(prototype.shape, prototype.dtype),
+    np.broadcast_to: _of_views(np.broadcast_to),
+    np.moveaxis: _of_views(np.moveaxis),
+    np.expand_dims: _of_views(np.expand_dims),
+}

@@ -1,0 +1,209 @@
+"""The replay: a tape's operations as calls on arrays that are planned once.
+
+- What no output needs is not computed.
+- What is copied as a whole is computed where the copy would be, see `placement`.
+- Memory is used again, see `memory`.
+- Long elementwise series go through a part of the numbers at a time, which stays in the processor's cache.
+
+A replay makes the calls that the plain function would make, on the same numbers, and has its bits. Its results are overwritten
+by the next replay.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from blocks.arrays import PART, Array, Call
+from blocks.tape.memory import Memory, is_row
+from blocks.tape.placement import Placement
+from blocks.tape.program import program
+from blocks.tape.recorder import Operation, Owner, Tape, Tracer, needed
+
+
+class Replay:
+    """A recorded computation in planned arrays.
+
+    tape: the operations. outputs: what is to be read after a replay; arrays of the caller's are written in any case.
+    """
+
+    def __init__(self, tape: Tape, outputs: Sequence[Tracer]) -> None:
+        owners = {output.owner for output in outputs}
+        operations = sorted(needed(tape.operations, owners), key=lambda operation: operation.stage)
+        inputs = {tracer.owner for operation in operations for tracer in operation.tracers if tracer.owner.is_input}
+        placement = Placement(operations, owners)
+        operations, constants = _constants_apart(placement)
+        series = _series(operations, placement)
+        self.memory = Memory(placement, inputs, series, constants, _passing(series, placement))
+        for constant in (constant for series in constants.values() for constant in series):
+            np.copyto(self.array(constant.out), constant.operands[0])
+        stages = defaultdict(list)
+        for part in series:
+            stages[part[0].stage] += self._calls(part)
+        self.stages = [program(stages[stage]) for stage in range(tape.stage + 1)]
+        self.calls = [call for stage in self.stages for call in stage]
+
+    def __call__(self, stage: int | None = None) -> None:
+        """Replay one stage, or all of them."""
+        for call in self.calls if stage is None else self.stages[stage]:
+            call()
+
+    def array(self, tracer: Tracer) -> Array:
+        """The array that a tracer stands for."""
+        return self.memory.array(tracer)
+
+    def _calls(self, series: Sequence[Operation]) -> list[Call]:
+        shape = series[0].out.shape
+        calls: list[Call] = []
+        for index in _parts(shape) if series[0].elementwise else [(...,)]:
+            for operation in series:
+                operands = [self._part(operand, index, shape) for operand in operation.operands]
+                calls += _calls(operation, operands, self._part(operation.out, index, shape))
+        return calls
+
+    def _part(self, operand: Any, index: tuple[Any, ...], shape: tuple[int, ...]) -> Any:
+        """The part of an operand that broadcasts to that shape."""
+        if isinstance(operand, Tracer):
+            if operand.owner in self.memory.passing:
+                return self.memory.part(operand, np.broadcast_to(0, shape)[index].shape)
+            operand = self.memory.array(operand)
+        # An index makes a number of an array without axes, and the number would stand still.
+        if index == (...,) or not (isinstance(operand, np.ndarray) and operand.ndim):
+            return operand
+        own = index[len(shape) - operand.ndim :] if operand.ndim < len(shape) else index
+        return self.memory.one(operand[tuple(slice(None) if n == 1 else part for n, part in zip(operand.shape, own, strict=False))])
+
+
+def _constants_apart(placement: Placement) -> tuple[list[Operation], dict[Owner, list[Operation]]]:
+    """The operations, and apart from them, by root, what is copied once: numbers, and read-only arrays, into a result."""
+    rest: list[Operation] = []
+    constants: dict[Owner, list[Operation]] = defaultdict(list)
+    for operation in placement.operations:
+        source = operation.operands[0]
+        changes = isinstance(source, Tracer) or (isinstance(source, np.ndarray) and source.flags.writeable)
+        if operation.function is not np.copyto or changes or operation.out.owner.exists:
+            rest.append(operation)
+        else:
+            constants[placement.root(operation.out.owner)].append(operation)
+    return rest, constants
+
+
+def _series(operations: Sequence[Operation], placement: Placement) -> list[list[Operation]]:
+    """The operations in order: elementwise ones on many numbers, one after another, together."""
+    series: list[list[Operation]] = []
+    for operation in operations:
+        if series and _fits_behind(series[-1], operation, placement):
+            series[-1].append(operation)
+        else:
+            series.append([operation])
+    return series
+
+
+def _fits_behind(series: Sequence[Operation], operation: Operation, placement: Placement) -> bool:
+    """Whether an operation may be made part by part together with those before it: each part reads its own numbers alone."""
+    first, out = series[0], operation.out
+    alike = first.elementwise and operation.elementwise and first.stage == operation.stage
+    if not (alike and out.size > PART and out.shape == first.out.shape):
+        return False
+    pairs = [(earlier.out, tracer) for earlier in series for tracer in (*operation.tracers, out)]
+    pairs += [(tracer, out) for earlier in series for tracer in earlier.tracers]
+    return all(placement.same(one, other) for one, other in pairs if placement.overlap(one, other))
+
+
+def _passing(series: Sequence[Sequence[Operation]], placement: Placement) -> set[Owner]:
+    """Results that are made and read in one series alone: memory for one part of them will do."""
+    used: dict[Owner, set[int]] = defaultdict(set)
+    lasting = {*placement.outputs, *placement.destinations, *(place.tracer.owner for place in placement.destinations.values())}
+    for number, operations in enumerate(series):
+        for tracer in (tracer for operation in operations for tracer in (*operation.tracers, operation.out)):
+            used[tracer.owner].add(number)
+            if tracer.owner.exists or tracer.shape != operations[0].out.shape or not tracer.array.flags.c_contiguous:
+                lasting.add(tracer.owner)
+    return {owner for owner, numbers in used.items() if len(numbers) == 1 and len(series[min(numbers)]) > 1} - lasting
+
+
+def _parts(shape: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
+    """Places of parts of at most PART numbers, each of whole rows as far as that goes."""
+    rest = int(np.prod(shape[1:]))
+    if not shape or shape[0] * rest <= PART:
+        yield (...,)
+        return
+    rows = max(1, PART // rest)
+    for start in range(0, shape[0], rows):
+        for inner in _parts(shape[1:]) if rest > PART else [()]:
+            yield (slice(start, start + rows), *inner)
+
+
+def _calls(operation: Operation, operands: Sequence[Any], out: Array) -> list[Call]:
+    """What leaves the operation's result in `out`: quicker calls of the same bits where there are any."""
+    function = operation.function
+    if function is np.where:
+        condition, x, y = operands
+        return [partial(np.copyto, out, y), partial(np.copyto, out, x, where=condition)]
+    if function is np.copyto:
+        return [partial(np.copyto, out, *operands)]
+    if function is np.matmul:
+        # Of two matrices `dot`, whose call takes a half microsecond less.
+        left, right = operands
+        single = left.ndim == right.ndim == 2 and out.flags.c_contiguous
+        return [partial(left.dot, right, out) if single else partial(np.matmul, left, right, out)]
+    if function is np.vecdot:
+        left, right = operands
+        single = left.size == right.size == left.shape[-1]
+        return [partial(left.reshape(-1).dot, right.reshape(-1), out.reshape(())) if single else partial(function, left, right, out)]
+    if isinstance(function, np.ufunc):
+        return _elementwise_calls(function, operands, out)
+    return [partial(function, *operands, **operation.keywords, out=out)]
+
+
+def _elementwise_calls(ufunc: np.ufunc, operands: Sequence[Any], out: Array) -> list[Call]:
+    # Against an array NumPy's maximum is twice as fast as against one number.
+    shape = out.shape if ufunc in (np.maximum, np.minimum) else ()
+    dtype = next(operand.dtype for operand in operands if isinstance(operand, np.ndarray))
+    numbers = (int, float) if dtype.kind == "f" else (int,)
+    operands = [_full(operand, shape, dtype) if type(operand) in numbers else operand for operand in operands]
+    calls: list[Call] = []
+    for operand in operands:
+        if is_row(operand, out) and not any(np.may_share_memory(other, out) for other in operands):
+            # A row that is copied for every unit takes less time than one that broadcasts.
+            calls = [partial(np.copyto, out, operand)]
+            operands = [out if other is operand else other for other in operands]
+    # Keywords take longer; without them NumPy's maximum warns.
+    return [*calls, partial(ufunc, *operands, out=out) if shape else partial(ufunc, *operands, out)]
+
+
+# Held here as long as somebody else does: calls on arrays of one shape share them.
+CONSTANTS: WeakValueDictionary[tuple[Any, ...], Array] = WeakValueDictionary()
+
+
+def _full(value: float, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """An array full of `value`, for all who read it."""
+    key = repr(value), shape, dtype
+    array = CONSTANTS.get(key)
+    if array is None:
+        array = CONSTANTS[key] = np.full(shape, value, dtype)
+        array.flags.writeable = False
+    return array
+
+
+_REPLAYED = True
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Every call is made as it is written, and none is recorded: to look for a fault, and for the tests."""
+    global _REPLAYED
+    before, _REPLAYED = _REPLAYED, False
+    try:
+        yield
+    finally:
+        _REPLAYED = before
+
+
+def replayed() -> bool:
+    """Whether computations are recorded and replayed."""
+    return _REPLAYED

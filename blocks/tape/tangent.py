@@ -1,0 +1,196 @@
+"""The tangent of recorded operations: how results move when what they are computed from moves along a direction.
+
+A table has the derivatives of every elementwise ufunc with respect to its operands, one line a ufunc. A tangent is kept as a sum
+of coefficients times what moves, as long as operations are elementwise; coefficients do not depend on the direction, and are
+computed once for many directions.
+
+Source: forward mode, as in Baydin, Pearlmutter, Radul and Siskind, "Automatic differentiation in machine learning", 2018.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from blocks.arrays import sum_over_units
+from blocks.tape.recorder import Operation, Owner, Tape, Tracer, array_at, needed
+
+# (coefficient, what moves): a tangent is the sum of their products.
+Terms = list[tuple[Any, Tracer]]
+
+
+def _where(condition: Any, out: Any) -> Any:
+    """1 where the condition holds, else 0."""
+    return np.where(condition, out.dtype.type(1), out.dtype.type(0))
+
+
+# The derivatives of out = f(x) or f(x, y) with respect to each operand; None where it is 0, or where nothing is between jumps.
+# At a tie maximum and minimum are their second operand.
+DERIVATIVES: dict[Callable[..., Any], tuple[Callable[..., Any] | None, ...]] = {
+    np.positive: (lambda out, x: 1,),
+    np.negative: (lambda out, x: -1,),
+    np.add: (lambda out, x, y: 1, lambda out, x, y: 1),
+    np.subtract: (lambda out, x, y: 1, lambda out, x, y: -1),
+    np.multiply: (lambda out, x, y: y, lambda out, x, y: x),
+    np.divide: (lambda out, x, y: 1 / y, lambda out, x, y: -out / y),
+    np.reciprocal: (lambda out, x: -out * out,),
+    np.square: (lambda out, x: 2 * x,),
+    np.sqrt: (lambda out, x: 0.5 / out,),
+    np.exp: (lambda out, x: out,),
+    np.expm1: (lambda out, x: 1 + out,),
+    np.log: (lambda out, x: 1 / x,),
+    np.log1p: (lambda out, x: 1 / (1 + x),),
+    np.logaddexp: (lambda out, x, y: np.exp(x - out), lambda out, x, y: np.exp(y - out)),
+    np.tanh: (lambda out, x: 1 - out * out,),
+    np.sin: (lambda out, x: np.cos(x),),
+    np.cos: (lambda out, x: -np.sin(x),),
+    np.absolute: (lambda out, x: np.sign(x),),
+    np.sign: (None,),
+    np.maximum: (lambda out, x, y: _where(x > y, out), lambda out, x, y: 1 - _where(x > y, out)),
+    np.minimum: (lambda out, x, y: _where(x < y, out), lambda out, x, y: 1 - _where(x < y, out)),
+    np.where: (None, lambda out, c, x, y: _where(c, out), lambda out, c, x, y: 1 - _where(c, out)),
+}
+
+
+def tangent(tape: Tape, start: Tracer, direction: Tracer, output: Tracer) -> Tracer:
+    """How `output` moves when `start` moves along `direction`, noted on the tape.
+
+    start: an array of the caller's, which `output` is computed from. direction: (*directions, *start's shape).
+    Operations that depend on the direction become the next stage: those before it are replayed once for many directions.
+    Raises ValueError for an operation that no rule is known for.
+    """
+    rules = _Rules(tape, start, direction)
+    for operation in needed(tape.operations, [output.owner]):
+        rules.differentiate(operation)
+    if output.owner not in rules.terms:
+        raise ValueError("the output does not depend on what moves")
+    moved = rules.view(output)
+    tape.stage += 1
+    varying = {direction.owner}
+    for operation in tape.operations:
+        if any(tracer.owner in varying for tracer in operation.tracers):
+            operation.stage = tape.stage
+            varying.add(operation.out.owner)
+    return moved
+
+
+class _Rules:
+    def __init__(self, tape: Tape, start: Tracer, direction: Tracer) -> None:
+        self.tape, self.dtype, self.axes = tape, direction.dtype, direction.ndim - start.ndim
+        self.directions = direction.shape[: self.axes]
+        self.terms: dict[Owner, Terms] = {start.owner: [(1, direction)]}
+        self.rest: dict[Owner, list[Tracer]] = {}
+
+    def differentiate(self, operation: Operation) -> None:
+        """Note the operation's tangent, if what it reads moves."""
+        function, operands, out = operation.function, operation.operands, operation.out
+        moving = [isinstance(operand, Tracer) and operand.owner in self.terms for operand in operands]
+        if function is np.copyto:
+            self._copy(operands[0], out, moving[0])
+        elif not any(moving):
+            return
+        elif function is np.matmul:
+            self._set(out, [(1, self._product(operands, moving, out))])
+        elif operation.keywords:
+            # Of a maximum over the units: its units move, in equal shares.
+            (x,) = operands
+            hit = _where(x == out, out)
+            self._set(out, [(1, sum_over_units(hit / sum_over_units(hit) * self.view(x)))])
+        elif out.dtype.kind != "f":
+            # The bits of a float times 0 or 1; other whole numbers, and truth values, jump.
+            if function is np.multiply:
+                floats = f"f{out.itemsize}"
+                pairs = zip(reversed(operands), moving, strict=True)
+                self._elementwise(out, operands, [other.astype(floats) if moves else None for other, moves in pairs])
+        elif function in DERIVATIVES:
+            rules = zip(DERIVATIVES[function], moving, strict=True)
+            self._elementwise(out, operands, [rule(out, *operands) if rule and moves else None for rule, moves in rules])
+        else:
+            known = ", ".join(function.__name__ for function in DERIVATIVES)
+            raise ValueError(f"np.{function.__name__} has no tangent rule, allowed: {known}, matmul")
+
+    def _set(self, out: Tracer, terms: Terms) -> None:
+        if not out.is_owner():
+            raise ValueError("a tangent is known for operations with a result of their own, not for those into a part of an array")
+        self.terms[out.owner] = terms
+
+    def _elementwise(self, out: Tracer, operands: Iterable[Any], coefficients: Iterable[Any]) -> None:
+        terms: dict[int, tuple[Any, Tracer]] = {}
+        for operand, coefficient in zip(operands, coefficients, strict=True):
+            if coefficient is None:
+                continue
+            for factor, base in self._terms_of(operand):
+                weight = _times(coefficient, factor)
+                before = terms.get(id(base))
+                terms[id(base)] = weight if before is None else before[0] + weight, base
+        if terms:
+            self._set(out, list(terms.values()))
+
+    def _terms_of(self, operand: Tracer) -> Terms:
+        return self.terms[operand.owner] if operand.is_owner() else [(1, self.view(operand))]
+
+    def _copy(self, source: Any, place: Tracer, moves: bool) -> None:
+        """A piece of an array that is put together: 0 where it does not move."""
+        owner = place.owner
+        if not moves and owner not in self.terms:
+            self.rest.setdefault(owner, []).append(place)
+            return
+        if owner not in self.terms:
+            self.terms[owner] = [(1, self._new(owner))]
+        for still in self.rest.pop(owner, []):
+            self.tape.copy(self.view(still), 0)
+        self.tape.copy(self.view(place), self.view(source) if moves else 0)
+
+    def _product(self, operands: tuple[Any, ...], moving: list[bool], out: Tracer) -> Any:
+        left, right = operands
+        parts = []
+        if moving[0]:
+            parts.append(self._lifted(self.view(left), out.ndim) @ right)
+        if moving[1]:
+            parts.append(left @ self._lifted(self.view(right), out.ndim))
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+    def view(self, tracer: Tracer) -> Tracer:
+        """The tangent of an array, as an array."""
+        whole = self._summed(tracer.owner)
+        if tracer.is_owner():
+            return whole
+        offset = tracer.address - tracer.owner.address
+        shape, strides = (*self.directions, *tracer.shape), (*whole.array.strides[: self.axes], *tracer.array.strides)
+        return Tracer(self.tape, whole.owner, array_at(whole.address + offset, shape, strides, self.dtype, whole.array))
+
+    def _summed(self, owner: Owner) -> Tracer:
+        """An owner's terms as one array that lies as the owner does."""
+        total: Any = None
+        for coefficient, base in self.terms[owner]:
+            base = self._lifted(base, owner.array.ndim)
+            if isinstance(coefficient, int) and abs(coefficient) == 1:
+                if total is None:
+                    total = base if coefficient == 1 else -base
+                else:
+                    total = total + base if coefficient == 1 else total - base
+            else:
+                total = coefficient * base if total is None else total + coefficient * base
+        like = (*self.directions, *owner.array.shape), owner.array.strides
+        if (total.shape, total.array.strides[self.axes :]) != like:
+            total, part = self._new(owner), total
+            self.tape.copy(total, part)
+        self.terms[owner] = [(1, total)]
+        return total
+
+    def _new(self, owner: Owner) -> Tracer:
+        order = sorted(range(owner.array.ndim), key=lambda axis: -owner.array.strides[axis])
+        axes = [*range(self.axes), *(axis + self.axes for axis in order)]
+        return self.tape.new((*self.directions, *owner.array.shape), self.dtype, axes)
+
+    def _lifted(self, moved: Tracer, ndim: int) -> Tracer:
+        """The directions in front of as many axes as the result has."""
+        missing = ndim + self.axes - moved.ndim
+        return moved[(slice(None),) * self.axes + (None,) * missing] if missing > 0 else moved
+
+
+def _times(one: Any, other: Any) -> Any:
+    if isinstance(one, int) and one == 1:
+        return other
+    return one if isinstance(other, int) and other == 1 else one * other
+
