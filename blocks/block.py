@@ -69,8 +69,7 @@ class Block:
         a_prev: (..., n_{l-1}, m) activations of block l-1, one example a column.
         Returns a (..., n_l, m) and the cache for backward.
         """
-        check_shape("a_prev", a_prev, (self.W.shape[-1], "m"))
-        a_prev_1 = above_ones(a_prev)
+        a_prev_1 = above_ones(self._input(a_prev))
         z = self.joined @ a_prev_1
         a = self.activation.function(z)
         return a, Cache(a_prev_1, z, a)
@@ -92,6 +91,11 @@ class Block:
         dz = self.activation.backward(da, cache.z, cache.a)
         return dz, transpose(self.W) @ dz
 
-    def activation_argument(self, cache: Cache) -> Array:
-        """What g is a function of: z."""
-        return cache.z
+    def activation_at(self, cache: Cache) -> tuple[Array, Array]:
+        """What g was applied to, and what it gave: z and a."""
+        return cache.z, cache.a
+
+    def _input(self, a_prev: Array) -> Array:
+        """a_prev in the parameters' dtype; raises ValueError for a shape that does not fit."""
+        check_shape("a_prev", a_prev, (self.W.shape[-1], "m"))
+        return a_prev.astype(self.W.dtype, copy=False)

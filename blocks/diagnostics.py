@@ -83,7 +83,8 @@ def saturated(network: Network, x: Array, threshold: float = 1e-3) -> Array:
     _, caches = network.forward(_checked_data(network, x))
     shares = np.empty((*network.lanes, network.depth - 1))
     for index, (block, cache) in enumerate(zip(network.blocks[:-1], caches[:-1], strict=True)):
-        shares[..., index] = (np.abs(block.slope(cache)) < threshold).all(axis=-1).mean(axis=-1)
+        slope = block.activation.derivative(*block.activation_at(cache))
+        shares[..., index] = (np.abs(slope) < threshold).all(axis=-1).mean(axis=-1)
     return shares
 
 

@@ -26,7 +26,7 @@ def _check_dtype_and_step(dtype: np.dtype, step: float) -> None:
 def _check_smooth(what: str, blocks: Sequence[Block], *sides: Sequence[Cache]) -> None:
     """Raise ValueError where a kink of an activation lies between two of the forwards that left those caches."""
     for number, block in enumerate(blocks):
-        arguments = [block.activation_argument(caches[number]) for caches in sides]
+        arguments = [block.activation_at(caches[number])[0] for caches in sides]
         for kink in block.activation.kinks:
             if any(((one > kink) != (other > kink)).any() for one, other in pairwise(arguments)):
                 name = f"the kink of {block.activation.name} at {kink:g}"

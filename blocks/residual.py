@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 
 from blocks.activations import Activation
-from blocks.arrays import Array, check_number, check_shape, transpose
+from blocks.arrays import Array, check_number, transpose
 from blocks.block import Block, Cache
 from blocks.parameters import above_ones, join
 
@@ -56,7 +56,7 @@ class Residual(Block):
 
     def forward(self, a_prev: Array) -> tuple[Array, ResidualCache]:
         """a, cache:  x = g(a_prev),  z = W x + b,  a = a_prev + scale z. See `Block.forward`."""
-        check_shape("a_prev", a_prev, (self.W.shape[-1], "m"))
+        a_prev = self._input(a_prev)
         x_1 = above_ones(self.activation.function(a_prev))
         z = self.joined @ x_1
         a = a_prev + self.scale * z
@@ -69,7 +69,7 @@ class Residual(Block):
         dx = transpose(self.W) @ dz
         return dz, dx * self.activation.derivative(cache.skip, cache.a_prev) + da
 
-    def activation_argument(self, cache: Cache) -> Array:
-        """What g is a function of: a_prev."""
+    def activation_at(self, cache: Cache) -> tuple[Array, Array]:
+        """What g was applied to, and what it gave: a_prev and x."""
         assert isinstance(cache, ResidualCache)
-        return cache.skip
+        return cache.skip, cache.a_prev

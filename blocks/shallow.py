@@ -6,13 +6,13 @@ Full batch, one output, every lane with its own two rates. What a step touches i
 no histories but the loss, no norms, no biases, dW scaled by w after its product. A lane's bits do not depend on its neighbours.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
 from blocks.activations import Activation
-from blocks.arrays import Array, check_finite, check_number, check_shape, whole_number
+from blocks.arrays import Array, check_finite, check_number, check_shape, transpose, whole_number
 from blocks.tanh import TableTanh
+from blocks.tape.recorder import Tape
+from blocks.tape.replay import Replay
 
 # Lanes trained side by side, measured: a call then costs little a lane, and what a step touches lies in the processor's cache.
 CACHE_BYTES, FEWEST = 384 * 2**10, 32
@@ -65,7 +65,7 @@ def shallow_losses(
                     ends = np.flatnonzero(still & ~lost)
                     for part in _parts(len(ends), cycles.lanes):
                         of = ends[part]
-                        losses[live[of], made:] = cycles.run_second(W[of], w[of], rates[live[of]], steps - made)
+                        losses[live[of], made:] = cycles.run(W[of], w[of], rates[live[of]], steps - made, second=True)[0]
                 stays = ~(lost | still)
                 live, W, w = live[stays], W[stays], w[stays]
     return losses
@@ -91,76 +91,70 @@ class _Hidden:
         self.W, self.w, self.x, self.y, self.activation = W, w, x, y, activation
         self.x_T = np.ascontiguousarray(x.T)
         self.lanes = max(CACHE_BYTES // (2 * W.shape[0] * x.shape[-1] * W.itemsize), FEWEST)
+        self.tables = activation.name == "tanh" and W.dtype == np.float64
+        self.cycles: dict[tuple[int, bool], _Cycle] = {}
 
-    def run(self, W: Array, w: Array, rates: Array, steps: int) -> tuple[Array, Array]:
+    def run(self, W: Array, w: Array, rates: Array, steps: int, second: bool = False) -> tuple[Array, Array]:
         """(lanes, steps) losses, and which lanes' W stands still; W (lanes, n, n_0) and w (lanes, 1, n) are trained in place.
 
         W has stopped for good where g' is 0 of every unit and example: dW is 0 then, and the same W has the same g' again.
+        second: whether w alone is trained.
         """
-        (lanes, n, _), m = W.shape, self.x.shape[-1]
-        a, dz = np.empty((2, lanes, n, m), W.dtype)
-        # z and dz share their room where g' is found from a alone.
-        z = np.empty_like(a) if self.activation.needs_z else dz
-        second, dW, w_T = _Second(a, w, self.y, rates), np.empty_like(W), w.swapaxes(-1, -2)
-        alpha_1 = rates[:, :1, None] / W.dtype.type(m)
-        function = self._function(a.shape)
-        losses = np.empty((steps, lanes), W.dtype)
-        still = np.zeros(lanes, bool)
-        for step, loss in enumerate(losses):
-            function(np.matmul(W, self.x, z), a)
-            error = second.forward(loss)
-            # dW_ji = w_j sum over k of error_k g'(z_jk) x_ik: w stands before the sum, over n_0 instead of m values.
-            self.activation.derivative(z, a, dz)
-            if step == steps - 1:
-                still = np.asarray(~dz.any(axis=(-2, -1)))
-            dz *= error
-            np.matmul(dz, self.x_T, dW)
+        key = len(W), second
+        if key not in self.cycles:
+            self.cycles[key] = _Cycle(self, *key)
+        losses = self.cycles[key].run(W, w, rates, steps)
+        z = W @ self.x
+        return losses, ~self.activation.derivative(z, self.activation.function(z)).any(axis=(-2, -1))
+
+
+class _Cycle:
+    """A cycle of so many lanes, recorded once.
+
+        e = w g(W x) - y        dw = e a^T / m        dW = w^T ((e * g'(z)) x^T) / m
+
+    w stands behind the sum over the examples, over n_0 instead of m values.
+    """
+
+    def __init__(self, networks: _Hidden, lanes: int, second: bool) -> None:
+        W, w, x, y, activation = networks.W, networks.w, networks.x, networks.y, networks.activation
+        self.m = x.shape[-1]
+        self.W, self.w = np.empty((lanes, *W.shape), W.dtype), np.empty((lanes, *w.shape), w.dtype)
+        self.alpha_1, self.alpha_2 = np.empty((2, lanes, 1, 1), W.dtype)
+        tape = Tape()
+        W, w, alpha_1, alpha_2 = (tape.watch(array) for array in (self.W, self.w, self.alpha_1, self.alpha_2))
+        z = W @ x
+        a = tape.input(z.shape, z.dtype) if networks.tables else activation.function(z)
+        tape.stage = 1
+        e = w @ a - y
+        loss = np.vecdot(e[:, 0], e[:, 0])
+        dw = e @ transpose(a)
+        if not second:
             # One after the other: 0 times alpha w would be nan where alpha w has overflowed.
-            dW *= w_T
-            dW *= alpha_1
-            W -= dW
-            second.update()
-        losses /= 2 * m
-        return losses.T, still
+            dz = activation.backward(np.broadcast_to(e, z.shape), z, a)
+            W[...] = W - dz @ networks.x_T * transpose(w) * alpha_1
+        w[...] = w - dw * alpha_2
+        self.replay = Replay(tape, [z, a, loss])
+        self.z, self.a, self.loss = map(self.replay.array, (z, a, loss))
+        self.tanh = TableTanh(self.z.shape) if networks.tables else None
+        self.second = second
 
-    def run_second(self, W: Array, w: Array, rates: Array, steps: int) -> Array:
-        """(lanes, steps) losses where W stands still."""
-        a = np.matmul(W, self.x)
-        a = self._function(a.shape)(a, np.empty_like(a))
-        second = _Second(a, w, self.y, rates)
-        losses = np.empty((steps, len(w)), w.dtype)
-        for loss in losses:
-            second.forward(loss)
-            second.update()
-        losses /= 2 * self.x.shape[-1]
+    def run(self, W: Array, w: Array, rates: Array, steps: int) -> Array:
+        """(lanes, steps) losses; W and w are trained in place."""
+        self.W[...], self.w[...] = W, w
+        for alpha, rate in zip((self.alpha_1, self.alpha_2), rates.T, strict=True):
+            alpha[:, 0, 0] = rate / W.dtype.type(self.m)
+        losses = np.empty((steps, len(W)), W.dtype)
+        for step, loss in enumerate(losses):
+            if step == 0 or not self.second:
+                self.replay(0)
+                if self.tanh:
+                    self.tanh(self.z, self.a)
+            self.replay(1)
+            loss[...] = self.loss
+        W[...], w[...] = self.W, self.w
+        losses /= 2 * self.m
         return losses.T
-
-    def _function(self, shape: tuple[int, ...]) -> Callable[[Array, Array], Array]:
-        is_tanh = self.activation.name == "tanh" and self.W.dtype == np.float64
-        return TableTanh(shape) if is_tanh else self.activation.function
-
-
-class _Second:
-    """The second block's half of a cycle: a (lanes, n, m) is its input, w (lanes, 1, n) is trained in place."""
-
-    def __init__(self, a: Array, w: Array, y: Array, rates: Array) -> None:
-        self.a, self.w, self.y = a, w, y
-        self.a_T = a.swapaxes(-1, -2)
-        self.error, self.dw = np.empty((len(w), 1, a.shape[-1]), w.dtype), np.empty_like(w)
-        self.alpha = rates[:, 1:, None] / w.dtype.type(a.shape[-1])
-
-    def forward(self, loss: Array) -> Array:
-        """error = w a - y; its squared length goes into `loss` (lanes,)."""
-        np.matmul(self.w, self.a, self.error)
-        self.error -= self.y
-        np.vecdot(self.error[:, 0], self.error[:, 0], loss)
-        return self.error
-
-    def update(self) -> None:
-        """w := w - alpha_2 dw, dw = error a^T / m"""
-        np.matmul(self.error, self.a_T, self.dw)
-        self.dw *= self.alpha
-        self.w -= self.dw
 
 
 class _Linear:

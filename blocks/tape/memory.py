@@ -150,8 +150,10 @@ class Memory:
 
 def is_row(operand: Any, out: Any) -> bool:
     """Whether an operand is one row of the result's shape, for all units."""
+    if out.ndim < 2:
+        return False
     row = (*out.shape[:-2], 1, out.shape[-1])
-    return out.ndim > 1 and operand.shape == row != out.shape and operand.dtype == out.dtype
+    return bool(operand.shape == row != out.shape and operand.dtype == out.dtype)
 
 
 def _value(constant: Any) -> Any:

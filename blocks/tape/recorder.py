@@ -222,8 +222,10 @@ class Tracer(NDArrayOperatorsMixin):
             refuse(f"a view as {np.dtype(dtype)}")
         return self._view(self.array.view(dtype))
 
-    def astype(self, dtype: Any) -> "Tracer":
-        """A copy in another dtype."""
+    def astype(self, dtype: Any, copy: bool = True) -> "Tracer":
+        """A copy in another dtype, or, without `copy`, the same where it has that dtype."""
+        if not copy and np.dtype(dtype) == self.dtype:
+            return self
         converted = self.tape.new(self.shape, np.dtype(dtype))
         self.tape.copy(converted, self)
         return converted
