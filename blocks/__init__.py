@@ -3,11 +3,11 @@
 from blocks import losses
 from blocks.activations import ACTIVATIONS, Activation
 from blocks.block import Block, Cache
-from blocks.gradient_check import check_block, check_network
 from blocks.history import History
 from blocks.initializers import INITIALIZERS
-from blocks.instruments import INSTRUMENTS, Instrument
 from blocks.losses import LOSSES, Loss
+from blocks.measure.gradient_check import check_block, check_network
+from blocks.measure.instruments import INSTRUMENTS, Instrument
 from blocks.network import KINDS, Network
 from blocks.normalized import Normalized
 from blocks.optimizers import OPTIMIZERS, Adam, GradientDescent, Momentum, Nesterov, Optimizer

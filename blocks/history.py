@@ -51,7 +51,7 @@ class History:
     steps_an_epoch: steps in one pass over the data.
     evaluated: (E,) the counts of updates after which the whole data were measured: 0, and ends of epochs to the last.
     measures: name -> (..., E), `loss/train`, `loss/validation`, and `accuracy/...` (labels) or `r2/...` (values).
-    quantities: name -> what the instrument of that name has measured; see `blocks.instruments`.
+    quantities: name -> what the instrument of that name has measured; see `blocks.measure.instruments`.
     diverged_step: (...) the first step with a value that is not finite, or with a loss above the bound; T where the last
         update led there; -1 for none. Later steps of that lane are nan.
     diverged_block: (...) the block 1..L in which that value stood; 0 where it was the loss alone, -1 for none.

@@ -133,9 +133,7 @@ class Optimizer:
             state.replay = Replay(tape, [])
         state.replay()
 
-    def _apply(
-        self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array], decays: Array | None
-    ) -> None:
+    def _apply(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array], decays: Array | None) -> None:
         """Write the new theta and moments over the old."""
         if decays is not None:
             # A lane without decay keeps its gradient's very bits.

@@ -8,8 +8,8 @@ import numpy as np
 from blocks.arrays import Array, check_finite, largest, quiet, transpose, whole_number
 from blocks.block import Cache
 from blocks.history import History, log_spaced
-from blocks.instruments import Instrument
 from blocks.losses import Loss, check_weights, r2, shares_of
+from blocks.measure.instruments import Instrument
 from blocks.network import Network
 from blocks.optimizers import Optimizer
 from blocks.schedules import schedule_named
@@ -63,7 +63,7 @@ def train(
     loss_bound: a lane whose loss is above it has diverged, as has one whose loss or gradient is not finite: it leaves the
         stack where it stands. What the last update has led to is judged by the loss of all training data, and by the parameters.
     watch: called after every epoch with the number of steps made so far, and a function that gives their history.
-    instruments: what else to measure, see `blocks.instruments`.
+    instruments: what else to measure, see `blocks.measure.instruments`.
     Raises ValueError for data that are not finite or do not fit the network, and for numbers out of range.
     """
     if isinstance(loss, str):

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from blocks import GradientDescent, Momentum, Nesterov, Network, Optimizer, losses, train
 from blocks.arrays import Array
-from blocks.lanczos import sharpness
+from blocks.measure.lanczos import sharpness
 from blocks.theory import MeanField, critical_gain, largest_curvature, softmax_sharpness
 from experiments.record.address import absolute, check_reachable
 from experiments.run.config import TrackingConfig, UserError

@@ -82,7 +82,12 @@ class Memory:
         if root in self.passing:
             return "part", root.array.itemsize
         constants = [
-            (operation.out.address - root.address, operation.out.shape, operation.out.array.strides, _value(operation.operands[0]))
+            (
+                operation.out.address - root.address,
+                operation.out.shape,
+                operation.out.array.strides,
+                _value(operation.operands[0]),
+            )
             for operation in self.constants.get(root, ())
             if operation.out.owner is root
         ]

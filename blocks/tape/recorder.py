@@ -33,9 +33,7 @@ class _Place:
         self.memory = memory
 
 
-def array_at(
-    address: int, shape: Sequence[int], strides: Sequence[int], dtype: np.dtype, memory: object = None
-) -> Array:
+def array_at(address: int, shape: Sequence[int], strides: Sequence[int], dtype: np.dtype, memory: object = None) -> Array:
     """The array that lies at an address, in memory that somebody else made."""
     return np.asarray(_Place(address, shape, strides, dtype, memory))
 
@@ -148,7 +146,9 @@ class Tape:
         if out is None:
             out = self.new(shape, dtype, order)
         elif (out.shape, out.dtype) != (shape, dtype):
-            refuse(f"{ufunc.__name__} of shape {shape} and dtype {dtype} into an array of shape {out.shape} and dtype {out.dtype}")
+            refuse(
+                f"{ufunc.__name__} of shape {shape} and dtype {dtype} into an array of shape {out.shape} and dtype {out.dtype}"
+            )
         return self.note(ufunc, operands, out)
 
     def copy(self, destination: "Tracer", source: Any) -> None:
@@ -208,7 +208,7 @@ class Tracer(NDArrayOperatorsMixin):
         return Tracer(self.tape, self.owner, array)
 
     @property
-    def mT(self) -> "Tracer":  # noqa: N802
+    def mT(self) -> "Tracer":
         """(..., n, m) -> (..., m, n), a view."""
         return self._view(self.array.mT)
 

@@ -75,7 +75,9 @@ class Replay:
         if index == (...,) or not (isinstance(operand, np.ndarray) and operand.ndim):
             return operand
         own = index[len(shape) - operand.ndim :] if operand.ndim < len(shape) else index
-        return self.memory.one(operand[tuple(slice(None) if n == 1 else part for n, part in zip(operand.shape, own, strict=False))])
+        return self.memory.one(
+            operand[tuple(slice(None) if n == 1 else part for n, part in zip(operand.shape, own, strict=False))]
+        )
 
 
 def _constants_apart(placement: Placement) -> tuple[list[Operation], dict[Owner, list[Operation]]]:
@@ -154,7 +156,9 @@ def _calls(operation: Operation, operands: Sequence[Any], out: Array) -> list[Ca
     if function is np.vecdot:
         left, right = operands
         single = left.size == right.size == left.shape[-1]
-        return [partial(left.reshape(-1).dot, right.reshape(-1), out.reshape(())) if single else partial(function, left, right, out)]
+        return [
+            partial(left.reshape(-1).dot, right.reshape(-1), out.reshape(())) if single else partial(function, left, right, out)
+        ]
     if isinstance(function, np.ufunc):
         return _elementwise_calls(function, operands, out)
     return [partial(function, *operands, **operation.keywords, out=out)]

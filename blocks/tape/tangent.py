@@ -111,7 +111,9 @@ class _Rules:
 
     def _set(self, out: Tracer, terms: Terms) -> None:
         if not out.is_owner():
-            raise ValueError("a tangent is known for operations with a result of their own, not for those into a part of an array")
+            raise ValueError(
+                "a tangent is known for operations with a result of their own, not for those into a part of an array"
+            )
         self.terms[out.owner] = terms
 
     def _elementwise(self, out: Tracer, operands: Iterable[Any], coefficients: Iterable[Any]) -> None:
@@ -193,4 +195,3 @@ def _times(one: Any, other: Any) -> Any:
     if isinstance(one, int) and one == 1:
         return other
     return one if isinstance(other, int) and other == 1 else one * other
-

@@ -13,8 +13,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from blocks.arrays import Array
-from blocks.hessian import SECOND_DERIVATIVES
 from blocks.history import History
+from blocks.measure.hessian import SECOND_DERIVATIVES
 from blocks.theory import MeanField, largest_stable_rate, weight_variance
 from experiments.pictures import figures
 from experiments.pictures.figures import COLOURS, DIVERGED, STEPS

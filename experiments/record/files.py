@@ -10,7 +10,7 @@ import yaml
 
 from blocks.arrays import Array, choice
 from blocks.history import History
-from blocks.instruments import INSTRUMENTS
+from blocks.measure.instruments import INSTRUMENTS
 from experiments.run import bounded
 from experiments.run.config import Config, UserError, schedules
 from experiments.run.data import Task, load

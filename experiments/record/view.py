@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from blocks.history import evenly_spaced
-from blocks.instruments import INSTRUMENTS
+from blocks.measure.instruments import INSTRUMENTS
 from experiments.run.config import Config, flat, schedules, varied
 
 TAG = "mlflow.sharedViewState."

@@ -10,8 +10,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from blocks.activations import ACTIVATIONS
 from blocks.arrays import check_number, choice, whole_number
 from blocks.initializers import INITIALIZERS
-from blocks.instruments import INSTRUMENTS, Instrument, scheduled
 from blocks.losses import LOSSES
+from blocks.measure.instruments import INSTRUMENTS, Instrument, scheduled
 from blocks.network import KINDS
 from blocks.optimizers import OPTIMIZERS, Momentum
 from blocks.schedules import SCHEDULES

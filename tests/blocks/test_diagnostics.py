@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from blocks import ACTIVATIONS, KINDS, LOSSES, Activation, Network, losses
-from blocks.diagnostics import example_gradient_norms, saturated, update_ratios
-from blocks.hessian import Hessian, hessian_vector_product
-from blocks.lanczos import sharpness, top_eigenpairs
+from blocks.measure.diagnostics import example_gradient_norms, saturated, update_ratios
+from blocks.measure.hessian import Hessian, hessian_vector_product
+from blocks.measure.lanczos import sharpness, top_eigenpairs
 from blocks.parameters import Layout
 from tests.blocks.reference import ACTIVATION_NAMES, LOSS_NAMES, SHAPES, assert_near, problem
 

@@ -7,9 +7,9 @@ import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 
 from blocks import ACTIVATIONS, KINDS, LOSSES, Network, losses
-from blocks.diagnostics import example_gradient_norms, saturated
-from blocks.hessian import SECOND_DERIVATIVES, Hessian, hessian_vector_product
-from blocks.lanczos import SETTLED, sharpness, top_eigenpairs
+from blocks.measure.diagnostics import example_gradient_norms, saturated
+from blocks.measure.hessian import SECOND_DERIVATIVES, Hessian, hessian_vector_product
+from blocks.measure.lanczos import SETTLED, sharpness, top_eigenpairs
 from blocks.parameters import Layout
 from blocks.theory import largest_curvature, softmax_sharpness
 from tests.blocks import oracle

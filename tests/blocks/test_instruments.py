@@ -5,9 +5,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from blocks import LOSSES, Adam, GradientDescent, History, Instrument, Momentum, Network, instruments, losses, train
-from blocks.diagnostics import example_gradient_norms, saturated, update_ratios
-from blocks.hessian import CURVATURES
-from blocks.instruments import INSTRUMENTS, SHARPNESS_TOLERANCE
+from blocks.measure.diagnostics import example_gradient_norms, saturated, update_ratios
+from blocks.measure.hessian import CURVATURES
+from blocks.measure.instruments import INSTRUMENTS, SHARPNESS_TOLERANCE
 from tests.blocks.test_hessian import flat_loss
 
 LOSS = losses.softmax_cross_entropy

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks import GradientDescent, Network, losses, train
-from blocks.shallow import _Hidden, shallow_losses
-from blocks.tanh import TableTanh
+from blocks.shallow.cycles import _Hidden, shallow_losses
+from blocks.shallow.tanh import TableTanh
 
 ACTIVATIONS = ["identity", "tanh", "relu", "gelu"]
 

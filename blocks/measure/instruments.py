@@ -11,11 +11,11 @@ from typing import ClassVar
 import numpy as np
 
 from blocks.arrays import Array, choice, norm, quiet, whole_number
-from blocks.diagnostics import example_gradient_norms, saturated, update_ratios
-from blocks.hessian import Hessian
 from blocks.history import Quantity, log_spaced
-from blocks.lanczos import Room, top_eigenpairs
 from blocks.losses import Loss
+from blocks.measure.diagnostics import example_gradient_norms, saturated, update_ratios
+from blocks.measure.hessian import Hessian
+from blocks.measure.lanczos import Room, top_eigenpairs
 from blocks.network import Network
 
 LOG, LOG_POINTS = "log", 20

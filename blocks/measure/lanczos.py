@@ -8,9 +8,9 @@
 import numpy as np
 
 from blocks.arrays import Array, check_finite, check_number, check_shape, largest, smallest, times, transpose, whole_number
-from blocks.diagnostics import check_lanes
-from blocks.hessian import Hessian
 from blocks.losses import Loss
+from blocks.measure.diagnostics import check_lanes
+from blocks.measure.hessian import Hessian
 from blocks.network import Network
 from blocks.parameters import SAFE
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from blocks.activations import Activation
 from blocks.arrays import Array, check_finite, check_number, check_shape, transpose, whole_number
-from blocks.tanh import TableTanh
+from blocks.shallow.tanh import TableTanh
 from blocks.tape.recorder import Tape
 from blocks.tape.replay import Replay
 

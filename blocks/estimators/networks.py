@@ -15,8 +15,8 @@ from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import validate_data
 
 from blocks.arrays import Array
+from blocks.estimators.base import NetworkEstimator
 from blocks.losses import half_mean_squared_error, softmax_cross_entropy
-from blocks.network_estimator import NetworkEstimator
 
 
 class NetworkClassifier(ClassifierMixin, NetworkEstimator):

@@ -7,8 +7,8 @@ Source: Pearlmutter, "Fast exact multiplication by the Hessian", 1994.
 import numpy as np
 
 from blocks.arrays import Array, check_finite, check_shape
-from blocks.diagnostics import checked
 from blocks.losses import Loss
+from blocks.measure.diagnostics import checked
 from blocks.network import Network
 from blocks.tape.recorder import Tape
 from blocks.tape.replay import Replay

@@ -1,0 +1,1 @@
+"""What is measured beside a training: gradient checks, instruments, the curvature. Nothing here changes a bit of a network."""

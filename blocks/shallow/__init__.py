@@ -1,0 +1,5 @@
+"""Networks of two blocks without biases, by the thousand, for maps of which learning rates train."""
+
+from blocks.shallow.cycles import shallow_losses
+
+__all__ = ["shallow_losses"]
