@@ -122,7 +122,8 @@ class Network:
     def backward_to_data(self, dlogits: Array, caches: list[Cache]) -> tuple[list[tuple[Array, Array]], Array]:
         """What `backward` returns, and da_0 (..., n_0, m), the loss's derivative with respect to x."""
         check_shape("dlogits", dlogits, caches[-1].z.shape[-2:])
-        gradients, da = [], dlogits
+        gradients: list[tuple[Array, Array]] = []
+        da = dlogits
         for block, cache in zip(reversed(self.blocks), reversed(caches), strict=True):
             da, dW, db = block.backward(da, cache)
             gradients.insert(0, (dW, db))
@@ -130,7 +131,8 @@ class Network:
 
     def gradient(self, dlogits: Array, caches: list[Cache]) -> Array:
         """`backward`'s results as one flat vector (..., P) that lies as the parameters do."""
-        joined, da = [], dlogits
+        joined: list[Array] = []
+        da = dlogits
         for block, cache in zip(reversed(self.blocks), reversed(caches), strict=True):
             dz, da = block.backpropagate(da, cache)
             joined.insert(0, joined_gradient(dz, cache.a_prev_1))

@@ -45,7 +45,7 @@ class Normalized(Block):
         return a, NormalizedCache(cache.a_prev_1, cache.z, cache.a, r)
 
     def backpropagate(self, da: Array, cache: Cache) -> tuple[Array, Array]:
-        """dz, da_prev:  dz = da * g'(z),  dx_hat = W^T dz,  da_prev = r (dx_hat - mean of dx_hat - x_hat mean of (x_hat * dx_hat))"""
+        """dz, da_prev: see the class."""
         assert isinstance(cache, NormalizedCache)
         dz = da * self.activation.derivative(cache.z, cache.a)
         dx_hat, x_hat = transpose(self.W) @ dz, cache.a_prev

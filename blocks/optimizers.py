@@ -77,7 +77,7 @@ class Optimizer:
             check_number(rule.name, getattr(self, rule.name), **ALLOWED[rule.name])
             object.__setattr__(self, rule.name, np.asarray(getattr(self, rule.name), dtype=np.float64))
 
-    def rule(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
+    def step(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
         """The new theta, and the new moments behind it.
 
         theta, g, moments: (..., P) parameters, gradient, and what earlier updates have left. numbers: see `numbers`.
@@ -138,7 +138,7 @@ class Optimizer:
         if decays is not None:
             # A lane without decay keeps its gradient's very bits.
             g = np.where(decays, g + _column(self.weight_decay, theta.dtype) * theta, g)
-        for old, new in zip((theta, *moments), self.rule(theta, g, moments, numbers), strict=True):
+        for old, new in zip((theta, *moments), self.step(theta, g, moments, numbers), strict=True):
             old[...] = new
 
 
@@ -150,7 +150,7 @@ def _column(values: Array, dtype: np.dtype) -> Array:
 class GradientDescent(Optimizer):
     """theta := theta - alpha g"""
 
-    def rule(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
+    def step(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
         """See the class."""
         (alpha,) = numbers
         return (theta - alpha * g,)
@@ -167,7 +167,7 @@ class Momentum(Optimizer):
 
     moments = 1
 
-    def rule(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
+    def step(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
         """See the class."""
         (v,), (alpha,) = moments, numbers
         v = _column(self.momentum, theta.dtype) * v - alpha * g
@@ -177,7 +177,7 @@ class Momentum(Optimizer):
 class Nesterov(Momentum):
     """v := mu v - alpha g;  theta := theta + mu v - alpha g  (Nesterov 1983, in the variables of Bengio et al. 2013)"""
 
-    def rule(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
+    def step(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
         """See the class."""
         (v,), (alpha,), mu = moments, numbers, _column(self.momentum, theta.dtype)
         step = alpha * g
@@ -209,7 +209,7 @@ class Adam(Optimizer):
     def _epsilon(self, t: int) -> Array:
         return self.epsilon
 
-    def rule(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
+    def step(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
         """See the class."""
         (m, v), (alpha, rest, epsilon) = moments, numbers
         beta_1, rest_1, beta_2, rest_2 = (
@@ -232,7 +232,7 @@ class RMSProp(Optimizer):
 
     moments = 1
 
-    def rule(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
+    def step(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
         """See the class."""
         (v,), (alpha,) = moments, numbers
         rho, rest, epsilon = (_column(number, theta.dtype) for number in (self.rho, 1 - self.rho, self.epsilon))

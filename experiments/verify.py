@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from blocks import GradientDescent, Momentum, Nesterov, Network, Optimizer, losses, train
 from blocks.arrays import Array
+from blocks.measure.diagnostics import backward_by_block
 from blocks.measure.lanczos import sharpness
 from blocks.theory import MeanField, critical_gain, largest_curvature, softmax_sharpness
 from experiments.record.address import absolute, check_reachable
@@ -130,8 +131,7 @@ def initialisation() -> Iterator[Row]:
         rng = np.random.default_rng(1)
         logits, caches = network.forward(rng.standard_normal((256, 1)))
         dlogits = rng.standard_normal(logits.shape)
-        gradient = network.layout.blocks(np.empty_like(network.parameters))
-        _, dz = network.backward_into(gradient, dlogits, caches)
+        _, dz = backward_by_block(network, caches, dlogits)[0]
         ratio = float(((dz**2).sum(axis=(-2, -1)) / (dlogits**2).sum(axis=(-2, -1))).mean())
         theory = MeanField("relu", 2 * gain).gradient_ratio(22).item()
         yield Row(f"relu, g = {2 * gain:g}, 22 blocks: squared gradient, theory", HE, gain**22, theory, 1e-12 * gain**22)
@@ -275,7 +275,6 @@ def scaling() -> Iterator[Row]:
         theta = np.array([start])
         rule = GradientDescent(0.05)
         state = rule.start(Network.create([1, 1], "identity", "zeros", rng=np.random.default_rng(0)))
-        state.scratch = np.empty(1)
         places = []
         for _ in range(1000):
             gradient = 2 * theta - eps * (2 * np.pi / wavelength) * np.sin(2 * np.pi * (theta / wavelength))

@@ -45,7 +45,8 @@ def checked(network: Network, x: Array, y: Array, loss: Loss) -> tuple[Array, Ar
 
 def backward_by_block(network: Network, caches: list[Cache], dlogits: Array) -> list[tuple[Array, Array]]:
     """[(da, dz), ...] of blocks 1..L: backward without its parameters' gradients."""
-    signals, da = [], dlogits
+    signals: list[tuple[Array, Array]] = []
+    da = dlogits
     for block, cache in zip(reversed(network.blocks), reversed(caches), strict=True):
         dz, da_prev = block.backpropagate(da, cache)
         signals.insert(0, (da, dz))

@@ -105,7 +105,7 @@ class _Hidden:
             self.cycles[key] = _Cycle(self, *key)
         losses = self.cycles[key].run(W, w, rates, steps)
         z = W @ self.x
-        return losses, ~self.activation.derivative(z, self.activation.function(z)).any(axis=(-2, -1))
+        return losses, np.asarray(~self.activation.derivative(z, self.activation.function(z)).any(axis=(-2, -1)))
 
 
 class _Cycle:

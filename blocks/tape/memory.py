@@ -39,7 +39,8 @@ class Memory:
 
     def _allocate(self, inputs: set[Owner]) -> None:
         """Find memory for every result, in the order in which they are computed."""
-        root, free = self.placement.root, defaultdict(list)
+        free: Slots = defaultdict(list)
+        root = self.placement.root
         last = self._last_uses(inputs)
         for owner in inputs:
             self._give(root(owner), free)

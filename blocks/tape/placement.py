@@ -90,10 +90,10 @@ class Placement:
             return
         start = -1 if source.owner.is_input else self._first.get(source.owner, -1)
         order = axes_by_stride(source.array)
-        if self._fits(source, copy.out, order) and self._is_free(copy.out, start, number, for_good=True):
-            if start < 0 or self._may_write_over(self._numbered[start], copy.out):
-                self._dropped.add(number)
-                self._place(source, copy.out, order)
+        fits = self._fits(source, copy.out, order) and self._is_free(copy.out, start, number, for_good=True)
+        if fits and (start < 0 or self._may_write_over(self._numbered[start], copy.out)):
+            self._dropped.add(number)
+            self._place(source, copy.out, order)
 
     def _place_operand(self, number: int, operation: Operation) -> None:
         """Give the operand that an elementwise operation is the last to read its result's destination."""

@@ -101,11 +101,11 @@ class Tape:
         self.stage = 0
         self._next = NOWHERE
 
-    def watch(self, array: Array) -> "Tracer":
+    def watch(self, array: Array) -> Any:
         """The tracer of an array of the caller's, which every replay reads, and writes where the computation does."""
         return Tracer(self, Owner(array, exists=True), array)
 
-    def input(self, shape: Sequence[int], dtype: np.dtype, order: Sequence[int] | None = None) -> "Tracer":
+    def input(self, shape: Sequence[int], dtype: np.dtype, order: Sequence[int] | None = None) -> Any:
         """The tracer of an array still to come, which the caller writes before every replay. order: see `new`."""
         tracer = self.new(shape, dtype, order)
         tracer.owner.is_input = True
@@ -146,9 +146,7 @@ class Tape:
         if out is None:
             out = self.new(shape, dtype, order)
         elif (out.shape, out.dtype) != (shape, dtype):
-            refuse(
-                f"{ufunc.__name__} of shape {shape} and dtype {dtype} into an array of shape {out.shape} and dtype {out.dtype}"
-            )
+            refuse(f"{ufunc.__name__} of {dtype} {shape} into an array of {out.dtype} {out.shape}")
         return self.note(ufunc, operands, out)
 
     def copy(self, destination: "Tracer", source: Any) -> None:

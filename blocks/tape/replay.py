@@ -31,7 +31,7 @@ class Replay:
     tape: the operations. outputs: what is to be read after a replay; arrays of the caller's are written in any case.
     """
 
-    def __init__(self, tape: Tape, outputs: Sequence[Tracer]) -> None:
+    def __init__(self, tape: Tape, outputs: Sequence[Any]) -> None:
         owners = {output.owner for output in outputs}
         operations = sorted(needed(tape.operations, owners), key=lambda operation: operation.stage)
         inputs = {tracer.owner for operation in operations for tracer in operation.tracers if tracer.owner.is_input}
@@ -41,7 +41,7 @@ class Replay:
         self.memory = Memory(placement, inputs, series, constants, _passing(series, placement))
         for constant in (constant for series in constants.values() for constant in series):
             np.copyto(self.array(constant.out), constant.operands[0])
-        stages = defaultdict(list)
+        stages: dict[int, list[Call]] = defaultdict(list)
         for part in series:
             stages[part[0].stage] += self._calls(part)
         self.stages = [program(stages[stage]) for stage in range(tape.stage + 1)]
@@ -52,7 +52,7 @@ class Replay:
         for call in self.calls if stage is None else self.stages[stage]:
             call()
 
-    def array(self, tracer: Tracer) -> Array:
+    def array(self, tracer: Any) -> Array:
         """The array that a tracer stands for."""
         return self.memory.array(tracer)
 

@@ -52,7 +52,7 @@ DERIVATIVES: dict[Callable[..., Any], tuple[Callable[..., Any] | None, ...]] = {
 }
 
 
-def tangent(tape: Tape, start: Tracer, direction: Tracer, output: Tracer) -> Tracer:
+def tangent(tape: Tape, start: Tracer, direction: Tracer, output: Any) -> Tracer:
     """How `output` moves when `start` moves along `direction`, noted on the tape.
 
     start: an array of the caller's, which `output` is computed from. direction: (*directions, *start's shape).
@@ -95,7 +95,8 @@ class _Rules:
             # Of a maximum over the units: its units move, in equal shares.
             (x,) = operands
             hit = _where(x == out, out)
-            self._set(out, [(1, sum_over_units(hit / sum_over_units(hit) * self.view(x)))])
+            moved: Any = sum_over_units(hit / sum_over_units(hit) * self.view(x))
+            self._set(out, [(1, moved)])
         elif out.dtype.kind != "f":
             # The bits of a float times 0 or 1; other whole numbers, and truth values, jump.
             if function is np.multiply:
@@ -111,9 +112,7 @@ class _Rules:
 
     def _set(self, out: Tracer, terms: Terms) -> None:
         if not out.is_owner():
-            raise ValueError(
-                "a tangent is known for operations with a result of their own, not for those into a part of an array"
-            )
+            raise ValueError("a tangent is known for results of their own, not for a part of an array that is written into")
         self.terms[out.owner] = terms
 
     def _elementwise(self, out: Tracer, operands: Iterable[Any], coefficients: Iterable[Any]) -> None:

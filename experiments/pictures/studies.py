@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from blocks.activations import ACTIVATIONS
 from blocks.arrays import Array
 from blocks.history import History
-from blocks.measure.hessian import SECOND_DERIVATIVES
 from blocks.theory import MeanField, largest_stable_rate, weight_variance
 from experiments.pictures import figures
 from experiments.pictures.figures import COLOURS, DIVERGED, STEPS
@@ -370,11 +370,11 @@ def _curved(study: str) -> Callable[[Config], None]:
         _full_batch(study)(config)
         _require(study, config, ("instruments.sharpness", config.instruments.sharpness is not None, "a schedule"))
         activation = config.network.activation
-        smooth = SECOND_DERIVATIVES[activation] is not None or activation == "identity"
-        names = ", ".join(name for name, second in SECOND_DERIVATIVES.items() if second is not None)
+        smooth = not ACTIVATIONS[activation].kinks
+        names = ", ".join(name for name, pair in ACTIVATIONS.items() if not pair.kinks)
         must = (
             f"a second derivative, which {activation} has not at its kink: its sharpness, that of the pieces between, jumps "
-            f"where a unit crosses it; allowed: identity, {names}"
+            f"where a unit crosses it; allowed: {names}"
         )
         _require(study, config, ("network.activation", smooth, must))
 
