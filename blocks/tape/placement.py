@@ -53,6 +53,8 @@ class Placement:
             if number not in self._dropped:
                 self._place_operand(number, operation)
         self.operations = [operation for number, operation in self._numbered.items() if number not in self._dropped]
+        # They weigh as much as a small network's arrays.
+        self._touches.clear()
 
     def root(self, owner: Owner) -> Owner:
         """Whose memory it is that the owner lies in."""
@@ -108,7 +110,9 @@ class Placement:
                 continue
             if any(self.overlap(other, out) for other in others) or not self._is_free(out, start, number, for_good=False):
                 continue
-            if self._may_write_over(self._numbered[start], out):
+            # What an earlier stage has made is read again by the next replay of this one.
+            producer = self._numbered[start]
+            if producer.stage == operation.stage and self._may_write_over(producer, out):
                 self._place(operand, out, order)
                 return
 
@@ -116,8 +120,10 @@ class Placement:
         touches = self._touches.pop(source.owner, [])
         self.destinations[source.owner] = Destination(place, order)
         self._touches[self._key(place.owner)] += touches
+        # The place is touched whenever what lies in it is.
         first = self._first.get(source.owner, -1)
         self._first[place.owner] = min(first, self._first.get(place.owner, first))
+        self._last[place.owner] = max(self._last[source.owner], self._last[place.owner])
 
     def _fits(self, source: Tracer, place: Tracer, order: list[int]) -> bool:
         """Whether the source's owner can lie in the place as it lies by itself."""

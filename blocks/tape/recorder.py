@@ -6,7 +6,6 @@ raises TypeError, which names it: a number that is read while recording would st
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
 
 import numpy as np
@@ -22,6 +21,8 @@ ALIGNED = 64
 class _Place:
     """What `array_at` asks NumPy to look through; `memory` lives as long as the array does."""
 
+    __slots__ = ("__array_interface__", "memory")
+
     def __init__(self, address: int, shape: Sequence[int], strides: Sequence[int], dtype: np.dtype, memory: object) -> None:
         self.__array_interface__ = {
             "data": (address, False),
@@ -35,7 +36,11 @@ class _Place:
 
 def array_at(address: int, shape: Sequence[int], strides: Sequence[int], dtype: np.dtype, memory: object = None) -> Array:
     """The array that lies at an address, in memory that somebody else made."""
-    return np.asarray(_Place(address, shape, strides, dtype, memory))
+    place = _Place(address, shape, strides, dtype, memory)
+    array = np.asarray(place)
+    # The array holds on to the place, and needs what was said there no more.
+    del place.__array_interface__
+    return array
 
 
 def address_of(array: Array) -> int:
@@ -43,7 +48,6 @@ def address_of(array: Array) -> int:
     return cast(int, array.__array_interface__["data"][0])
 
 
-@dataclass(eq=False, repr=False)
 class Owner:
     """The memory of one result, or of an array that was there before.
 
@@ -52,29 +56,28 @@ class Owner:
     is_input: whether the caller writes it before every replay.
     """
 
-    array: Array
-    exists: bool = False
-    is_input: bool = False
+    __slots__ = ("address", "array", "exists", "is_input")
 
-    def __post_init__(self) -> None:
-        self.address = address_of(self.array)
+    def __init__(self, array: Array, exists: bool = False) -> None:
+        self.array, self.exists, self.is_input = array, exists, False
+        self.address = address_of(array)
 
 
-@dataclass(eq=False, repr=False)
 class Operation:
     """out = function(*operands, **keywords).
 
     function: an elementwise ufunc, matmul, vecdot, a maximum's `reduce`, np.copyto (out = the one operand) or np.where.
-    operands: tracers, the caller's own arrays, and numbers.
+    operands: tracers, the caller's own arrays, and numbers; tracers: those that are.
     stage: the series of calls to which it belongs.
-    tracers: the operands that are tracers.
     """
 
-    function: Callable[..., Any]
-    operands: tuple[Any, ...]
-    out: "Tracer"
-    stage: int
-    keywords: dict[str, Any] = field(default_factory=dict)
+    __slots__ = ("function", "keywords", "operands", "out", "stage", "tracers")
+
+    def __init__(
+        self, function: Callable[..., Any], operands: Sequence[Any], out: "Tracer", stage: int, keywords: dict[str, Any]
+    ) -> None:
+        self.function, self.operands, self.out, self.stage, self.keywords = function, tuple(operands), out, stage, keywords
+        self.tracers = [operand for operand in operands if isinstance(operand, Tracer)]
 
     @property
     def elementwise(self) -> bool:
@@ -85,9 +88,6 @@ class Operation:
     def in_place(self) -> bool:
         """Whether it may write its result over an operand."""
         return self.function is np.copyto or (isinstance(self.function, np.ufunc) and self.function.signature is None)
-
-    def __post_init__(self) -> None:
-        self.tracers = [operand for operand in self.operands if isinstance(operand, Tracer)]
 
 
 class Tape:
@@ -125,7 +125,7 @@ class Tape:
         for operand in (*operands, out):
             if isinstance(operand, Tracer) and operand.tape is not self:
                 raise TypeError("a tracer of another recording cannot be recorded")
-        self.operations.append(Operation(function, tuple(operands), out, self.stage, keywords))
+        self.operations.append(Operation(function, operands, out, self.stage, keywords))
         return out
 
     def call(self, ufunc: np.ufunc, operands: Sequence[Any], out: "Tracer | None") -> "Tracer":
@@ -187,15 +187,17 @@ class Tracer(NDArrayOperatorsMixin):
     owner: whose memory it is, the whole of it or a view. array: what it looks like.
     """
 
+    __slots__ = ("address", "array", "owner", "tape")
+
     def __init__(self, tape: Tape, owner: Owner, array: Array) -> None:
         self.tape, self.owner, self.array = tape, owner, array
-        self.shape, self.dtype, self.ndim, self.size = array.shape, array.dtype, array.ndim, array.size
         self.address = address_of(array)
 
-    @property
-    def itemsize(self) -> int:
-        """Bytes of a number."""
-        return self.array.itemsize
+    shape = property(lambda self: self.array.shape)
+    dtype = property(lambda self: self.array.dtype)
+    ndim = property(lambda self: self.array.ndim)
+    size = property(lambda self: self.array.size)
+    itemsize = property(lambda self: self.array.itemsize)
 
     def is_owner(self) -> bool:
         """Whether it is all of its owner, as that lies, whatever its dtype."""

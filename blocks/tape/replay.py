@@ -28,7 +28,9 @@ from blocks.tape.recorder import Operation, Owner, Tape, Tracer, needed
 class Replay:
     """A recorded computation in planned arrays.
 
-    tape: the operations. outputs: what is to be read after a replay; arrays of the caller's are written in any case.
+    tape: the operations, which are let go. outputs: the tracers of what the caller reads after a replay, or writes before it; the caller's own
+        arrays are written in any case.
+    results: the outputs' arrays.
     """
 
     def __init__(self, tape: Tape, outputs: Sequence[Any]) -> None:
@@ -38,46 +40,46 @@ class Replay:
         placement = Placement(operations, owners)
         operations, constants = _constants_apart(placement)
         series = _series(operations, placement)
-        self.memory = Memory(placement, inputs, series, constants, _passing(series, placement))
+        memory = Memory(placement, inputs, series, constants, _passing(series, placement))
         for constant in (constant for series in constants.values() for constant in series):
-            np.copyto(self.array(constant.out), constant.operands[0])
+            np.copyto(memory.array(constant.out), constant.operands[0])
         stages: dict[int, list[Call]] = defaultdict(list)
         for part in series:
-            stages[part[0].stage] += self._calls(part)
+            stages[part[0].stage] += _calls_in_parts(part, memory)
         self.stages = [program(stages[stage]) for stage in range(tape.stage + 1)]
         self.calls = [call for stage in self.stages for call in stage]
+        self.results = [memory.array(output) for output in outputs]
+        # Tracers and operations hold each other.
+        tape.operations.clear()
 
     def __call__(self, stage: int | None = None) -> None:
         """Replay one stage, or all of them."""
         for call in self.calls if stage is None else self.stages[stage]:
             call()
 
-    def array(self, tracer: Any) -> Array:
-        """The array that a tracer stands for."""
-        return self.memory.array(tracer)
 
-    def _calls(self, series: Sequence[Operation]) -> list[Call]:
-        shape = series[0].out.shape
-        calls: list[Call] = []
-        for index in _parts(shape) if series[0].elementwise else [(...,)]:
-            for operation in series:
-                operands = [self._part(operand, index, shape) for operand in operation.operands]
-                calls += _calls(operation, operands, self._part(operation.out, index, shape))
-        return calls
+def _calls_in_parts(series: Sequence[Operation], memory: Memory) -> list[Call]:
+    shape = series[0].out.shape
+    calls: list[Call] = []
+    for index in _parts(shape) if series[0].elementwise else [(...,)]:
+        for operation in series:
+            operands = [_part(operand, index, shape, memory) for operand in operation.operands]
+            calls += _calls(operation, operands, _part(operation.out, index, shape, memory))
+    return calls
 
-    def _part(self, operand: Any, index: tuple[Any, ...], shape: tuple[int, ...]) -> Any:
-        """The part of an operand that broadcasts to that shape."""
-        if isinstance(operand, Tracer):
-            if operand.owner in self.memory.passing:
-                return self.memory.part(operand, np.broadcast_to(0, shape)[index].shape)
-            operand = self.memory.array(operand)
-        # An index makes a number of an array without axes, and the number would stand still.
-        if index == (...,) or not (isinstance(operand, np.ndarray) and operand.ndim):
-            return operand
-        own = index[len(shape) - operand.ndim :] if operand.ndim < len(shape) else index
-        return self.memory.one(
-            operand[tuple(slice(None) if n == 1 else part for n, part in zip(operand.shape, own, strict=False))]
-        )
+
+def _part(operand: Any, index: tuple[Any, ...], shape: tuple[int, ...], memory: Memory) -> Any:
+    """The part of an operand that broadcasts to that shape."""
+    if isinstance(operand, Tracer):
+        if operand.owner in memory.passing:
+            return memory.part(operand, np.broadcast_to(0, shape)[index].shape)
+        operand = memory.array(operand)
+    # An index makes a number of an array without axes, and the number would stand still.
+    if index == (...,) or not (isinstance(operand, np.ndarray) and operand.ndim):
+        return operand
+    own = index[len(shape) - operand.ndim :] if operand.ndim < len(shape) else index
+    place = [slice(None) if n == 1 else part for n, part in zip(operand.shape, own, strict=False)]
+    return memory.one(operand[tuple(place)])
 
 
 def _constants_apart(placement: Placement) -> tuple[list[Operation], dict[Owner, list[Operation]]]:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 jax.config.update("jax_enable_x64", True)
 
@@ -15,6 +16,7 @@ ACTIVATIONS = {
     "softplus": jax.nn.softplus,
     "elu": jax.nn.elu,
     "gelu": lambda z: jax.nn.gelu(z, approximate=True),
+    "swish": jax.nn.swish,
 }
 
 
@@ -31,11 +33,16 @@ def half_mean_squared_error(logits, y):
     return jnp.mean(jnp.sum((logits - y) ** 2, axis=0)) / 2
 
 
+def huber(logits, y):
+    return jnp.mean(jnp.sum(optax.losses.huber_loss(logits, y, delta=1.0), axis=0))
+
+
 def one_hot_squared_error(logits, y):
     return half_mean_squared_error(logits, jax.nn.one_hot(y, logits.shape[0], axis=0))
 
 
-LOSSES = {f.__name__: f for f in (softmax_cross_entropy, sigmoid_cross_entropy, half_mean_squared_error, one_hot_squared_error)}
+FUNCTIONS = (softmax_cross_entropy, sigmoid_cross_entropy, half_mean_squared_error, huber, one_hot_squared_error)
+LOSSES = {f.__name__: f for f in FUNCTIONS}
 
 
 def parameters_of(network, lane=()):

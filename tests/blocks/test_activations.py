@@ -26,6 +26,7 @@ LIMITS = {
     "softplus": (lambda z: z, 1, lambda z: 0, 0),
     "elu": (lambda z: z, 1, lambda z: -1, 0),
     "gelu": (lambda z: z, 1, lambda z: 0, 0),
+    "swish": (lambda z: z, 1, lambda z: 0, 0),
 }
 
 
@@ -35,29 +36,21 @@ def both(name, z):
     return a, ACTIVATIONS[name].derivative(z, a)
 
 
-def test_the_table_has_the_eight_and_knows_them_by_name():
-    assert list(ACTIVATIONS) == ["identity", "sigmoid", "tanh", "relu", "leaky_relu", "softplus", "elu", "gelu"]
+def test_the_table_has_the_nine_and_knows_them_by_name():
+    assert list(ACTIVATIONS) == ["identity", "sigmoid", "tanh", "relu", "leaky_relu", "softplus", "elu", "gelu", "swish"]
     for name, activation in ACTIVATIONS.items():
         assert activation.name == name
         assert Activation.named(name) is activation
 
 
 def test_an_unknown_name_raises_with_the_list_of_names():
-    with pytest.raises(ValueError, match=r"activation 'swish' is unknown, allowed: identity, sigmoid, tanh, relu, leaky_relu,"):
-        Activation.named("swish")
+    with pytest.raises(ValueError, match=r"activation 'step' is unknown, allowed: identity, sigmoid, tanh, relu, leaky_relu,"):
+        Activation.named("step")
 
 
 @every_activation
 def test_g_is_jax_s(name):
     assert_allclose(both(name, Z)[0], oracle.ACTIVATIONS[name](Z), rtol=1e-12, atol=1e-14)
-
-
-@every_activation
-def test_the_derivative_reads_z_only_where_the_table_says_so(name):
-    activation = ACTIVATIONS[name]
-    a = activation.function(Z)
-    without_z = activation.derivative(np.full_like(Z, np.nan), a)
-    assert np.array_equal(without_z, activation.derivative(Z, a)) is not activation.needs_z
 
 
 @every_activation
@@ -124,20 +117,15 @@ def test_nan_comes_out_as_nan(name, dtype):
 
 @every_activation
 @every_dtype
-def test_out_takes_the_same_bits_and_z_stays(name, dtype):
+def test_a_pair_leaves_what_it_is_given_as_it_was(name, dtype):
     rng = np.random.default_rng(0)
-    z = (4 * rng.standard_normal((3, 5, 7))).astype(dtype)
-    before = z.copy()
-    a, da_dz = both(name, z)
-    # Inside a wider array, as an activation lies above its row of ones.
-    room = np.full((2, 3, 6, 7), 9, dtype)
-    assert np.shares_memory(ACTIVATIONS[name].function(z, room[0, :, :-1]), room)
-    assert np.shares_memory(ACTIVATIONS[name].derivative(z, a, room[1, :, :-1]), room)
-    assert_array_equal(room[0, :, :-1], a)
-    assert_array_equal(room[1, :, :-1], da_dz)
-    assert (room[:, :, -1] == 9).all()
-    assert_array_equal(z, before)
-    assert not np.shares_memory(a, z)
+    given_arrays = (4 * rng.standard_normal((3, 3, 5, 7))).astype(dtype)
+    before = given_arrays.copy()
+    da, z, _ = given_arrays
+    a = ACTIVATIONS[name].function(z)
+    ACTIVATIONS[name].derivative(z, a)
+    ACTIVATIONS[name].backward(da, z, a)
+    assert_array_equal(given_arrays, before)
 
 
 def test_jax_computes_in_float64():
@@ -146,8 +134,7 @@ def test_jax_computes_in_float64():
 
 @every_activation
 @every_dtype
-@pytest.mark.parametrize("place", ["beside", "over z", "above a row of ones"])
-def test_in_place_it_is_the_same_g_and_da_times_the_same_slope(name, dtype, place):
+def test_backward_is_da_times_the_slope(name, dtype):
     activation = ACTIVATIONS[name]
     tiny, huge = np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max / 4
     special = np.array([0, -0.0, tiny, -tiny, huge, -huge, np.inf, -np.inf, 1, -1])
@@ -156,23 +143,4 @@ def test_in_place_it_is_the_same_g_and_da_times_the_same_slope(name, dtype, plac
     da = np.where(rng.random(z.shape) < 0.5, 1, -1).astype(dtype) * rng.choice([tiny, 1e-3, 1, 1e3], z.shape).astype(dtype)
     with np.errstate(invalid="ignore", over="ignore"):
         a = activation.function(z)
-        dz = da * activation.derivative(z, a)
-        in_z, in_a = z.copy(), np.full((2, 5, z.shape[-1]), 9, dtype)[:, :-1]
-        if place == "over z" and not activation.needs_z:
-            in_a = in_z
-        elif place == "beside":
-            in_a = np.empty_like(z)
-        in_da, in_dz = da.copy(), np.full_like(z, np.nan)
-        forward, backward = activation.forward_calls(in_z, in_a), activation.backward_calls(in_da, in_z, in_a, in_dz)
-        for call in forward:
-            call()
-        kept = in_z.copy()
-        for _ in range(2):
-            for call in backward:
-                call()
-            # Backward may compute in a z that is not a.
-            if activation.needs_z:
-                in_z[...] = kept
-    assert_array_equal(in_a, a)
-    assert_array_equal(in_dz, dz)
-    assert_array_equal(in_da, da)
+        assert_array_equal(activation.backward(da, z, a), da * activation.derivative(z, a))

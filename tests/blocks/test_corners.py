@@ -86,13 +86,6 @@ def test_whole_numbers_may_be_floats():
     assert fit(batch_size=2.0, epochs=2.0).loss.shape == (10,)
 
 
-def test_a_cache_for_other_examples_is_refused():
-    network = Network.create(SIZES, rng=np.random.default_rng(0))
-    _, caches = network.forward(np.ones((4, 5)))
-    with pytest.raises(ValueError, match="x"):
-        network.forward(np.ones((4, 1)), caches)
-
-
 @pytest.mark.parametrize("loss", LOSSES)
 def test_integer_logits_are_refused(loss):
     with pytest.raises(ValueError, match="logits has dtype int64, it must be floating"):

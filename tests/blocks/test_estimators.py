@@ -18,8 +18,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from blocks import OPTIMIZERS, Network, network_estimator
+from blocks import OPTIMIZERS, Network
 from blocks.estimators import NetworkClassifier, NetworkRegressor
+from blocks.estimators import base as network_estimator
 from experiments.scikit_learn import Recording
 from tests.blocks import oracle
 
@@ -216,7 +217,7 @@ def test_float32_is_float32_from_the_data_to_the_answer(estimator):
         ("depth", 0, "depth is 0, it must be a whole number of at least 1"),
         ("depth", "3", "depth is '3', it must be a number"),
         ("width", 2.5, "width is 2.5, it must be a whole number of at least 1"),
-        ("activation", "swish", "activation 'swish' is unknown, allowed: identity, sigmoid"),
+        ("activation", "step", "activation 'step' is unknown, allowed: identity, sigmoid"),
         ("kind", "foo", "kind 'foo' is unknown, allowed: plain, residual, normalized"),
         ("initializer", None, "initializer 'None' is unknown, allowed: zeros, normal"),
         ("optimizer", ["adam"], "optimizer \"['adam']\" is unknown, allowed: gradient_descent, momentum, nesterov, adam"),

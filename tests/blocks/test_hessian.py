@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 
-from blocks import ACTIVATIONS, KINDS, LOSSES, Network, losses
+from blocks import KINDS, LOSSES, Network, losses
 from blocks.measure.diagnostics import example_gradient_norms, saturated
-from blocks.measure.hessian import SECOND_DERIVATIVES, Hessian, hessian_vector_product
+from blocks.measure.hessian import Hessian, hessian_vector_product
 from blocks.measure.lanczos import SETTLED, sharpness, top_eigenpairs
 from blocks.parameters import Layout
 from blocks.theory import largest_curvature, softmax_sharpness
@@ -51,18 +51,6 @@ def standardised(load):
 OTHER_KINDS = [kind for kind in KINDS if kind != "plain"]
 
 # The Hessian times a vector.
-
-
-def test_every_activation_has_a_second_derivative():
-    assert list(SECOND_DERIVATIVES) == ACTIVATION_NAMES
-
-
-@pytest.mark.parametrize("activation", [name for name, second in SECOND_DERIVATIVES.items() if second])
-def test_second_derivatives_are_jaxs(activation):
-    z = np.concatenate([np.linspace(-12, 12, 401), [-800.0, -50.0, 50.0, 800.0]])
-    actual = SECOND_DERIVATIVES[activation](z, ACTIVATIONS[activation].function(z))
-    expected = jax.vmap(jax.grad(jax.grad(oracle.ACTIVATIONS[activation])))(jnp.asarray(z))
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from blocks import LOSSES, Adam, GradientDescent, History, Instrument, Momentum, Network, instruments, losses, train
+from blocks import Adam, GradientDescent, History, Instrument, Momentum, Network, losses, train
+from blocks.measure import instruments
 from blocks.measure.diagnostics import example_gradient_norms, saturated, update_ratios
-from blocks.measure.hessian import CURVATURES
 from blocks.measure.instruments import INSTRUMENTS, SHARPNESS_TOLERANCE
 from tests.blocks.test_hessian import flat_loss
 
@@ -274,7 +274,3 @@ def test_a_history_with_quantities_is_saved_and_loaded(tmp_path):
         assert loaded.quantities[name].values.tobytes() == quantity.values.tobytes()
     loaded.save(tmp_path / "again.npz")
     assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "history.npz").read_bytes()
-
-
-def test_every_loss_has_its_curvature():
-    assert list(CURVATURES) == list(LOSSES)

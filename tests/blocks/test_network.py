@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from blocks import LOSSES, Block, Network
+from blocks import KINDS, LOSSES, Network
+from blocks.training import Workspace
 from tests.blocks import oracle
 from tests.blocks.reference import (
     ACTIVATION_NAMES,
@@ -118,77 +119,35 @@ def test_backward_leaves_dlogits_the_caches_and_the_parameters_unchanged(lanes):
         assert_array_equal(array, was)
 
 
-@lanes_or_none
-@pytest.mark.parametrize("kind", ["workspace", "new_caches", "an earlier call's"])
-@pytest.mark.parametrize("sizes", [(4, 4, 4, 4), (3, 5, 2, 6)])
-def test_caches_handed_back_change_no_result(sizes, kind, lanes):
-    rng = np.random.default_rng(6)
-    network = random_network(sizes, "tanh", lanes, rng)
-    earlier, x = rng.standard_normal((2, sizes[0], 5))
-    dlogits = rng.standard_normal((*lanes, sizes[-1], 5))
-    make = {
-        "workspace": lambda: network.workspace(x.shape),
-        "new_caches": lambda: network.new_caches(x.shape),
-        "an earlier call's": lambda: network.forward(earlier)[1],
-    }
-    caches = make[kind]()
-    expected_logits, fresh = network.forward(x)
-    expected, expected_da_0 = network.backward_to_data(dlogits, fresh)
-    for data in (earlier, x):
-        logits, _ = network.forward(data, caches)
-        gradients, da_0 = network.backward_to_data(dlogits, caches)
-    assert_array_equal(logits, expected_logits)
-    assert_array_equal(da_0, expected_da_0)
-    for (dW, db), (expected_dW, expected_db) in zip(gradients, expected, strict=True):
-        assert_array_equal(dW, expected_dW)
-        assert_array_equal(db, expected_db)
-
-
 @pytest.mark.parametrize("turns", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("lanes", [(), (3,)])
 @pytest.mark.parametrize("activation", ACTIVATION_NAMES)
-@pytest.mark.parametrize("sizes", [(4, 4, 4, 4), (3, 5, 2, 6), (7, 1, 1), (3, 2)])
-def test_calls_have_the_bits_of_forward_and_backward(monkeypatch, sizes, activation, lanes, dtype, turns):
+@pytest.mark.parametrize(
+    ("sizes", "kind"),
+    [((3, 5, 2, 6), "plain"), ((7, 1, 1), "plain"), ((3, 2), "plain"), *[((4, 4, 4, 4), kind) for kind in KINDS]],
+)
+def test_a_replayed_cycle_has_the_bits_of_forward_and_backward(monkeypatch, sizes, kind, activation, lanes, dtype, turns):
     monkeypatch.setattr("blocks.arrays.AVX_512", turns)
     monkeypatch.setattr("blocks.arrays.TINY", 0)
     rng = np.random.default_rng(6)
-    network = random_network(sizes, activation, lanes, rng)
-    network = Network(sizes, activation, network.parameters.astype(dtype))
-    dlogits, gradient = rng.standard_normal((*lanes, sizes[-1], 5)).astype(dtype), np.empty_like(network.parameters)
-    caches = network.workspace((sizes[0], 5))
-    forward = network.forward_calls(caches)
-    backward = network.backward_calls(network.layout.blocks(gradient), dlogits, caches)
+    network, loss, m = random_network(sizes, activation, lanes, rng, dtype, kind), LOSSES["half_mean_squared_error"], 5
+    gradient, target = np.empty_like(network.parameters), rng.standard_normal((sizes[-1], m)).astype(dtype)
+    workspace = Workspace(network, loss, gradient, target, m)
     # Whatever an earlier batch has left.
-    for x in rng.standard_normal((3, sizes[0], 5)).astype(dtype):
-        caches[0].a_prev[...] = x
+    for rows in rng.standard_normal((3, m, sizes[0] + 1)).astype(dtype):
+        rows[:, -1] = 1
+        workspace.gather(rows, target, np.arange(m), None)
         # OpenBLAS multiplies an output by zero before it writes there: what memory held may be no number.
         with np.errstate(invalid="ignore"):
-            for call in (*forward, *backward):
-                call()
-        logits, fresh = network.forward(x)
-        assert_array_equal(caches[-1].a, logits)
-        expected = np.empty_like(gradient)
-        network.backward_into(network.layout.blocks(expected), dlogits, fresh)
-        assert_array_equal(gradient, expected)
-
-
-def test_a_block_of_another_kind_is_called_itself():
-    class Halved(Block):
-        def forward(self, a_prev, cache=None):
-            a, cache = super().forward(a_prev, cache)
-            a *= 0.5
-            return a, cache
-
-    network = random_network((3, 4, 2), "tanh", (), np.random.default_rng(0))
-    network.blocks[1] = Halved.over(network.blocks[1].joined, network.blocks[1].activation)
-    caches = network.workspace((3, 5))
-    x = np.random.default_rng(1).standard_normal((3, 5))
-    caches[0].a_prev[...] = x
-    forward = network.forward_calls(caches)
-    for call in forward:
-        call()
-    assert_array_equal(caches[-1].a, network.forward(x)[0])
+            workspace.cycle()
+        # As the batch lies there: one example after another.
+        logits, caches = network.forward(rows[:, :-1].T)
+        value, dlogits = loss.value_and_gradient(logits, target)
+        assert_array_equal(workspace.logits, logits)
+        assert_array_equal(workspace.value, value)
+        assert_array_equal(gradient, network.gradient(dlogits, caches))
+        assert_array_equal(workspace.norms, network.layout.norms(gradient))
 
 
 def test_two_lane_axes_are_the_lanes_in_a_row():

@@ -14,8 +14,9 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 
-from blocks import network_estimator, train
+from blocks import train
 from blocks.estimators import NetworkClassifier, NetworkRegressor
+from blocks.estimators import base as network_estimator
 from tests.blocks.test_estimators import BOTH, iris, small
 
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blocks import ACTIVATIONS, KINDS, LOSSES, OPTIMIZERS, Network, reshuffled, train
-from blocks import program as module
-from blocks.parameters import Norms
+from blocks.tape import program as module
 from blocks.tape.program import _Program, program
+from blocks.tape.replay import plainly
 from blocks.training import Workspace
 from tests.blocks import oracle
 
@@ -56,6 +56,12 @@ def trained(
     return [np.asarray(result).tobytes() for result in results]
 
 
+def by_itself(function):
+    """The function called with every computation as it is written, none replayed."""
+    with plainly():
+        return function()
+
+
 @pytest.mark.parametrize("lanes", [None, 3])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -63,7 +69,7 @@ def test_every_network_trains_to_the_same_bits(plain, activation, kind, lanes):
     for dtype in (np.float32, np.float64):
         for loss in LOSSES:
             run = partial(trained, activation=activation, kind=kind, loss=loss, lanes=lanes, dtype=dtype)
-            assert run() == plain(run)
+            assert run() == plain(run) == by_itself(run)
 
 
 @pytest.mark.parametrize("lanes", [None, 3])
@@ -71,37 +77,34 @@ def test_every_network_trains_to_the_same_bits(plain, activation, kind, lanes):
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 def test_every_optimizer_makes_the_same_bits(plain, monkeypatch, rule, weight_decay, lanes):
     # Parameters, and activations, in several parts.
-    monkeypatch.setattr("blocks.optimizers.PART", 1000)
-    monkeypatch.setattr("blocks.arrays.PART", 200)
+    for user in ("replay", "memory"):
+        monkeypatch.setattr(f"blocks.tape.{user}.PART", 200)
     run = partial(trained, rule=rule, weight_decay=weight_decay, lanes=lanes, dtype=np.float32)
-    assert run() == plain(run)
+    assert run() == plain(run) == by_itself(run)
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (3, 1, 1, 2), (64, 64, 64, 10), (40, 200, 5)])
 def test_every_shape_trains_to_the_same_bits(plain, sizes):
     for lanes in (None, 1, 2):
         run = partial(trained, sizes=sizes, activation="tanh", loss="half_mean_squared_error", lanes=lanes, dtype=np.float32)
-        assert run() == plain(run)
+        assert run() == plain(run) == by_itself(run)
 
 
 def test_a_lane_that_diverges_does_so_at_the_same_step(plain):
     run = partial(trained, activation="relu", loss="half_mean_squared_error", lanes=4, dtype=np.float32, rule="momentum")
     results = run()
-    assert results == plain(run)
+    assert results == plain(run) == by_itself(run)
     assert 0 < (np.frombuffer(results[-2], np.int64) >= 0).sum() < 4
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("activation", ["identity", "relu", "tanh"])
-def test_a_whole_pass_is_one_program(activation, loss):
-    network = Network.create((4, 5, 5, 1), activation, rng=np.random.default_rng(0), dtype=np.float32)
-    gradient = np.empty_like(network.parameters)
-    target = np.zeros((1, 8), np.float32)
-    workspace = Workspace(network, LOSSES[loss], gradient, Norms(network.layout, gradient), target, 8)
-    forward, backward = workspace.cycle
-    assert workspace.forward == [forward]
-    assert isinstance(forward, _Program)
-    assert isinstance(backward, _Program)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_whole_pass_is_one_program(activation, kind, loss):
+    network = Network.create((4, 5, 5, 1), activation, rng=np.random.default_rng(0), dtype=np.float32, kind=kind)
+    gradient, target = np.empty_like(network.parameters), np.zeros((1, 8), np.float32)
+    for (calls,) in Workspace(network, LOSSES[loss], gradient, target, 8).replay.stages:
+        assert isinstance(calls, _Program)
 
 
 @st.composite
