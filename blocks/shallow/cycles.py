@@ -9,7 +9,7 @@ no histories but the loss, no norms, no biases, dW scaled by w after its product
 import numpy as np
 
 from blocks.activations import Activation
-from blocks.arrays import Array, check_finite, check_number, check_shape, transpose, whole_number
+from blocks.arrays import Array, check_finite, check_number, check_shape, quiet, transpose, whole_number
 from blocks.shallow.tanh import TableTanh
 from blocks.tape.recorder import Tape
 from blocks.tape.replay import Replay
@@ -68,7 +68,7 @@ def shallow_losses(
                         losses[live[of], made:] = cycles.run(W[of], w[of], rates[live[of]], steps - made, second=True)[0]
                 stays = ~(lost | still)
                 live, W, w = live[stays], W[stays], w[stays]
-    return losses
+    return quiet(losses)
 
 
 def _parts(count: int, size: int) -> list[slice]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from blocks.arrays import PART, Array
 from blocks.tape.placement import Placement, axes_by_stride
-from blocks.tape.recorder import ALIGNED, Operation, Owner, Tracer, address_of, array_at
+from blocks.tape.recorder import ALIGNED, Operation, Owner, Tracer, address_of, array_at, strides_for
 
 FOREVER = 2**60
 Slots = dict[tuple[Any, ...], list[Array]]
@@ -130,8 +130,7 @@ class Memory:
 
     def part(self, tracer: Tracer, shape: tuple[int, ...]) -> Array:
         """A part of a passing result."""
-        part = np.empty_like(tracer.array, shape=shape)
-        return self.one(self._in_slot(tracer.owner, shape, part.strides, tracer.dtype))
+        return self.one(self._in_slot(tracer.owner, shape, strides_for(shape, tracer.itemsize), tracer.dtype))
 
     def one(self, array: Array) -> Array:
         """The same array for all that stand for the same numbers: NumPy is quicker with one that stands twice in a call."""

@@ -43,6 +43,14 @@ def array_at(address: int, shape: Sequence[int], strides: Sequence[int], dtype: 
     return array
 
 
+def strides_for(shape: Sequence[int], itemsize: int, order: Sequence[int] | None = None) -> list[int]:
+    """The strides of an array without gaps, its axes in that order from the longest stride to the shortest; None is C order."""
+    strides = [0] * len(shape)
+    for axis in reversed(range(len(shape)) if order is None else order):
+        strides[axis], itemsize = itemsize, itemsize * shape[axis]
+    return strides
+
+
 def address_of(array: Array) -> int:
     """Where the array's first number lies."""
     return cast(int, array.__array_interface__["data"][0])
@@ -113,11 +121,8 @@ class Tape:
 
     def new(self, shape: Sequence[int], dtype: np.dtype, order: Sequence[int] | None = None) -> "Tracer":
         """The tracer of a result. order: its axes from the one with the longest stride to the shortest; None is C order."""
-        strides, stride = [0] * len(shape), dtype.itemsize
-        for axis in reversed(range(len(shape)) if order is None else order):
-            strides[axis], stride = stride, stride * shape[axis]
-        array = array_at(self._next, shape, strides, dtype)
-        self._next += -(-stride // ALIGNED) * ALIGNED
+        array = array_at(self._next, shape, strides_for(shape, dtype.itemsize, order), dtype)
+        self._next += -(-array.nbytes // ALIGNED) * ALIGNED
         return Tracer(self, Owner(array), array)
 
     def note(self, function: Callable[..., Any], operands: Sequence[Any], out: "Tracer", **keywords: Any) -> "Tracer":

@@ -28,8 +28,8 @@ from blocks.tape.recorder import Operation, Owner, Tape, Tracer, needed
 class Replay:
     """A recorded computation in planned arrays.
 
-    tape: the operations, which are let go. outputs: the tracers of what the caller reads after a replay, or writes before it; the caller's own
-        arrays are written in any case.
+    tape: the operations, which are let go.
+    outputs: the tracers of what the caller reads after a replay, or writes before it; its own arrays are written in any case.
     results: the outputs' arrays.
     """
 
