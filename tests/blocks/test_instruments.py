@@ -187,8 +187,9 @@ def test_a_sharpness_beside_larger_negative_curvature(kind, seed, step, largest)
 def test_a_sharpness_that_is_missing_has_its_reason(monkeypatch):
     monkeypatch.setattr(instruments, "PRODUCTS", 3)
     network = stack(np.float32)
-    # Loss and gradient of the first lane are finite, its curvature is not.
-    network.blocks[0].joined[0], network.blocks[3].joined[0] = 0, 1e38
+    # Loss and gradient of the first lane are finite, its curvature, some 1e60, is not.
+    network.blocks[2].joined[0] *= 1e-30
+    network.blocks[3].joined[0] *= 1e30
     history = fit(network, GradientDescent(1e-30), [Instrument("sharpness", "7")], loss_bound=np.inf)
     quantity = history.quantities["sharpness"]
     assert np.isnan(quantity.values).all()
