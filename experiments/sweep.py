@@ -22,7 +22,7 @@ from experiments.record.address import StoreError, absolute, anchor, may_know
 from experiments.record.identity import SURROUNDINGS, fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
 from experiments.record.ownership import VARIABLE, TakenOver
-from experiments.run.config import Config, UserError, flat, run_name, sweep_name, typed, varied
+from experiments.run.config import Config, UserError, flat, run_name, shown, sweep_name, typed, varied, words
 from experiments.run.engines import Engine, Loky, connect
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import defer_interrupts, raise_lost_interrupt
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 TICK_SECONDS = 1.0
 # The bar grows with the work done, so that the seconds left are right although the largest stacks come first.
 BAR = "{desc} |{bar}| {remaining} left"
+MOST_TITLE = 120
 
 
 def check_run(config: Config) -> "Task":
@@ -78,6 +79,15 @@ def _check_study(configs: Sequence[Config]) -> None:
             raise UserError(f"tracking.enabled is false, but sweep.study {name} reads what is recorded: it must be true")
         for config in configs:
             study.needs(config)
+
+
+def _span(values: Sequence[Any]) -> str:
+    """`0.003 to 1` of numbers, where they are more than three; of other values each one."""
+    distinct = list(dict.fromkeys(str(value) if isinstance(value, list) else value for value in values))
+    if len(distinct) > 3 and all(isinstance(value, int | float) for value in distinct):
+        distinct = [min(distinct), max(distinct)]
+        return " to ".join(map(shown, distinct))
+    return ", ".join(map(shown, distinct))
 
 
 class Sweep:
@@ -142,18 +152,26 @@ class Sweep:
             parent = asdict(Parent(self.parent.run_id, first.tracking, self.keys))
             os.environ.update({PARENT: json.dumps(parent), VARIABLE: self.store.token})
 
-    def _save_view(self) -> None:
+    def _save_view(self, pictures: Sequence[str] = ()) -> None:
         from experiments.run.data import task
 
         score = "r2" if task(self.configs[0]).loss.decides is None else "accuracy"
         assert self.store is not None
-        name = ", ".join(f"{key}={self.values[key]}" for key in self.keys)[:80]
-        self.store.save_view(self.parent.run_id, name, self.configs, score)
+        self.store.save_view(self.parent.run_id, self.title, self.configs, score, pictures)
 
     @cached_property
     def keys(self) -> list[str]:
         """Those that differ between the runs."""
         return varied([flat(config) for config in self.configs])
+
+    @cached_property
+    def title(self) -> str:
+        """The sweep in words: `depth 2 to 33 x rate 0.003 to 1, 48 runs on digits`."""
+        runs = [flat(config) for config in self.configs]
+        axes = [f"{word} {_span([run[key] for run in runs if key in run])}" for word, key in words(self.keys).items()]
+        data = [] if "dataset.name" in self.keys else [f"on {self.configs[0].dataset.name}"]
+        title = " ".join([sweep_name([], len(runs)), *data])
+        return f"{' x '.join(axes)[:MOST_TITLE]}, {title}" if axes else title
 
     def name_of(self, job: int) -> str:
         """The name of its run."""
@@ -227,11 +245,12 @@ class Sweep:
 
     def _keep(self, report: "Report | None", folder: Path) -> None:
         """The files of `folder`, and of a sweep that was not interrupted, which should end at once, pictures and models."""
-        from experiments.pictures.gallery import keep_sweep
+        from experiments.pictures.gallery import keep_sweep, pictures_of
 
         self.parent.describe(self.values)
         if report and not isinstance(self.store, Untracked | None) and not isinstance(self.parent, Untracked):
             self.verdict = keep_sweep(self.store, self.parent, report, folder)
+            self._save_view([picture.stem for picture in pictures_of(folder)])
         self.parent.keep(folder)
 
     def _task(self) -> str:

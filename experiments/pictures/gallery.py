@@ -50,6 +50,9 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
             parent.tabulate(report.columns())
             parent.describe({}, _results(report, runs))
             parent.note(description(report, store.experiment_id, parent.run_id, runs, verdict, folder))
+            if report.best and report.best.job in runs:
+                # MLflow's page of charts has no other place for them: of the runs that it shows, this one is always there.
+                store.show(parent.run_id, runs[report.best.job].run_id, pictures_of(folder))
             for row in chosen[tracking.models]:
                 if row.job in runs:
                     name_of_best = tracking.register if row is report.best else None
@@ -59,6 +62,11 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
                     raise error
                 store.run(runs[drawn[number].job].run_id).keep(items[number][1])
     return verdict
+
+
+def pictures_of(folder: Path) -> list[Path]:
+    """A sweep's pictures that are drawn into the folder, its map first."""
+    return sorted(folder.glob("*.png"), key=lambda file: (file.name != "map.png", file.name))
 
 
 def _draw_sweep(report: Report, best_of: dict[tuple[Any, str], Row], runs: dict[int, "Recorded"], folder: Path) -> None:
@@ -102,7 +110,7 @@ def keep_model(store: "Store", run_id: str, config: Config, kept: "Files", regis
 def description(report: Report, experiment_id: str, parent: str, runs: dict[int, "Recorded"], verdict: str, folder: Path) -> str:
     """The sweep in words, links and pictures, as markdown: what was swept, what came of it, how to have it again."""
     # MLflow's page folds all but the first lines.
-    names = sorted((file.name for file in folder.glob("*.png")), key=lambda name: name != "map.png")
+    names = [file.name for file in pictures_of(folder)]
     artifacts = f"#/experiments/{experiment_id}/runs/{parent}/artifacts"
     links = [f"[{name.removesuffix('.png')}]({artifacts}/{name}?workflowType=machine_learning)" for name in names]
     lines = [

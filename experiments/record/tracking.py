@@ -5,6 +5,7 @@ import gc
 import json
 import math
 import shlex
+import shutil
 import sqlite3
 import tempfile
 import threading
@@ -22,6 +23,8 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.tracking.multimedia import compress_image_size
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
 from blocks.history import History
@@ -115,12 +118,35 @@ class Store:
         options = f"{self.opened} --uri {shlex.quote(self.uri)}".strip()
         return f"python -m experiments.dashboard {options}   # opens http://127.0.0.1:5000/{self.page}"
 
-    def save_view(self, parent: str, name: str, configs: Sequence[Config], score: str) -> None:
-        """The dashboard's page for the sweep of those configs, from now on `page`. score: accuracy or r2."""
+    def save_view(self, parent: str, name: str, configs: Sequence[Config], score: str, pictures: Sequence[str] = ()) -> None:
+        """The dashboard's page for the sweep of those configs, from now on `page`.
+
+        score: accuracy or r2. pictures: the keys of its images, see `show`.
+        """
         if self.views < MOST_TAGS:
-            for key, view in sweep_views(name, parent, configs, score, self.blocks).items():
+            for key, view in sweep_views(name, parent, configs, score, self.blocks, pictures).items():
                 self.client.set_experiment_tag(self.experiment_id, TAG + key, view)
             self.page = link(self.experiment_id, parent)
+
+    def show(self, sweep: str, run_id: str, pictures: Sequence[Path]) -> None:
+        """A sweep's pictures as images of that run of it, which MLflow's page of charts shows where it shows the run.
+
+        The key of each is its file's name. As MLflow's `log_image` writes them, which adds to those of an earlier start; another
+        run that had them then has them no longer.
+        """
+        from PIL import Image
+
+        for other in self.children(sweep, f"tags.`{MLFLOW_LOGGED_IMAGES}` = 'True'"):
+            if other.info.run_id != run_id:
+                self.client.delete_tag(other.info.run_id, MLFLOW_LOGGED_IMAGES)
+        with tempfile.TemporaryDirectory() as folder:
+            for file in pictures:
+                place = Path(folder, f"{file.stem}+step+0+timestamp+0+{sweep}")
+                shutil.copy(file, f"{place}.png")
+                with Image.open(file) as picture:
+                    compress_image_size(picture).save(f"{place}+compressed.webp")
+            self.run(run_id).keep(Path(folder), "images")
+        self.client.set_tag(run_id, MLFLOW_LOGGED_IMAGES, "True")
 
     def begin(self, name: str, tags: dict[str, str], parent: str = "") -> "Run":
         """A new run, RUNNING, of this process."""
