@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from blocks.arrays import Array
-from experiments.job import status_of
+from experiments.job import reason_of, status_of
 from experiments.record import AnyRun, check_tracking, open_store
 from experiments.record.address import conceal_typed
 from experiments.record.identity import SURROUNDINGS, fingerprint
@@ -360,7 +360,7 @@ def _record(config: MappedConfig, mark: str, folder: Path, engine: Engine) -> No
             run.end()
     except BaseException as error:
         with contextlib.suppress(UserError):
-            store.close(status_of(error))
+            store.close(status_of(error), reason_of(error))
         raise
     store.close()
     print(f"folder: {folder}")

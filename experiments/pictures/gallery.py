@@ -5,6 +5,7 @@ Drawing a run takes longer than training it, so by default that is done for the 
 """
 
 import tempfile
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,18 @@ from experiments.run.config import Config, shown
 from experiments.run.data import task
 from experiments.run.interrupts import raise_lost_interrupt
 from experiments.run.pool import Pool, cores
+from experiments.run.tile import OUTCOMES
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
+
     from experiments.record.files import Files
     from experiments.record.reading import Archive, Recorded
     from experiments.record.tracking import Run, Store
 
 FOLDER = "pictures"
+# Of a run without an outcome, by MLflow's status.
+FATES = {"FAILED": "failed", "KILLED": "lost"}
 
 
 def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> str:
@@ -62,6 +68,24 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
                     raise error
                 store.run(runs[drawn[number].job].run_id).keep(items[number][1])
     return verdict
+
+
+def describe_failure(store: "Store", parent: "Run", count: int) -> None:
+    """The description of a sweep of `count` runs that ends without a table: what became of them, and why."""
+    from experiments.record.claims import REASON
+
+    newest: dict[str, MlflowRun] = {}
+    for run in store.children(parent.run_id, "tags.kind = 'run'"):
+        newest.setdefault(run.data.tags.get("job", ""), run)
+    fates = {job: run.data.tags.get("outcome") or FATES.get(run.info.status, "failed") for job, run in newest.items()}
+    counts = Counter(fates.values()) + Counter({"not begun": count - len(newest)})
+    outcomes = ", ".join(f"{counts[fate]} {fate}" for fate in (*OUTCOMES, *FATES.values(), "not begun") if counts[fate])
+    lines = [f"**{count} run{'s' * (count > 1)}: {outcomes}**", ""]
+    # In the order in which they were begun.
+    for job, run in reversed(newest.items()):
+        if REASON in run.data.tags:
+            lines.append(f"- {fates[job]}: job {job} ({run.info.run_name}): {run.data.tags[REASON]}")
+    parent.note("\n".join(lines))
 
 
 def pictures_of(folder: Path) -> list[Path]:
@@ -114,11 +138,11 @@ def description(report: Report, experiment_id: str, parent: str, runs: dict[int,
     artifacts = f"#/experiments/{experiment_id}/runs/{parent}/artifacts"
     links = [f"[{name.removesuffix('.png')}]({artifacts}/{name}?workflowType=machine_learning)" for name in names]
     lines = [
-        f"**{len(report.rows) + len(report.lost)} runs: {report.outcomes}**",
+        f"**{len(report.rows) + len(report.untrained)} runs: {report.outcomes}**",
         "",
         f"{views(report, experiment_id, parent)} Pictures: {', '.join(links)}.",
-        *([""] if report.lost else []),
-        *(f"- lost: {name}: {reason}" for name, reason in report.lost.items()),
+        *([""] if report.untrained else []),
+        *(f"- {fate}: {name}: {reason}" for fate, name, reason in report.untrained),
     ]
     lines.append("")
     for key in report.varied:
