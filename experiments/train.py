@@ -98,14 +98,13 @@ def _show(store: AnyStore, run: AnyRun, config: Config) -> None:
     """A single run is the best of its own."""
     if isinstance(store, Untracked) or isinstance(run, Untracked):
         return
-    from experiments.pictures.gallery import draw_run, keep_model
+    from experiments.pictures.gallery import keep_model, keep_run
     from experiments.record.reading import Archive
 
     with tempfile.TemporaryDirectory() as downloads, tempfile.TemporaryDirectory() as folder:
         kept = Archive(store.uri, Path(downloads)).run(run.run_id).files()
         if config.tracking.pictures != "none":
-            draw_run(kept.history, Path(folder))
-            run.keep(Path(folder))
+            keep_run(run, kept.history, Path(folder))
         if config.tracking.models != "none":
             keep_model(store, run.run_id, config, kept, config.tracking.register)
 

@@ -6,6 +6,7 @@ Drawing a run takes longer than training it, so by default that is done for the 
 
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,8 +90,8 @@ def describe_failure(store: "Store", parent: "Run", count: int) -> None:
 
 
 def pictures_of(folder: Path) -> list[Path]:
-    """A sweep's pictures that are drawn into the folder, its map first."""
-    return sorted(folder.glob("*.png"), key=lambda file: (file.name != "map.png", file.name))
+    """The pictures that are drawn into the folder, a sweep's map or a run's losses first."""
+    return sorted(folder.glob("*.png"), key=lambda file: (file.stem not in ("map", "loss"), file.name))
 
 
 def _draw_sweep(report: Report, best_of: dict[tuple[Any, str], Row], runs: dict[int, "Recorded"], folder: Path) -> None:
@@ -124,6 +125,15 @@ def draw_run(history: History, folder: Path) -> None:
     figures.save(folder / FOLDER, **drawn, grad_norm_by_block=figures.norm_profile(history))
 
 
+def keep_run(run: "Run", history: History, folder: Path) -> None:
+    """Draw a run that is alone into `folder`, and show the pictures in its description."""
+    draw_run(history, folder)
+    run.keep(folder)
+    names = [f"{FOLDER}/{file.name}" for file in pictures_of(folder / FOLDER)]
+    links, images = linked(run.store.experiment_id, run.run_id, names)
+    run.note(f"Pictures: {links}.\n\n{images}")
+
+
 def keep_model(store: "Store", run_id: str, config: Config, kept: "Files", register: str | None = None) -> None:
     """One run's network as an MLflow model."""
     from experiments.record.model import log_model
@@ -134,13 +144,11 @@ def keep_model(store: "Store", run_id: str, config: Config, kept: "Files", regis
 def description(report: Report, experiment_id: str, parent: str, runs: dict[int, "Recorded"], verdict: str, folder: Path) -> str:
     """The sweep in words, links and pictures, as markdown: what was swept, what came of it, how to have it again."""
     # MLflow's page folds all but the first lines.
-    names = [file.name for file in pictures_of(folder)]
-    artifacts = f"#/experiments/{experiment_id}/runs/{parent}/artifacts"
-    links = [f"[{name.removesuffix('.png')}]({artifacts}/{name}?workflowType=machine_learning)" for name in names]
+    links, images = linked(experiment_id, parent, [file.name for file in pictures_of(folder)])
     lines = [
         f"**{len(report.rows) + len(report.untrained)} runs: {report.outcomes}**",
         "",
-        f"{views(report, experiment_id, parent)} Pictures: {', '.join(links)}.",
+        f"{views(report, experiment_id, parent)} Pictures: {links}.",
         *([""] if report.untrained else []),
         *(f"- {fate}: {name}: {reason}" for fate, name, reason in report.untrained),
     ]
@@ -159,9 +167,14 @@ def description(report: Report, experiment_id: str, parent: str, runs: dict[int,
     if verdict:
         lines += ["", f"{report.rows[0].config.sweep.study}: {verdict}"]
     lines += ["", "Train it again and prove it identical:", "", f"    python -m experiments.reproduce --sweep {parent}"]
-    for name in names:
-        lines += ["", f"![{name}](get-artifact?path={name}&run_uuid={parent})"]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", images])
+
+
+def linked(experiment_id: str, run_id: str, names: Sequence[str]) -> tuple[str, str]:
+    """A run's pictures among its artifacts, as markdown: links to their pages, and the pictures themselves."""
+    page = f"#/experiments/{experiment_id}/runs/{run_id}/artifacts"
+    links = [f"[{Path(name).stem}]({page}/{name}?workflowType=machine_learning)" for name in names]
+    return ", ".join(links), "\n\n".join(f"![{name}](get-artifact?path={name}&run_uuid={run_id})" for name in names)
 
 
 def views(report: Report, experiment_id: str, parent: str) -> str:

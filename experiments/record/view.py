@@ -65,7 +65,8 @@ def link(experiment_id: str, key: str = "") -> str:
 
 def run_link(experiment_id: str, run_id: str) -> str:
     """The page of one run, as `link` has it."""
-    return f"#/experiments/{experiment_id}/runs/{run_id}"
+    # Of the two faces of MLflow's page the one that has trainings.
+    return f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
 def sweep_views(

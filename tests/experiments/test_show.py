@@ -129,6 +129,11 @@ def test_a_single_run_has_its_pictures_and_its_model(lab):
     (run,) = lab.runs()
     assert "pictures/grad_norm_map.svg" in names(lab, run)
     assert run.info.status == "FINISHED"
+    note, run_id = run.data.tags["mlflow.note.content"], run.info.run_id
+    for name in ("loss", "grad_norm_map", "grad_norm_by_block"):
+        page = f"#/experiments/1/runs/{run_id}/artifacts/pictures/{name}.png?workflowType=machine_learning"
+        assert f"[{name}]({page})" in note
+        assert f"![pictures/{name}.png](get-artifact?path=pictures/{name}.png&run_uuid={run_id})" in note
     (model,) = lab.client().search_logged_models(["1"])
     assert model.source_run_id == run.info.run_id
 
