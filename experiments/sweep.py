@@ -251,7 +251,8 @@ class Sweep:
         if not interrupted and not isinstance(self.store, Untracked | None) and not isinstance(self.parent, Untracked):
             if report:
                 self.verdict = keep_sweep(self.store, self.parent, report, folder)
-                self._save_view([picture.stem for picture in pictures_of(folder)])
+                if report.best:
+                    self._save_view([picture.stem for picture in pictures_of(folder)])
             else:
                 describe_failure(self.store, self.parent, len(self.configs))
         self.parent.keep(folder)

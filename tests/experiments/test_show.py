@@ -22,6 +22,7 @@ from sklearn.datasets import load_diabetes, load_digits
 from experiments import results
 from experiments.run.config import UserError
 from tests.experiments.conftest import Lab, empty_store
+from tests.experiments.record.test_view import state
 
 FEW = ["training.epochs=3", "network.width=16"]
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
@@ -144,6 +145,9 @@ def test_a_sweep_that_diverged_everywhere_ends_with_its_map_and_no_model(lab):
     (parent,) = lab.runs("sweep")
     assert "map.svg" in names(lab, parent)
     assert not lab.client().search_logged_models(["1"])
+    # No run has the pictures as images: the dashboard has no section for them, which would be empty.
+    view = lab.client().get_experiment("1").tags[f"mlflow.sharedViewState.{parent.info.run_id}"]
+    assert "pictures" not in [section["uuid"] for section in state(view)["compareRunSections"]]
 
 
 def test_the_best_network_is_a_registered_model_without_pickles(swept, best):
