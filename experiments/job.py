@@ -4,9 +4,11 @@ import json
 import math
 import os
 from dataclasses import dataclass
+from signal import Signals
 from typing import TYPE_CHECKING
 
 from experiments.run.config import TrackingConfig
+from experiments.run.interrupts import SIGNALS
 
 if TYPE_CHECKING:
     from experiments.run.stack import Trained
@@ -57,6 +59,16 @@ def parent_of_job() -> Parent | None:
 def tags_of_run(fingerprint: str, job: int) -> dict[str, str]:
     """What a run is found by: the experiment that it is, and its number in its sweep."""
     return {"kind": "run", "fingerprint": fingerprint, "job": str(job)}
+
+
+def reason_of(error: BaseException) -> str:
+    """What ended a run, in words: the signal, or what the error says."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted by SIGINT"
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        signals = {128 + number: Signals(number).name for number in SIGNALS}
+        return f"interrupted by {signals[error.code]}" if error.code in signals else f"left with status {error.code}"
+    return str(error) or type(error).__name__
 
 
 def status_of(error: BaseException | None) -> str:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.job import reason_of
 from experiments.record import AnyRun, AnyStore
 from experiments.record.outbox import Outbox
 from experiments.run.config import Config
@@ -42,7 +43,7 @@ class OpenRuns:
         """Make the runs of those jobs that have none yet."""
 
         def begin(job: int) -> None:
-            self.runs[job] = self.store.begin(self.name(job), self.tags(job), self.parent.run_id)
+            self.runs[job] = self.store.begin(self.name(job), self.tags(job), self.parent.run_id, self.configs[job])
 
         self.store.at_once(*(partial(begin, job) for job in jobs if job not in self.runs))
 
@@ -85,7 +86,7 @@ class OpenRuns:
     def _write(self, job: int, outcome: "Trained | Exception") -> None:
         run = self.runs[job]
         if isinstance(outcome, Exception):
-            run.fail(self.configs[job], outcome, "KILLED" if isinstance(outcome, Lost) else "FAILED")
+            run.fail(reason_of(outcome), "KILLED" if isinstance(outcome, Lost) else "FAILED")
         else:
             run.finish(outcome)
         # Whatever becomes of those that are written at the same time.

@@ -15,14 +15,14 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from blocks.arrays import choice
-from experiments.job import PARENT, Parent, Result, status_of, tags_of_run
+from experiments.job import PARENT, Parent, Result, reason_of, status_of, tags_of_run
 from experiments.open_runs import OpenRuns
 from experiments.record import AnyRun, AnyStore, Untracked, check_tracking, open_store
 from experiments.record.address import StoreError, absolute, anchor, may_know
 from experiments.record.identity import SURROUNDINGS, fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
 from experiments.record.ownership import VARIABLE, TakenOver
-from experiments.run.config import Config, UserError, flat, run_name, sweep_name, typed, varied
+from experiments.run.config import Config, UserError, flat, run_name, shown, sweep_name, typed, varied, words
 from experiments.run.engines import Engine, Loky, connect
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import defer_interrupts, raise_lost_interrupt
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 TICK_SECONDS = 1.0
 # The bar grows with the work done, so that the seconds left are right although the largest stacks come first.
 BAR = "{desc} |{bar}| {remaining} left"
+MOST_TITLE = 120
 
 
 def check_run(config: Config) -> "Task":
@@ -80,6 +81,15 @@ def _check_study(configs: Sequence[Config]) -> None:
             study.needs(config)
 
 
+def _span(values: Sequence[Any]) -> str:
+    """`0.003 to 1` of numbers, where they are more than three; of other values each one."""
+    distinct = list(dict.fromkeys(str(value) if isinstance(value, list) else value for value in values))
+    if len(distinct) > 3 and all(isinstance(value, int | float) for value in distinct):
+        distinct = [min(distinct), max(distinct)]
+        return " to ".join(map(shown, distinct))
+    return ", ".join(map(shown, distinct))
+
+
 class Sweep:
     """A context around a sweep's jobs, see the checked sweeper.
 
@@ -105,7 +115,7 @@ class Sweep:
         first = {mark: job for job, mark in reversed(list(enumerate(self.fingerprints)))}
         self.distinct = sorted(first.values())
         self.results: list[Result | None] = [None] * len(self.configs)
-        self.lost: dict[int, Exception] = {}
+        self.untrained: dict[int, Exception] = {}
         self.store: AnyStore | None = None
         self.parent: AnyRun = Untracked()
         self.verdict = ""
@@ -142,18 +152,26 @@ class Sweep:
             parent = asdict(Parent(self.parent.run_id, first.tracking, self.keys))
             os.environ.update({PARENT: json.dumps(parent), VARIABLE: self.store.token})
 
-    def _save_view(self) -> None:
+    def _save_view(self, pictures: Sequence[str] = ()) -> None:
         from experiments.run.data import task
 
         score = "r2" if task(self.configs[0]).loss.decides is None else "accuracy"
         assert self.store is not None
-        name = ", ".join(f"{key}={self.values[key]}" for key in self.keys)[:80]
-        self.store.save_view(self.parent.run_id, name, self.configs, score)
+        self.store.save_view(self.parent.run_id, self.title, self.configs, score, pictures)
 
     @cached_property
     def keys(self) -> list[str]:
         """Those that differ between the runs."""
         return varied([flat(config) for config in self.configs])
+
+    @cached_property
+    def title(self) -> str:
+        """The sweep in words: `depth 2 to 33 x rate 0.003 to 1, 48 runs on digits`."""
+        runs = [flat(config) for config in self.configs]
+        axes = [f"{word} {_span([run[key] for run in runs if key in run])}" for word, key in words(self.keys).items()]
+        data = [] if "dataset.name" in self.keys else [f"on {self.configs[0].dataset.name}"]
+        title = " ".join([sweep_name([], len(runs)), *data])
+        return f"{' x '.join(axes)[:MOST_TITLE]}, {title}" if axes else title
 
     def name_of(self, job: int) -> str:
         """The name of its run."""
@@ -220,18 +238,23 @@ class Sweep:
 
     def _result(self, job: int, outcome: "Trained | Exception") -> Result | Exception:
         if isinstance(outcome, Exception):
-            self.lost[job] = outcome
+            self.untrained[job] = outcome
             return outcome
         self.results[job] = result = Result.of(outcome)
         return result
 
-    def _keep(self, report: "Report | None", folder: Path) -> None:
-        """The files of `folder`, and of a sweep that was not interrupted, which should end at once, pictures and models."""
-        from experiments.pictures.gallery import keep_sweep
+    def _keep(self, report: "Report | None", folder: Path, interrupted: bool) -> None:
+        """The files of `folder`, and pictures and models, or why there are none. One that is interrupted should end at once."""
+        from experiments.pictures.gallery import describe_failure, keep_sweep, pictures_of
 
         self.parent.describe(self.values)
-        if report and not isinstance(self.store, Untracked | None) and not isinstance(self.parent, Untracked):
-            self.verdict = keep_sweep(self.store, self.parent, report, folder)
+        if not interrupted and not isinstance(self.store, Untracked | None) and not isinstance(self.parent, Untracked):
+            if report:
+                self.verdict = keep_sweep(self.store, self.parent, report, folder)
+                if report.best:
+                    self._save_view([picture.stem for picture in pictures_of(folder)])
+            else:
+                describe_failure(self.store, self.parent, len(self.configs))
         self.parent.keep(folder)
 
     def _task(self) -> str:
@@ -244,8 +267,8 @@ class Sweep:
     def _progress(self) -> str:
         ended = [result for result in self.results if result is not None]
         diverged = sum(result.outcome == "diverged" for result in ended)
-        lost = f", {len(self.lost)} lost" if self.lost else ""
-        return f"{len(ended)}/{len(self.results)} runs, {diverged} diverged{lost}"
+        untrained = f", {len(self.untrained)} not trained" if self.untrained else ""
+        return f"{len(ended)}/{len(self.results)} runs, {diverged} diverged{untrained}"
 
     def __enter__(self) -> "Sweep":
         tracking = self.configs[0].tracking
@@ -254,7 +277,7 @@ class Sweep:
             print(self._task())
             if tracking.enabled and may_know(absolute(tracking.uri), fingerprint_of_sweep(self.fingerprints)):
                 with contextlib.ExitStack() as failed:
-                    failed.callback(self._close, "KILLED")
+                    failed.push(lambda kind, error, trace: self._close(error))
                     self.announce()
                     failed.pop_all()
             self.around.push(entered.pop_all())
@@ -269,9 +292,9 @@ class Sweep:
             raise
         finally:
             with defer_interrupts():
-                self._close(status_of(error))
+                self._close(error)
 
-    def _close(self, status: str) -> None:
+    def _close(self, error: BaseException | None) -> None:
         """Nothing of the sweep is RUNNING any more, whatever has ended it."""
         for variable in (PARENT, VARIABLE):
             os.environ.pop(variable, None)
@@ -279,28 +302,31 @@ class Sweep:
         # A server that does not answer has runs left that are RUNNING: the next start finds that their owner is dead.
         if self.store and not self.outbox.closed:
             with contextlib.suppress(UserError):
-                self.store.close("KILLED" if status == "FINISHED" else status)
+                if error:
+                    self.store.close(status_of(error), reason_of(error))
+                else:
+                    self.store.close()
 
     def _finish(self, error: BaseException | None) -> None:
         """Show what has come of the sweep, and end its own run."""
-        from experiments.pictures.report import Report, Row
+        from experiments.pictures.report import Report, Row, fate
 
         ended = [
             Row(config, float(result), result.outcome, job)
             for job, (config, result) in enumerate(zip(self.configs, self.results, strict=True))
             if result is not None
         ]
-        lost = {f"job {job} ({self.name_of(job)})": str(reason) for job, reason in self.lost.items()}
-        report = Report(ended, lost) if ended else None
+        untrained = {f"job {job} ({self.name_of(job)})": error for job, error in self.untrained.items()}
+        report = Report(ended, untrained) if ended else None
         if report:
             print(f"\n{report.text()}")
         if len(ended) < len(self.configs) and self.parent.run_id:
             print(f"{len(ended)} of {len(self.configs)} runs finished")
-        for name, reason in lost.items():
-            print(f"lost: {name}: {reason}")
+        for name, reason in untrained.items():
+            print(f"{fate(reason)}: {name}: {reason}")
         if not isinstance(error, TakenOver):
             with tempfile.TemporaryDirectory() as folder:
-                self._end(report, Path(folder), status_of(error))
+                self._end(report, Path(folder), error)
         if self.verdict:
             print(f"{self.configs[0].sweep.study}: {self.verdict}")
         if self.store and self.store.command and self.parent.run_id:
@@ -310,8 +336,9 @@ class Sweep:
             if error is None:
                 raise SystemExit(1)
 
-    def _end(self, report: "Report | None", folder: Path, status: str) -> None:
-        """Write table, pictures and the end of the sweep, after all that still waits."""
+    def _end(self, report: "Report | None", folder: Path, error: BaseException | None) -> None:
+        """Write table, pictures and the end of the sweep, after all that still waits. error: what has ended it."""
+        status = status_of(error)
         if self.store and self.parent.run_id:
             if report:
                 report.save(folder / "table.csv")
@@ -322,11 +349,14 @@ class Sweep:
                     self.parent.check_owner()
                     full = None
                     try:
-                        self._keep(None if status == "KILLED" else report, folder)
-                    except StoreError as error:
-                        full = error
-                    self.parent.end("FAILED" if full else status)
-                    if full and status == "FINISHED":
+                        self._keep(report, folder, interrupted=status == "KILLED")
+                    except StoreError as refused:
+                        full = refused
+                    if ended_by := error or full:
+                        self.parent.fail(reason_of(ended_by), "FAILED" if full else status)
+                    else:
+                        self.parent.end()
+                    if full and not error:
                         raise full
             if self.outbox.closed:
-                self.outbox.put_sweep(self.parent.run_id, status, self.values, folder)
+                self.outbox.put_sweep(self.parent.run_id, status, reason_of(error) if error else "", self.values, folder)

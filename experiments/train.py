@@ -18,7 +18,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.job import Result, parent_of_job, status_of, tags_of_run
+from experiments.job import Result, parent_of_job, reason_of, status_of, tags_of_run
 from experiments.record import AnyRun, AnyStore, Untracked, check_tracking, open_store
 from experiments.record.address import Unreachable, anchor, conceal_typed
 from experiments.record.identity import fingerprint
@@ -27,7 +27,7 @@ from experiments.run import config as schema
 from experiments.run import grid
 from experiments.run.config import CONF, Config, UserError, register, run_name, typed
 from experiments.run.folder import check_folder
-from experiments.run.interrupts import end_in_order
+from experiments.run.interrupts import defer_interrupts, end_in_order
 from experiments.run.loaders import needing_allowance
 from experiments.run.pool import Lost
 from experiments.sweep import Sweep, check_run
@@ -98,14 +98,13 @@ def _show(store: AnyStore, run: AnyRun, config: Config) -> None:
     """A single run is the best of its own."""
     if isinstance(store, Untracked) or isinstance(run, Untracked):
         return
-    from experiments.pictures.gallery import draw_run, keep_model
+    from experiments.pictures.gallery import keep_model, keep_run
     from experiments.record.reading import Archive
 
     with tempfile.TemporaryDirectory() as downloads, tempfile.TemporaryDirectory() as folder:
         kept = Archive(store.uri, Path(downloads)).run(run.run_id).files()
         if config.tracking.pictures != "none":
-            draw_run(kept.history, Path(folder))
-            run.keep(Path(folder))
+            keep_run(run, kept.history, Path(folder))
         if config.tracking.models != "none":
             keep_model(store, run.run_id, config, kept, config.tracking.register)
 
@@ -124,24 +123,22 @@ def _opened(config: Config, parent: str, outbox: Outbox) -> AnyStore:
 def _recorded(store: AnyStore, name: str, config: Config, tags: dict[str, str], parent: str, outbox: Outbox) -> Iterator[AnyRun]:
     """A RUNNING run in the store; an error on the way ends it as FAILED or KILLED."""
     run: AnyRun = Untracked()
-    status = "KILLED"
+    status, reason = "KILLED", "its process has ended"
     try:
-        with outbox.instead():
-            run = store.begin(name, tags, parent)
+        # Nothing comes between a run and its params.
+        with outbox.instead(), defer_interrupts():
+            run = store.begin(name, tags, parent, config)
         with run.beating():
             yield run
     except BaseException as error:
-        status = status_of(error)
+        status, reason = status_of(error), reason_of(error)
         with contextlib.suppress(UserError):
-            if isinstance(error, Exception):
-                run.fail(config, error, status)
-            else:
-                run.end(status)
+            run.fail(reason, status)
         raise
     finally:
         if not outbox.closed:
             with contextlib.suppress(UserError):
-                store.close(status)
+                store.close(status, reason)
 
 
 class CheckRun(Callback):

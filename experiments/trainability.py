@@ -26,8 +26,8 @@ import numpy as np
 from tqdm import tqdm
 
 from blocks.arrays import Array
-from experiments.job import status_of
-from experiments.record import AnyRun, check_tracking, open_store
+from experiments.job import reason_of, status_of
+from experiments.record import AnyRun, Untracked, check_tracking, open_store
 from experiments.record.address import conceal_typed
 from experiments.record.identity import SURROUNDINGS, fingerprint
 from experiments.record.tiles import Tiles, assemble, bands, rows_of
@@ -356,16 +356,27 @@ def _record(config: MappedConfig, mark: str, folder: Path, engine: Engine) -> No
             run.describe(_params(_what(config)))
             _claim(folder, mark, config.sweep.resume)
             make(config, folder, run, engine)
-            run.note((folder / "result" / "map.txt").read_text())
+            _describe(run, folder / "result")
             run.end()
     except BaseException as error:
         with contextlib.suppress(UserError):
-            store.close(status_of(error))
+            store.close(status_of(error), reason_of(error))
         raise
     store.close()
     print(f"folder: {folder}")
     if store.command:
         print(f"dashboard: {store.command}")
+
+
+def _describe(run: AnyRun, result: Path) -> None:
+    """What came of the map, in words and pictures."""
+    text = (result / "map.txt").read_text()
+    if not isinstance(run, Untracked):
+        from experiments.pictures.gallery import linked
+
+        names = [name for name in ("map.png", "floor.png", "boxes.png") if (result / name).exists()]
+        links, images = linked(run.store.experiment_id, run.run_id, names)
+        run.note(f"Pictures: {links}.\n\n{text}\n{images}")
 
 
 @end_in_order("the same command trains the tiles that are missing")

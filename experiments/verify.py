@@ -22,6 +22,7 @@ from blocks.arrays import Array
 from blocks.measure.diagnostics import backward_by_block
 from blocks.measure.lanczos import sharpness
 from blocks.theory import MeanField, critical_gain, largest_curvature, softmax_sharpness
+from experiments.job import reason_of, status_of
 from experiments.record.address import absolute, check_reachable
 from experiments.run.config import TrackingConfig, UserError
 from experiments.run.interrupts import end_in_order
@@ -333,9 +334,12 @@ def record(rows: list[Row], tracking: TrackingConfig) -> None:
             (Path(folder) / "table.txt").write_text(text(rows))
             run.keep(Path(folder))
         run.end("FINISHED" if all(row.holds for row in rows) else "FAILED")
-    finally:
+    except BaseException as error:
         with contextlib.suppress(UserError):
-            store.close()
+            store.close(status_of(error), reason_of(error))
+        raise
+    with contextlib.suppress(UserError):
+        store.close()
 
 
 def text(rows: list[Row]) -> str:

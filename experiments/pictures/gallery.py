@@ -5,6 +5,8 @@ Drawing a run takes longer than training it, so by default that is done for the 
 """
 
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +18,18 @@ from experiments.run.config import Config, shown
 from experiments.run.data import task
 from experiments.run.interrupts import raise_lost_interrupt
 from experiments.run.pool import Pool, cores
+from experiments.run.tile import OUTCOMES
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
+
     from experiments.record.files import Files
     from experiments.record.reading import Archive, Recorded
     from experiments.record.tracking import Run, Store
 
 FOLDER = "pictures"
+# Of a run without an outcome, by MLflow's status.
+FATES = {"FAILED": "failed", "KILLED": "lost"}
 
 
 def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> str:
@@ -50,6 +57,9 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
             parent.tabulate(report.columns())
             parent.describe({}, _results(report, runs))
             parent.note(description(report, store.experiment_id, parent.run_id, runs, verdict, folder))
+            if report.best and report.best.job in runs:
+                # MLflow's page of charts has no other place for them: of the runs that it shows, this one is always there.
+                store.show(parent.run_id, runs[report.best.job].run_id, pictures_of(folder))
             for row in chosen[tracking.models]:
                 if row.job in runs:
                     name_of_best = tracking.register if row is report.best else None
@@ -59,6 +69,29 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
                     raise error
                 store.run(runs[drawn[number].job].run_id).keep(items[number][1])
     return verdict
+
+
+def describe_failure(store: "Store", parent: "Run", count: int) -> None:
+    """The description of a sweep of `count` runs that ends without a table: what became of them, and why."""
+    from experiments.record.claims import REASON
+
+    newest: dict[str, MlflowRun] = {}
+    for run in store.children(parent.run_id, "tags.kind = 'run'"):
+        newest.setdefault(run.data.tags.get("job", ""), run)
+    fates = {job: run.data.tags.get("outcome") or FATES.get(run.info.status, "failed") for job, run in newest.items()}
+    counts = Counter(fates.values()) + Counter({"not begun": count - len(newest)})
+    outcomes = ", ".join(f"{counts[fate]} {fate}" for fate in (*OUTCOMES, *FATES.values(), "not begun") if counts[fate])
+    lines = [f"**{count} run{'s' * (count > 1)}: {outcomes}**", ""]
+    # In the order in which they were begun.
+    for job, run in reversed(newest.items()):
+        if REASON in run.data.tags:
+            lines.append(f"- {fates[job]}: job {job} ({run.info.run_name}): {run.data.tags[REASON]}")
+    parent.note("\n".join(lines))
+
+
+def pictures_of(folder: Path) -> list[Path]:
+    """The pictures that are drawn into the folder, a sweep's map or a run's losses first."""
+    return sorted(folder.glob("*.png"), key=lambda file: (file.stem not in ("map", "loss"), file.name))
 
 
 def _draw_sweep(report: Report, best_of: dict[tuple[Any, str], Row], runs: dict[int, "Recorded"], folder: Path) -> None:
@@ -92,6 +125,15 @@ def draw_run(history: History, folder: Path) -> None:
     figures.save(folder / FOLDER, **drawn, grad_norm_by_block=figures.norm_profile(history))
 
 
+def keep_run(run: "Run", history: History, folder: Path) -> None:
+    """Draw a run that is alone into `folder`, and show the pictures in its description."""
+    draw_run(history, folder)
+    run.keep(folder)
+    names = [f"{FOLDER}/{file.name}" for file in pictures_of(folder / FOLDER)]
+    links, images = linked(run.store.experiment_id, run.run_id, names)
+    run.note(f"Pictures: {links}.\n\n{images}")
+
+
 def keep_model(store: "Store", run_id: str, config: Config, kept: "Files", register: str | None = None) -> None:
     """One run's network as an MLflow model."""
     from experiments.record.model import log_model
@@ -102,15 +144,13 @@ def keep_model(store: "Store", run_id: str, config: Config, kept: "Files", regis
 def description(report: Report, experiment_id: str, parent: str, runs: dict[int, "Recorded"], verdict: str, folder: Path) -> str:
     """The sweep in words, links and pictures, as markdown: what was swept, what came of it, how to have it again."""
     # MLflow's page folds all but the first lines.
-    names = sorted((file.name for file in folder.glob("*.png")), key=lambda name: name != "map.png")
-    artifacts = f"#/experiments/{experiment_id}/runs/{parent}/artifacts"
-    links = [f"[{name.removesuffix('.png')}]({artifacts}/{name}?workflowType=machine_learning)" for name in names]
+    links, images = linked(experiment_id, parent, [file.name for file in pictures_of(folder)])
     lines = [
-        f"**{len(report.rows) + len(report.lost)} runs: {report.outcomes}**",
+        f"**{len(report.rows) + len(report.untrained)} runs: {report.outcomes}**",
         "",
-        f"{views(report, experiment_id, parent)} Pictures: {', '.join(links)}.",
-        *([""] if report.lost else []),
-        *(f"- lost: {name}: {reason}" for name, reason in report.lost.items()),
+        f"{views(report, experiment_id, parent)} Pictures: {links}.",
+        *([""] if report.untrained else []),
+        *(f"- {fate}: {name}: {reason}" for fate, name, reason in report.untrained),
     ]
     lines.append("")
     for key in report.varied:
@@ -127,9 +167,14 @@ def description(report: Report, experiment_id: str, parent: str, runs: dict[int,
     if verdict:
         lines += ["", f"{report.rows[0].config.sweep.study}: {verdict}"]
     lines += ["", "Train it again and prove it identical:", "", f"    python -m experiments.reproduce --sweep {parent}"]
-    for name in names:
-        lines += ["", f"![{name}](get-artifact?path={name}&run_uuid={parent})"]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", images])
+
+
+def linked(experiment_id: str, run_id: str, names: Sequence[str]) -> tuple[str, str]:
+    """A run's pictures among its artifacts, as markdown: links to their pages, and the pictures themselves."""
+    page = f"#/experiments/{experiment_id}/runs/{run_id}/artifacts"
+    links = [f"[{Path(name).stem}]({page}/{name}?workflowType=machine_learning)" for name in names]
+    return ", ".join(links), "\n\n".join(f"![{name}](get-artifact?path={name}&run_uuid={run_id})" for name in names)
 
 
 def views(report: Report, experiment_id: str, parent: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.run.config import Config, flat, shown, varied
+from experiments.run.pool import Lost
 
 # Cells side by side that can still be read.
 MOST = 24
@@ -71,16 +72,22 @@ class Cell(list[Row]):
         return "" if self.all_trained or len(self) == 1 else f"{self.trained}/{len(self)}"
 
 
+def fate(error: Exception) -> str:
+    """What became of a run that was not trained: `lost` with its process, or `failed`."""
+    return "lost" if isinstance(error, Lost) else "failed"
+
+
 class Report:
     """The runs of a sweep as tables: depth down, learning rate across, another for each value of the other swept keys.
 
     Where one of the two is not swept, another swept key takes its place; seeds are averaged.
 
-    lost: the name of each run that was not trained -> what kept it from that.
+    untrained: the name of each run that was not trained -> what kept it from that.
     """
 
-    def __init__(self, rows: Sequence[Row], lost: Mapping[str, str] | None = None) -> None:
-        self.rows, self.lost = list(rows), lost or {}
+    def __init__(self, rows: Sequence[Row], untrained: Mapping[str, Exception] | None = None) -> None:
+        self.rows = list(rows)
+        self.untrained = [(fate(error), name, str(error)) for name, error in (untrained or {}).items()]
         self.varied = varied([row.values for row in self.rows])
         self.places = [row.place([*self.varied, ROWS, COLUMNS, REPEATS]) for row in self.rows]
         others = [key for key in self.varied if key not in (ROWS, COLUMNS, REPEATS)]
@@ -128,7 +135,7 @@ class Report:
     @property
     def outcomes(self) -> str:
         """`40 trained, 3 stuck, 5 diverged`"""
-        counts = {**self.counts, "lost": len(self.lost)}
+        counts = {**self.counts, **Counter(fate for fate, _, _ in self.untrained)}
         return ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
 
     @property

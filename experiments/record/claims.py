@@ -8,13 +8,14 @@ from pathlib import Path
 from filelock import FileLock
 from mlflow.entities import Run as MlflowRun
 from mlflow.entities import RunTag
+from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
 from experiments.record.client import Client
 from experiments.record.ownership import BEAT_SECONDS, HEARTBEAT, OWNER, PROCESS, VARIABLE, Owner, TakenOver, Watch, clock
 from experiments.record.reading import search
-from experiments.run.config import SweepConfig, UserError
+from experiments.run.config import SweepConfig, UserError, printable
 
-PARENT_TAG = "mlflow.parentRunId"
+PARENT_TAG, REASON = "mlflow.parentRunId", "reason"
 # What this package's own runs are tagged as; any other run is the user's, and left alone.
 KINDS = ("run", "sweep", "map", "verify")
 # Seconds between two looks at a run of whose owner it is not known whether it lives.
@@ -34,12 +35,17 @@ class Claims:
         self.owner.hold()
         return self.owner.tags()
 
-    def close(self, status: str) -> None:
-        """End with that status what is RUNNING of this process, and let others take it over."""
+    def close(self, status: str, reason: str) -> None:
+        """End with that status, for that reason, what is RUNNING of this process, and let others take it over."""
         if self.owner.holds:
             for run in self._search(f"attributes.status = 'RUNNING' and tags.{OWNER} = '{self.owner.token}'"):
-                self.client.set_terminated(run.info.run_id, status)
+                self.end(run.info.run_id, status, reason)
             self.owner.release()
+
+    def end(self, run_id: str, status: str, reason: str) -> None:
+        """End a run that did not come to its end by itself: the tag `reason` says what ended it."""
+        self.client.set_tag(run_id, REASON, printable(" ".join(reason.split()))[:MAX_TAG_VAL_LENGTH])
+        self.client.set_terminated(run_id, status)
 
     def take_over(self, kind: str, fingerprint: str, config: SweepConfig, create: Callable[[], str]) -> str:
         """The id of the RUNNING run of that sweep or map: an earlier one, whose owner has ended it or is dead, or a new one.
@@ -64,6 +70,8 @@ class Claims:
                     )
                 if lives is False:
                     self._tag(run_id, self.tags())
+                    if REASON in run.data.tags:
+                        self.client.delete_tag(run_id, REASON)
                     self.client.update_run(run_id, status="RUNNING")
                     break
             if not waited:
@@ -120,7 +128,7 @@ class Claims:
             if known and tags.get(OWNER) != self.owner.token and watch.lives(run_id, tags, sign) is False:
                 # It may have ended since.
                 if self.client.get_run(run_id).info.status == "RUNNING":
-                    self.client.set_terminated(run_id, "KILLED")
+                    self.end(run_id, "KILLED", f"its process, {tags.get(PROCESS, 'of an unknown name')}, is gone")
                 dead.add(tags.get(OWNER, ""))
         for token in dead:
             watch.forget(token)

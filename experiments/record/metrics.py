@@ -16,9 +16,9 @@ from experiments.record.view import LOG_FINAL, LOG_RATE, RATIO, norm_keys, quant
 from experiments.run.config import Config, flat
 from experiments.run.stack import Trained
 
-# Up to how many times the first value losses and norms are drawn: a run that diverges would press all others' curves flat.
+# Up to how many times the first value a metric is drawn: a run that diverges would press all others' curves flat.
 # (A gradient that a plateau has made small grows a thousandfold as it leaves it.)
-BOUNDS = {"loss": 1e2, "grad_norm": 1e4}
+BOUNDS = {"loss": 1e2, "grad_norm": 1e4, "sharpness": 1e4, "update_ratio": 1e4, "example_norm": 1e4}
 # What a tag may hold in any store of MLflow's.
 MOST_LETTERS = 5000
 
@@ -67,11 +67,13 @@ def curves(
 ) -> Iterator[Metric]:
     """The points of `series` as MLflow's, from step `since` on; when: step -> milliseconds.
 
-    Finite values alone, and no loss or norm above BOUNDS times the first one: a chart's axes are those of all its runs.
+    Finite values alone, and none above BOUNDS times the first one, the largest of all blocks': a chart's axes are those of
+    all its runs.
     """
     drawn = series(history, steps, points, blocks)
     first = {"loss": history.loss[:1], "grad_norm": drawn["grad_norm/all"][1][:1]}
-    bounds = {part: BOUNDS[part] * float(value[0]) for part, value in first.items() if (value > 0).any()}
+    first |= {name: quantity.values[:1].ravel() for name, quantity in history.quantities.items() if name in BOUNDS}
+    bounds = {part: BOUNDS[part] * float(np.nanmax(value)) for part, value in first.items() if (value > 0).any()}
     for key, (at, values) in drawn.items():
         bound = bounds.get(key.partition("/")[0], math.inf)
         for step, value in zip(at.tolist(), values.tolist(), strict=True):

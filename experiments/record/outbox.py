@@ -91,11 +91,15 @@ class Outbox:
         with self._whole(tags["job"], record) as folder:
             files.write(trained, folder)
 
-    def put_sweep(self, run_id: str, status: str, axes: dict[str, str], content: Path) -> None:
-        """The end of a sweep's parent run: its status, the swept keys, and the files of `content`; raises as `put`."""
+    def put_sweep(self, run_id: str, status: str, reason: str, axes: dict[str, str], content: Path) -> None:
+        """The end of a sweep's parent run; raises as `put`.
+
+        reason: what ended it, "" where it is FINISHED. axes: the swept keys. content: its files.
+        """
         from experiments.record.undelivered import SweepRecord
 
-        record = SweepRecord.model_validate({**self._address, "run_id": run_id, "status": status, "axes": axes})
+        about = {"run_id": run_id, "status": status, "reason": reason, "axes": axes}
+        record = SweepRecord.model_validate({**self._address, **about})
         with self._whole(SWEEP, record) as folder:
             shutil.copytree(content, folder / FILES)
 
@@ -240,8 +244,11 @@ def _deliver_sweep(folder: Path, record: "SweepRecord", store: "Store") -> None:
     parent.keep(content)
     # The sweep is over: what it had begun and could not keep does not go on.
     for run in store.children(record.run_id, "attributes.status = 'RUNNING'"):
-        store.run(run.info.run_id).end("KILLED")
-    parent.end(record.status)
+        store.run(run.info.run_id).fail("its sweep ended while the store did not answer", "KILLED")
+    if record.status == "FINISHED":
+        parent.end()
+    else:
+        parent.fail(record.reason, record.status)
 
 
 def _deliver_run(folder: Path, record: "RunRecord", store: "Store", allow: Sequence[str]) -> None:
@@ -259,6 +266,6 @@ def _deliver_run(folder: Path, record: "RunRecord", store: "Store", allow: Seque
         store.check_owner(record.parent)
         for run in found:
             if run.info.status == "RUNNING":
-                store.run(run.info.run_id).end("KILLED")
+                store.run(run.info.run_id).fail("its record was delivered later, as another run", "KILLED")
     trained = Trained(config, kept.history, kept.parameters, record.outcome, record.started, record.ended, kept.environment)
-    store.begin(record.name, record.tags.model_dump(), record.parent).finish(trained)
+    store.begin(record.name, record.tags.model_dump(), record.parent, config).finish(trained)

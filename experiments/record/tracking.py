@@ -5,6 +5,7 @@ import gc
 import json
 import math
 import shlex
+import shutil
 import sqlite3
 import tempfile
 import threading
@@ -22,7 +23,8 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
+from mlflow.tracking.multimedia import compress_image_size
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 
 from blocks.history import History
 from experiments.record import files
@@ -43,7 +45,7 @@ from experiments.record.moved import ARTIFACT_FOLDER, relocate
 from experiments.record.ownership import BEAT_SECONDS
 from experiments.record.reading import is_job, search
 from experiments.record.view import TAG, link, run_link, sweep_views
-from experiments.run.config import Config, DatasetConfig, SweepConfig, TrackingConfig, UserError, printable
+from experiments.run.config import Config, DatasetConfig, SweepConfig, TrackingConfig, UserError
 from experiments.run.data import load
 from experiments.run.environment import environment, uncommitted
 from experiments.run.stack import Trained
@@ -115,16 +117,41 @@ class Store:
         options = f"{self.opened} --uri {shlex.quote(self.uri)}".strip()
         return f"python -m experiments.dashboard {options}   # opens http://127.0.0.1:5000/{self.page}"
 
-    def save_view(self, parent: str, name: str, configs: Sequence[Config], score: str) -> None:
-        """The dashboard's page for the sweep of those configs, from now on `page`. score: accuracy or r2."""
+    def save_view(self, parent: str, name: str, configs: Sequence[Config], score: str, pictures: Sequence[str] = ()) -> None:
+        """The dashboard's page for the sweep of those configs, from now on `page`.
+
+        score: accuracy or r2. pictures: the keys of its images, see `show`.
+        """
         if self.views < MOST_TAGS:
-            for key, view in sweep_views(name, parent, configs, score, self.blocks).items():
+            for key, view in sweep_views(name, parent, configs, score, self.blocks, pictures).items():
                 self.client.set_experiment_tag(self.experiment_id, TAG + key, view)
             self.page = link(self.experiment_id, parent)
 
-    def begin(self, name: str, tags: dict[str, str], parent: str = "") -> "Run":
-        """A new run, RUNNING, of this process."""
+    def show(self, sweep: str, run_id: str, pictures: Sequence[Path]) -> None:
+        """A sweep's pictures as images of that run of it, which MLflow's page of charts shows where it shows the run.
+
+        The key of each is its file's name. As MLflow's `log_image` writes them, which adds to those of an earlier start; another
+        run that had them then has them no longer.
+        """
+        from PIL import Image
+
+        for other in self.children(sweep, f"tags.`{MLFLOW_LOGGED_IMAGES}` = 'True'"):
+            if other.info.run_id != run_id:
+                self.client.delete_tag(other.info.run_id, MLFLOW_LOGGED_IMAGES)
+        with tempfile.TemporaryDirectory() as folder:
+            for file in pictures:
+                place = Path(folder, f"{file.stem}+step+0+timestamp+0+{sweep}")
+                shutil.copy(file, f"{place}.png")
+                with Image.open(file) as picture:
+                    compress_image_size(picture).save(f"{place}+compressed.webp")
+            self.run(run_id).keep(Path(folder), "images")
+        self.client.set_tag(run_id, MLFLOW_LOGGED_IMAGES, "True")
+
+    def begin(self, name: str, tags: dict[str, str], parent: str = "", config: Config | None = None) -> "Run":
+        """A new run, RUNNING, of this process. config: of one that trains: its params, which it has however it ends."""
         made = self._create(name, {**tags, PARENT_TAG: parent} if parent else tags)
+        if config:
+            self.client.log_batch(made.run_id, params=[Param(key, value) for key, value in texts(params(config)).items()])
         if not parent:
             self._open_on(made.run_id, tags)
         return Run(self, made.run_id, parent, made.artifact_uri)
@@ -138,9 +165,9 @@ class Store:
         """The run of that id."""
         return Run(self, run_id)
 
-    def close(self, status: str = "KILLED") -> None:
-        """End with that status whatever this process has begun here and not ended; others may take it over then."""
-        self.claims.close(status)
+    def close(self, status: str = "KILLED", reason: str = "its process has ended") -> None:
+        """End with that status, for that reason, what this process has begun here and not ended; others may take it over then."""
+        self.claims.close(status, reason)
 
     def begin_sweep(self, name: str, tags: dict[str, str], fingerprint: str, config: SweepConfig) -> tuple["Run", Finished]:
         """The parent run of a sweep, RUNNING, and what an earlier start has finished of it.
@@ -280,7 +307,6 @@ class Run:
                 lambda: self.client.log_batch(
                     self.run_id,
                     metrics=list(metrics(trained, self.store.points, self.store.blocks, self.shown)),
-                    params=[Param(key, value) for key, value in texts(params(trained.config)).items()],
                     tags=[RunTag(key, value) for key, value in outcome_tags(trained).items()],
                 ),
                 lambda: self._use(_input(trained.config.dataset)),
@@ -289,15 +315,9 @@ class Run:
         # Last of all: what is FINISHED is whole.
         self.end()
 
-    def fail(self, config: Config, error: Exception, status: str) -> None:
-        """The end of a run that was not trained: what was to be trained, and in the tag `reason` what kept it from that."""
-        reason = " ".join(str(error).split()) or type(error).__name__
-        self.client.log_batch(
-            self.run_id,
-            params=[Param(key, value) for key, value in texts(params(config)).items()],
-            tags=[RunTag("reason", printable(reason)[:MAX_TAG_VAL_LENGTH])],
-        )
-        self.end(status)
+    def fail(self, reason: str, status: str) -> None:
+        """The end of a run that was not trained, or of a sweep that was cut off: FAILED or KILLED, and why."""
+        self.store.claims.end(self.run_id, status, reason)
 
     def _use(self, data: DatasetInput) -> None:
         try:
@@ -351,7 +371,7 @@ class Run:
         return [partial(upload, file) for file in sorted(folder.rglob("*")) if file.is_file()]
 
     def end(self, status: str = "FINISHED") -> None:
-        """The run's end: FINISHED, FAILED or KILLED."""
+        """The run's end by itself: FINISHED, or FAILED where it is a check that does not hold."""
         self.client.set_terminated(self.run_id, status)
 
 

@@ -46,10 +46,11 @@ class RunRecord(Waiting):
 
 
 class SweepRecord(Waiting):
-    """The end of a sweep's own run. axes: the swept keys and their values."""
+    """The end of a sweep's own run. reason: what ended one that is not FINISHED. axes: the swept keys and their values."""
 
     run_id: Annotated[str, Field(pattern=r"^\w+$")]
     status: Literal["FINISHED", "FAILED", "KILLED"]
+    reason: str = ""
     axes: dict[str, str]
 
 

@@ -16,7 +16,7 @@ class Untracked:
         """What they return."""
         return [call() for call in calls]
 
-    def begin(self, name: str, tags: dict[str, str], parent: str = "") -> "Untracked":
+    def begin(self, *arguments: Any) -> "Untracked":
         """A run that is not recorded."""
         return self
 
@@ -30,7 +30,7 @@ class Untracked:
     def check_owner(self) -> None:
         """It is nobody else's."""
 
-    def close(self, status: str = "KILLED") -> None:
+    def close(self, *arguments: Any) -> None:
         """Nothing."""
 
     def beating(self) -> "contextlib.AbstractContextManager[None]":

@@ -18,6 +18,8 @@ from experiments.run.config import Config, flat, schedules, varied
 
 TAG = "mlflow.sharedViewState."
 RATE, LOG_RATE, DEPTH, SEED = "optimizer.learning_rate", "optimizer.log10_learning_rate", "network.depth", "seed"
+# The instrument whose numbers are shares, many of them 0.
+SHARE = "saturated"
 FINAL, LOG_FINAL, RATIO = "final/loss_train", "final/log10_loss_train", "norm_ratio/first_over_last"
 MOST_RUNS = 200
 # MLflow's page fetches so many runs, and then more with every click on `Load more`.
@@ -63,22 +65,29 @@ def link(experiment_id: str, key: str = "") -> str:
 
 def run_link(experiment_id: str, run_id: str) -> str:
     """The page of one run, as `link` has it."""
-    return f"#/experiments/{experiment_id}/runs/{run_id}"
+    # Of the two faces of MLflow's page the one that has trainings.
+    return f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
-def sweep_views(name: str, parent: str, configs: Sequence[Config], score: str, blocks: int | None) -> dict[str, str]:
+def sweep_views(
+    name: str, parent: str, configs: Sequence[Config], score: str, blocks: int | None, pictures: Sequence[str] = ()
+) -> dict[str, str]:
     """Key -> the tag's value of the views of the sweep whose parent run that is; the key of the first is the parent's id.
 
     A sweep of more runs than MLflow's page shows at once has a view of its stuck runs and one of its diverged runs too,
     which stand behind the others in the first.
     configs: of its runs. score: accuracy or r2. blocks: as many blocks' norms are recorded at most; None is all.
+    pictures: the keys of the images that its best run has, which is in the first view alone.
     """
     charts, sections = _charts(configs, score, blocks)
+    images = [_chart("IMAGE", "pictures", imageKeys=[key], step=0, showRunParams=False) for key in pictures]
+    with_images = {"pictures": ("Pictures", True), **sections} if images else sections
     columns = [*(f"params.`{key}`" for key in _swept(configs)), "tags.`outcome`", f"metrics.`{FINAL}`"]
     if len(configs) <= PAGE:
-        return {parent: _view(name, parent, "", columns, charts, sections)}
-    names = {"": f"the best {PAGE} of {len(configs)} runs", "stuck": "stuck runs", "diverged": "diverged runs"}
-    return {
+        return {parent: _view(name, parent, "", columns, [*images, *charts], with_images)}
+    names = {"stuck": "stuck runs", "diverged": "diverged runs"}
+    best = f"the best {PAGE} of {len(configs)} runs: {name}"
+    return {parent: _view(best, parent, "", columns, [*images, *charts], with_images)} | {
         view_key(parent, outcome): _view(f"{title}: {name}", parent, outcome, columns, charts, sections)
         for outcome, title in names.items()
     }
@@ -121,14 +130,18 @@ def _charts(
         charts.append(_chart("CONTOUR", "sweep", **places, zaxis=_axis("METRIC", LOG_FINAL)))
     charts.append(_bar("sweep", f"best/{score}_validation"))
     charts += [_line("norms", key, log=True) for key in (RATIO, "grad_norm/all", *viewed)]
-    charts += [_line("instruments", key) for keys in measured.values() for key in _recorded_by_all(keys)[:1]]
-    ends = [f"{name}/{of}_{part}" for name in ("final", "best") for of in ("loss", score) for part in ("train", "validation")]
-    charts += [_bar(key.partition("/")[0], key) for key in [*ends, LOG_FINAL]]
+    common = {name: _recorded_by_all(keys) for name, keys in measured.items()}
+    charts += [_line("instruments", keys[0], log=name != SHARE) for name, keys in common.items() if keys]
+    for part, end in itertools.product(("train", "validation"), ("final", "best")):
+        charts.append(_bar(end, f"{end}/{score}_{part}"))
+        # A bar's axis is linear: of losses the largest alone would be seen. A chart that is deleted MLflow does not add again.
+        charts.append(_bar(end, f"{end}/loss_{part}", deleted=True))
+    charts.append(_bar("final", LOG_FINAL))
     shown = {chart.get("metricKey") for chart in charts}
     charts.append(_line(score, f"{score}/train", range=bounds))
     for section, keys in {"grad_norm": norms, **measured}.items():
         others = [key for key in dict.fromkeys(itertools.chain(*keys)) if key not in shown]
-        charts += [_line(section, key, log=section == "grad_norm") for key in others[:FOLDED]]
+        charts += [_line(section, key, log=section != SHARE) for key in others[:FOLDED]]
     sections = {
         "losses": ("Losses, log scale", True),
         "sweep": ("What was swept", True),
@@ -199,7 +212,7 @@ def _view(
                 "uuid": key,
                 "name": title,
                 "display": unfolded,
-                "columns": 2,
+                **({"columns": 3, "cardHeight": 400} if key == "pictures" else {"columns": 2}),
                 "isReordered": True,
                 "deleted": False,
                 "isGenerated": False,
@@ -218,13 +231,13 @@ def _axis(kind: str, key: str) -> dict[str, str]:
 
 
 def _chart(kind: str, section: str, **more: Any) -> dict[str, Any]:
-    named = "-".join([kind, section, str(more.get("metricKey", ""))])
+    named = "-".join([kind, section, str(more.get("metricKey", more.get("imageKeys", "")))])
     own = {"uuid": named, "type": kind, "metricSectionId": section, "runsCountToCompare": MOST_RUNS}
     return {**own, "deleted": False, "isGenerated": False, **more}
 
 
-def _bar(section: str, metric: str) -> dict[str, Any]:
-    return _chart("BAR", section, metricKey=metric, displayName=metric)
+def _bar(section: str, metric: str, **more: Any) -> dict[str, Any]:
+    return _chart("BAR", section, metricKey=metric, displayName=metric, **more)
 
 
 def _line(section: str, metric: str, log: bool = False, **more: Any) -> dict[str, Any]:

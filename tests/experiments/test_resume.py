@@ -99,6 +99,22 @@ def test_a_dead_run_is_killed_at_the_next_start(lab):
     assert [run.info.status for run in lab.runs()] == ["RUNNING"]
     lab.run("-m", *BARE, ALONE)
     assert sorted(run.info.status for run in lab.runs()) == ["FINISHED"] * 4 + ["KILLED"]
+    dead = lab.runs()[0].data
+    assert dead.params["training.epochs"] == "100000"
+    assert dead.tags["reason"] == f"its process, {dead.tags['process']}, is gone"
+    assert dead.tags["process"].endswith(f":{process.pid}")
+
+
+def test_the_runs_of_a_sweep_that_was_killed_have_their_params_and_the_reason(lab):
+    process = lab.start("-m", "network.depth=33", "optimizer.learning_rate=0.1,0.2", "training.epochs=20000", *BARE[-2:])
+    lab.wait_for("RUNNING", count=3)
+    process.kill()
+    process.communicate()
+    lab.run("-m", *BARE, ALONE)
+    killed = [run for run in [*lab.runs("sweep"), *lab.runs()] if run.info.status == "KILLED"]
+    assert len(killed) == 3
+    assert {run.data.params["optimizer.learning_rate"] for run in killed} == {"0.1,0.2", "0.1", "0.2"}
+    assert all(run.data.tags["reason"].startswith("its process, ") for run in killed)
 
 
 def test_runs_that_somebody_has_edited_are_left_alone_and_their_jobs_trained_again(lab):

@@ -22,6 +22,7 @@ from sklearn.datasets import load_diabetes, load_digits
 from experiments import results
 from experiments.run.config import UserError
 from tests.experiments.conftest import Lab, empty_store
+from tests.experiments.record.test_view import state
 
 FEW = ["training.epochs=3", "network.width=16"]
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
@@ -95,11 +96,45 @@ def test_pictures_and_models_of_every_run_of_which_the_best_alone_is_registered(
     assert len(lab.client().search_model_versions("name = 'one'")) == 1
 
 
+def test_the_best_run_alone_has_the_sweep_s_pictures_as_images_and_the_view_says_in_words_what_was_swept(swept, best):
+    (parent,) = swept.runs("sweep")
+    stems = {"map", "best_curves", "norm_ratios"}
+    for run in swept.runs():
+        images = [Path(name).name for name in names(swept, run) if name.startswith("images/")]
+        is_best = run.info.run_id == best.info.run_id
+        assert {name.partition("+")[0] for name in images} == (stems if is_best else set())
+        assert run.data.tags.get("mlflow.loggedImages") == ("True" if is_best else None)
+    tags = swept.client().get_experiment("1").tags
+    assert json.loads(tags[f"mlflow.sharedViewState.{parent.info.run_id}"])["name"] == (
+        "depth 2, 5, 9 x rate 0.01 to 1e+06, 12 runs on digits"
+    )
+
+
+def test_another_best_run_takes_the_sweep_s_pictures_over(lab):
+    axes = ["network.depth=2", "optimizer.learning_rate=0.01,0.1"]
+    lab.run("-m", *FEW, *axes)
+    slow, fast = sorted(lab.runs(), key=lambda run: float(run.data.params["optimizer.learning_rate"]))
+    lab.client().set_terminated(fast.info.run_id, "KILLED")
+    lab.client().set_tag(slow.info.run_id, "mlflow.loggedImages", "True")
+    lab.run("-m", *FEW, *axes)
+    shown = [run for run in lab.runs() if "mlflow.loggedImages" in run.data.tags]
+    assert [run.data.params["optimizer.learning_rate"] for run in shown] == ["0.1"]
+    # Typed once more, nothing of the run changes.
+    files = {name: lab.artifact(shown[0], name).stat().st_size for name in names(lab, shown[0])}
+    lab.run("-m", *FEW, *axes)
+    assert {name: lab.artifact(shown[0], name).stat().st_size for name in names(lab, shown[0])} == files
+
+
 def test_a_single_run_has_its_pictures_and_its_model(lab):
     lab.run(*FEW)
     (run,) = lab.runs()
     assert "pictures/grad_norm_map.svg" in names(lab, run)
     assert run.info.status == "FINISHED"
+    note, run_id = run.data.tags["mlflow.note.content"], run.info.run_id
+    for name in ("loss", "grad_norm_map", "grad_norm_by_block"):
+        page = f"#/experiments/1/runs/{run_id}/artifacts/pictures/{name}.png?workflowType=machine_learning"
+        assert f"[{name}]({page})" in note
+        assert f"![pictures/{name}.png](get-artifact?path=pictures/{name}.png&run_uuid={run_id})" in note
     (model,) = lab.client().search_logged_models(["1"])
     assert model.source_run_id == run.info.run_id
 
@@ -110,6 +145,9 @@ def test_a_sweep_that_diverged_everywhere_ends_with_its_map_and_no_model(lab):
     (parent,) = lab.runs("sweep")
     assert "map.svg" in names(lab, parent)
     assert not lab.client().search_logged_models(["1"])
+    # No run has the pictures as images: the dashboard has no section for them, which would be empty.
+    view = lab.client().get_experiment("1").tags[f"mlflow.sharedViewState.{parent.info.run_id}"]
+    assert "pictures" not in [section["uuid"] for section in state(view)["compareRunSections"]]
 
 
 def test_the_best_network_is_a_registered_model_without_pickles(swept, best):
@@ -260,14 +298,19 @@ def wait_until(reached, seconds=60):
     return reached()
 
 
+def images(browser):
+    """The address of each picture of the page -> its width in pixels; asked at once, since the page replaces its parts."""
+    return dict(browser.execute_script("return [...document.images].map(image => [image.src, image.naturalWidth])"))
+
+
 def pictures(browser, page, count):
-    """The pictures of a page, once there are so many."""
-    browser.get(page)
+    """The pictures of a page that are no small ones, once there are so many."""
 
     def found():
-        images = browser.find_elements("css selector", "img")
-        return [image for image in images if int(image.get_property("naturalWidth") or 0) > 500]
+        return [source for source, width in images(browser).items() if width > 500]
 
+    if page:
+        browser.get(page)
     wait_until(lambda: len(found()) >= count)
     return found()
 
@@ -296,7 +339,7 @@ def test_the_dashboard_opens_on_the_sweep_with_nothing_clicked(swept):
         for run in swept.runs():
             assert run.info.run_name in page
         text = browser.find_element("css selector", "body").text
-        for heading in ("Losses, log scale", "What was swept", "Gradient norms, log scale"):
+        for heading in ("Pictures", "Losses, log scale", "What was swept", "Gradient norms, log scale"):
             assert heading in text
         # No section is empty, and those that MLflow would fill by itself are folded.
         assert "(0)" not in text
@@ -304,6 +347,11 @@ def test_the_dashboard_opens_on_the_sweep_with_nothing_clicked(swept):
         assert browser.find_elements(
             "css selector", ".js-plotly-plot .contour, .contourlayer, .parcoords, [data-testid*=parallel]"
         )
+        # The sweep's pictures are there, and one click away as large as they are.
+        assert wait_until(lambda: len([source for source in images(browser) if "compressed" in source]) == 3)
+        browser.find_element("css selector", "img[src*='images%2Fmap']").click()
+        assert "images%2Fmap" in pictures(browser, "", 1)[0]
+        browser.save_screenshot(str(SCREENSHOTS / "picture.png"))
         # The parent run itself is not among the runs that are drawn.
         assert "depth x rate, 12 runs" not in browser.find_element("css selector", "body").text
 

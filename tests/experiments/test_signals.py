@@ -101,7 +101,12 @@ def check(lab, moment, kind, module, *arguments):
     status, output = run_interrupted(lab, moment, module, *arguments)
     assert status == STATUS[moment[-1]], (moment, output)
     assert "Traceback" not in output
-    assert "RUNNING" not in [run.info.status for run in [*lab.runs(kind), *lab.runs()]], moment
+    for run in [*lab.runs(kind), *lab.runs()]:
+        assert run.info.status != "RUNNING", moment
+        if run.info.status == "KILLED":
+            assert run.data.tags["reason"] == f"interrupted by {moment[-1].name}"
+    # Whoever is cut off right after it was made has them, too.
+    assert all("optimizer.learning_rate" in run.data.params for run in lab.runs())
     assert list(lab.folder.glob("runs.db.*.lock")) == []
     return output
 

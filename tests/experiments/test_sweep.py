@@ -13,9 +13,10 @@ import psutil
 import pytest
 import yaml
 
-from experiments.run.config import typed
+from experiments.run.config import UserError, typed
 from experiments.run.data import task
 from experiments.run.stack import plan, train_stack
+from tests.experiments.conftest import FORKED, _main
 
 # Nothing here looks at pictures or models.
 BARE = ["tracking.pictures=none", "tracking.models=none"]
@@ -162,6 +163,10 @@ def test_ctrl_c_ends_the_children_and_keeps_what_is_finished(lab):
     assert set(statuses) == {"FINISHED", "KILLED"}
     (parent,) = lab.runs("sweep")
     assert parent.info.status == "KILLED"
+    for run in [*lab.runs(), parent]:
+        assert run.data.tags.get("reason") == (None if run.info.status == "FINISHED" else "interrupted by SIGINT")
+    assert {run.data.params["network.depth"] for run in lab.runs()} == {"2", "33"}
+    assert all(run.data.params.keys() == lab.runs()[0].data.params.keys() for run in lab.runs())
 
 
 def test_a_killed_worker_loses_its_stack_alone_and_says_which(lab):
@@ -184,6 +189,65 @@ def test_a_killed_worker_loses_its_stack_alone_and_says_which(lab):
     lost = [run.data for run in lab.runs() if run.info.status == "KILLED"]
     assert {run.params["optimizer.learning_rate"] for run in lost} == {"0.1", "0.2"}
     assert all(run.tags["reason"].startswith("its process was killed") for run in lost)
+
+
+def failing(*command):
+    """The command in this forked process, in which no network deeper than 2 trains."""
+    from experiments.run import stack
+
+    def train_stack(configs, *arguments):
+        if configs[0].network.depth > 2:
+            raise UserError(f"depth {configs[0].network.depth} is too much")
+        return train(configs, *arguments)
+
+    train, stack.train_stack = stack.train_stack, train_stack
+    _main(*command)
+
+
+@pytest.mark.parametrize(("depths", "outcomes"), [("3,4", "2 failed"), ("2,3,4", "1 trained, 2 failed")])
+def test_a_sweep_in_which_runs_fail_says_so_and_why(lab, depths, outcomes):
+    axes = [*FEW, f"network.depth={depths}", "optimizer.learning_rate=0.1"]
+    output = lab.folder.with_name(f"{lab.folder.name}.output")
+    # In the command's own process.
+    command = ("experiments.train", ("-m", *axes, "hydra/launcher=basic"), lab.folder, lab.environ, output)
+    process = FORKED.Process(target=failing, args=command)
+    process.start()
+    process.join(120)
+    assert process.exitcode == 1, output.read_text()
+    (parent,) = lab.runs("sweep")
+    assert (parent.info.status, parent.data.tags["reason"]) == ("FAILED", "depth 3 is too much")
+    job = depths.count("2")
+    assert parent.data.tags["mlflow.note.content"].splitlines() == [
+        f"**{len(lab.runs())} runs: {outcomes}**",
+        "",
+        f"- failed: job {job} (depth 3): depth 3 is too much",
+        f"- failed: job {job + 1} (depth 4): depth 4 is too much",
+    ]
+    # Typed again, it is as any other.
+    lab.run("-m", *axes)
+    (parent,) = lab.runs("sweep")
+    assert parent.info.status == "FINISHED"
+    assert "reason" not in parent.data.tags
+    assert parent.data.tags["mlflow.note.content"].startswith(f"**{len(depths.split(','))} runs: ")
+    assert "failed" not in parent.data.tags["mlflow.note.content"]
+
+
+def test_a_sweep_whose_processes_are_all_killed_says_so(lab):
+    process = lab.start("-m", "network.depth=33", "optimizer.learning_rate=0.1,0.2", "training.epochs=20000", *BARE)
+    lab.wait_for("RUNNING", count=3)
+    for child in psutil.Process(process.pid).children():
+        child.kill()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert output.count("lost: job ") == 2
+    (parent,) = lab.runs("sweep")
+    assert parent.info.status == "FAILED"
+    first, _, *lost = parent.data.tags["mlflow.note.content"].splitlines()
+    assert first == "**2 runs: 2 lost**"
+    assert [line.partition(": its process was killed")[0] for line in lost] == [
+        "- lost: job 0 (rate 0.1)",
+        "- lost: job 1 (rate 0.2)",
+    ]
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ def test_a_run_alone_is_opened_and_loaded_after_other_sweeps(lab, tmp_path):
     archive = Archive(lab.uri, tmp_path)
     for run_id in (None, single.info.run_id):
         page, name = archive.page(run_id)
-        assert page == f"#/experiments/1/runs/{single.info.run_id}"
+        assert page == f"#/experiments/1/runs/{single.info.run_id}?workflowType=machine_learning"
         assert name == "depth 3, rate 0.1"
         assert output.splitlines()[-1].endswith(page)
     page, name = archive.page(parent.info.run_id)
@@ -80,7 +80,7 @@ def test_a_run_alone_is_opened_and_loaded_after_other_sweeps(lab, tmp_path):
     assert archive.page(None)[0] == page
     begun.end()
     mapped, _ = store.begin_sweep("a map", {"kind": "map"}, "f", SweepConfig())
-    assert archive.page(None) == (f"#/experiments/1/runs/{mapped.run_id}", "a map")
+    assert archive.page(None) == (f"#/experiments/1/runs/{mapped.run_id}?workflowType=machine_learning", "a map")
     assert store.command.endswith(archive.page(None)[0])
     store.close("FINISHED")
     with pytest.raises(UserError, match=f"run {mapped.run_id} is neither a training nor a sweep: it has the tag kind=map"):

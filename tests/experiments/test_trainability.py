@@ -57,6 +57,12 @@ def test_a_map_is_one_run_with_its_pixels_pictures_and_figures(lab):
     assert "boxes of 1 to 4 pixels in 32 x 32" in output
     for name in ("map.png", "floor.png", "boxes.png", "map.txt", "floor.npy"):
         assert lab.artifact(run, name).stat().st_size > 0
+    note = run.data.tags["mlflow.note.content"]
+    for name in ("map", "floor", "boxes"):
+        page = f"#/experiments/1/runs/{run.info.run_id}/artifacts/{name}.png?workflowType=machine_learning"
+        assert f"[{name}]({page})" in note
+        assert f"![{name}.png](get-artifact?path={name}.png&run_uuid={run.info.run_id})" in note
+    assert lab.artifact(run, "map.txt").read_text() in note
     floor = np.load(lab.artifact(run, "floor.npy"))
     np.testing.assert_array_equal(floor > 0, beside(labels))
 

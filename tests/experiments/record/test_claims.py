@@ -144,6 +144,9 @@ def test_who_died_on_this_machine_is_taken_over_at_once_and_what_it_finished_is_
     assert finished == {(0, "f0"): (pytest.approx(trained.final("loss/train")), trained.outcome)}
     assert machines.status(left) == machines.status(alone) == "KILLED"
     assert machines.status(again) == "RUNNING"
+    tags = {run.run_id: run.client.get_run(run.run_id).data.tags for run in (left, again)}
+    assert tags[left.run_id]["reason"] == f"its process, {os.uname().nodename}:{os.getpid()}, is gone"
+    assert "reason" not in tags[again.run_id]
     assert machines.locks() == [f"store.{second.token}.lock"]
     second.close()
     assert machines.status(again) == "KILLED"

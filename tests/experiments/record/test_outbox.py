@@ -99,7 +99,7 @@ def test_a_sweep_ends_in_no_other_way_than_a_sweep_does(lab, tracking, status):
     content = lab.folder / "content"
     content.mkdir()
     waiting = Outbox(tracking, lab.folder)
-    waiting.put_sweep("a" * 32, "FINISHED", {"network.depth": "2,3"}, content)
+    waiting.put_sweep("a" * 32, "FINISHED", "", {"network.depth": "2,3"}, content)
     edited(waiting.folder / "sweep", status=status)
     with pytest.raises(UserError, match=r"record\.json is damaged: status: Input should be 'FINISHED', 'FAILED' or 'KILLED'"):
         deliver(lab.folder, uri=lab.uri)
@@ -117,7 +117,7 @@ def test_nothing_but_a_sweep_s_own_files_is_sent_to_the_store(lab, tracking):
     for name, make in {"link": lambda at: at.symlink_to(lab.folder / "secret"), "fifo": os.mkfifo}.items():
         waiting = Outbox(tracking, lab.folder / name)
         waiting.owner = store.token
-        waiting.put_sweep(parent.run_id, "FINISHED", {}, content)
+        waiting.put_sweep(parent.run_id, "FINISHED", "", {}, content)
         make(waiting.folder / "sweep" / "files" / "table.csv")
         with pytest.raises(UserError, match=r"table\.csv is damaged: it is no plain file"):
             deliver(lab.folder / name, uri=lab.uri)
@@ -135,9 +135,12 @@ def test_a_sweep_s_end_ends_what_it_had_begun(lab, tracking):
     waiting.owner = store.token
     content = lab.folder / "content"
     content.mkdir()
-    waiting.put_sweep(parent.run_id, "FAILED", {}, content)
+    waiting.put_sweep(parent.run_id, "FAILED", "a job failed", {}, content)
     assert deliver(lab.folder, uri=lab.uri) == 1
-    assert [run.info.status for run in (*lab.runs("sweep"), *lab.runs())] == ["FAILED", "KILLED"]
+    assert [(run.info.status, run.data.tags["reason"]) for run in (*lab.runs("sweep"), *lab.runs())] == [
+        ("FAILED", "a job failed"),
+        ("KILLED", "its sweep ended while the store did not answer"),
+    ]
 
 
 def test_a_stranger_s_loader_is_called_where_it_is_allowed_alone(lab, record):

@@ -7,6 +7,7 @@ from mlflow import MlflowClient
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, _validate_param
 
 from blocks.history import log_spaced
+from experiments.job import reason_of
 from experiments.record import check_tracking
 from experiments.record.address import absolute, check_reachable
 from experiments.record.metrics import metrics, texts
@@ -24,7 +25,7 @@ def trained(composed):
 def recorded(lab, trained):
     trained.config.tracking.uri = lab.uri
     store = Store(trained.config.tracking)
-    run = store.begin("a run", {"kind": "run"})
+    run = store.begin("a run", {"kind": "run"}, config=trained.config)
     run.finish(trained)
     return store, store.client.get_run(run.run_id)
 
@@ -64,12 +65,15 @@ def test_a_run_is_written_whole(lab, trained):
         (MemoryError("Unable to allocate 3 GiB\nfor an array"), "Unable to allocate 3 GiB for an array"),
         (MemoryError(), "MemoryError"),
         (ValueError("\x1b[31m" + "long " * 5000), "\\x1b[31mlong long"),
+        (KeyboardInterrupt(), "interrupted by SIGINT"),
+        (SystemExit(143), "interrupted by SIGTERM"),
+        (SystemExit(1), "left with status 1"),
     ],
 )
 def test_a_run_that_failed_has_its_params_and_the_reason(lab, trained, error, reason):
     store = Store(TrackingConfig(uri=lab.uri))
-    begun = store.begin("a run", {"kind": "run"})
-    begun.fail(trained.config, error, "FAILED")
+    begun = store.begin("a run", {"kind": "run"}, config=trained.config)
+    begun.fail(reason_of(error), "FAILED")
     run = store.client.get_run(begun.run_id)
     assert run.info.status == "FAILED"
     assert run.data.tags["reason"].startswith(reason)

@@ -101,6 +101,50 @@ def test_four_blocks_of_one_depth_are_viewed_the_first_and_the_last_among_them(c
     assert "instruments" not in keys
 
 
+def test_no_chart_has_a_linear_axis_of_numbers_over_many_decades(configs):
+    asked = {"sharpness": "log", "update_ratio": "log", "saturated": "1", "example_norm": "log"}
+    (view,) = sweep_views("a sweep", "p", configs([9, 9], **asked), "accuracy", 12).values()
+    drawn = [chart for chart in state(view)["compareRunCharts"] if not chart["deleted"]]
+    linear = {chart["metricKey"] for chart in drawn if chart["type"] == "BAR" or chart.get("scaleType") == "linear"}
+    assert {key for key in linear if not key.startswith(("accuracy/", "saturated/"))} == {
+        *(f"{end}/accuracy_{part}" for end in ("final", "best") for part in ("train", "validation")),
+        "final/log10_loss_train",
+    }
+
+
+def test_the_pictures_stand_first_in_the_view_that_has_the_best_run(configs):
+    (bare,) = sweep_views("a sweep", "p", configs([2]), "r2", 12).values()
+    assert "pictures" not in charts(bare)[1]
+    views = sweep_views("a sweep", "p", configs([2] * 101), "r2", 12, ["map", "best_curves"])
+    with_pictures = {key: state(view)["compareRunSections"][0]["name"] == "Pictures" for key, view in views.items()}
+    assert with_pictures == {"p": True, "p-stuck": False, "p-diverged": False}
+    first = state(views["p"])["compareRunCharts"][:2]
+    assert [(chart["type"], chart["imageKeys"]) for chart in first] == [("IMAGE", ["map"]), ("IMAGE", ["best_curves"])]
+    assert len({chart["uuid"] for chart in first}) == 2
+
+
+def test_what_a_diverged_run_s_instruments_measure_last_stretches_no_axis():
+    measured = Quantity(np.arange(4), np.array([[3.0, 2.0], [np.nan, 1e4], [2.9e4, 1e5], [1e25, 1.0]]))
+    shares = Quantity(np.arange(2), np.array([[0.0], [1.0]]))
+    history = History(
+        np.ones(4),
+        np.ones((4, 2)),
+        np.ones((4, 2)),
+        np.ones(4, int),
+        4,
+        np.array([0, 4]),
+        {},
+        {"sharpness": measured, "saturated": shares},
+    )
+    drawn = {}
+    for metric in curves(history, 4, 20, None, 0, lambda step: 0):
+        drawn.setdefault(metric.key, []).append((metric.step, metric.value))
+    # 10,000 times 3, the largest of the first ones.
+    assert drawn["sharpness/lambda_01"] == [(0, 3.0), (2, 2.9e4)]
+    assert drawn["sharpness/lambda_02"] == [(0, 2.0), (1, 1e4), (3, 1.0)]
+    assert drawn["saturated/a_01"] == [(0, 0.0), (1, 1.0)]
+
+
 @pytest.mark.parametrize(
     ("swept", "axes"),
     [
