@@ -1,3 +1,6 @@
+import ast
+import inspect
+import textwrap
 from functools import cache
 
 import jax
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from blocks import Block, Network
+from blocks.activations import swish, swish_derivative
 from tests.blocks import oracle
 from tests.blocks.reference import ACTIVATION_NAMES, assert_near
 
@@ -201,3 +205,12 @@ def test_the_lectures_own_update_is_what_forward_computes_with():
     np.testing.assert_array_equal(network.with_parameters(network.parameters).blocks[0].b, b - alpha * db)
     with pytest.raises(ValueError, match=r"W has shape \(4, 1\), it must be \(4, 3\)"):
         block.W = np.zeros((4, 1))
+
+
+@pytest.mark.parametrize("function", [Block.forward, Block.backward, Block.backpropagate, swish, swish_derivative])
+def test_the_readme_shows_it_as_it_stands_in_the_file(function):
+    lines = textwrap.dedent(inspect.getsource(function)).splitlines()
+    docstring = ast.parse("\n".join(lines)).body[0].body[0]
+    code = [*lines[: docstring.lineno - 1], *lines[docstring.end_lineno :]]
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert textwrap.indent("\n".join(line for line in code if not line.strip().startswith("#")), " " * 4) in readme
