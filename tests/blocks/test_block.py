@@ -2,6 +2,7 @@ import ast
 import inspect
 import textwrap
 from functools import cache
+from pathlib import Path
 
 import jax
 import numpy as np
