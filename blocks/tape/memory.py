@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from blocks.arrays import PART, Array
-from blocks.tape.placement import Placement, axes_by_stride
-from blocks.tape.recorder import ALIGNED, Operation, Owner, Tracer, address_of, array_at
+from blocks.tape.placement import Placement
+from blocks.tape.recorder import ALIGNED, Operation, Owner, Tracer, address_of, array_at, axes_by_stride
 
 FOREVER = 2**60
 Slots = dict[tuple[Any, ...], list[Array]]
@@ -63,17 +63,19 @@ class Memory:
                 number += 1
             for owner in unread:
                 free[self._kind(owner)].append(self._slots[owner])
+        for owner in self.placement.outputs:
+            # What no operation touches: constants alone, or what the caller writes.
+            self._give(root(owner), free)
 
     def _last_uses(self, inputs: set[Owner]) -> dict[Owner, int]:
-        """The last operation that touches each root; the last of its stage where an earlier stage has made it."""
+        """The last operation that touches each root; none is for what another stage reads, any number of times."""
         operations = [operation for series in self.series for operation in series]
-        ends = {operation.stage: number for number, operation in enumerate(operations)}
         last: dict[Owner, int] = {}
         made: dict[Owner, int] = {}
         for number, operation in enumerate(operations):
             for tracer in (*operation.tracers, operation.out):
                 root = self.placement.root(tracer.owner)
-                last[root] = number if made.setdefault(root, operation.stage) == operation.stage else ends[operation.stage]
+                last[root] = number if made.setdefault(root, operation.stage) == operation.stage else FOREVER
         for owner in (*self.placement.outputs, *inputs):
             last[self.placement.root(owner)] = FOREVER
         return last
@@ -90,7 +92,6 @@ class Memory:
                 _value(operation.operands[0]),
             )
             for operation in self.constants.get(root, ())
-            if operation.out.owner is root
         ]
         return root.array.nbytes, *constants
 
@@ -135,7 +136,8 @@ class Memory:
 
     def one(self, array: Array) -> Array:
         """The same array for all that stand for the same numbers: NumPy is quicker with one that stands twice in a call."""
-        return self._arrays.setdefault((address_of(array), array.shape, array.strides, array.dtype), array)
+        key = address_of(array), array.shape, array.strides, array.dtype, array.flags.writeable
+        return self._arrays.setdefault(key, array)
 
     def _owners_array(self, owner: Owner) -> Array:
         if owner not in self._owners:
@@ -159,7 +161,7 @@ def is_row(operand: Any, out: Any) -> bool:
     if out.ndim < 2:
         return False
     row = (*out.shape[:-2], 1, out.shape[-1])
-    return bool(operand.shape == row != out.shape and operand.dtype == out.dtype)
+    return bool(getattr(operand, "shape", ()) == row != out.shape and operand.dtype == out.dtype)
 
 
 def _value(constant: Any) -> Any:

@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blocks.arrays import Array
-from blocks.tape.recorder import Operation, Owner, Tracer
+from blocks.tape.recorder import Operation, Owner, Tracer, axes_by_stride, lies_like
 
 
 class Destination(NamedTuple):
@@ -91,7 +90,9 @@ class Placement:
         start = -1 if source.owner.is_input else self._first.get(source.owner, -1)
         order = axes_by_stride(source.array)
         fits = self._fits(source, copy.out, order) and self._is_free(copy.out, start, number, for_good=True)
-        if fits and (start < 0 or self._may_write_over(self._numbered[start], copy.out)):
+        if not fits or self._are_multiplied(source, copy.out):
+            return
+        if not self.root(copy.out.owner).exists if start < 0 else self._may_write_over(start, number, copy.out):
             self._dropped.add(number)
             self._place(source, copy.out, order)
 
@@ -108,7 +109,7 @@ class Placement:
                 continue
             if any(self.overlap(other, out) for other in others) or not self._is_free(out, start, number, for_good=False):
                 continue
-            if self._may_write_over(self._numbered[start], out):
+            if self._may_write_over(start, number, out):
                 self._place(operand, out, order)
                 return
 
@@ -116,8 +117,11 @@ class Placement:
         touches = self._touches.pop(source.owner, [])
         self.destinations[source.owner] = Destination(place, order)
         self._touches[self._key(place.owner)] += touches
-        first = self._first.get(source.owner, -1)
+        first, last = self._first.get(source.owner, -1), self._last[source.owner]
         self._first[place.owner] = min(first, self._first.get(place.owner, first))
+        self._last[place.owner] = max(last, self._last[place.owner])
+        if source.owner in self.outputs:
+            self.outputs.add(place.owner)
 
     def _fits(self, source: Tracer, place: Tracer, order: list[int]) -> bool:
         """Whether the source's owner can lie in the place as it lies by itself."""
@@ -146,17 +150,18 @@ class Placement:
                     return False
         return True
 
-    def _may_write_over(self, producer: Operation, place: Tracer) -> bool:
-        """Whether an operation may write there although it reads there: each number over itself alone."""
+    def _may_write_over(self, start: int, number: int, place: Tracer) -> bool:
+        """Whether an operation may write where `number` of its stage does, although it reads there: each number over itself."""
+        producer = self._numbered[start]
         reads = [operand for operand in producer.tracers if self.overlap(operand, place)]
-        return all(producer.in_place and self.same(operand, place) for operand in reads)
+        alike = all(producer.in_place and self.same(operand, place) for operand in reads)
+        # Every stage is replayed by itself, and as often as anybody likes.
+        return alike and producer.stage == self._numbered[number].stage
 
-
-def axes_by_stride(array: Array) -> list[int]:
-    """The axes from the one with the longest stride to the shortest."""
-    return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
-
-
-def lies_like(one: Tracer, other: Tracer) -> bool:
-    """Whether two views of one memory start at the same number, and have the same shape and strides."""
-    return (one.address, one.shape, one.array.strides) == (other.address, other.shape, other.array.strides)
+    def _are_multiplied(self, source: Tracer, place: Tracer) -> bool:
+        """Whether a product has both as its operands: of one matrix with itself BLAS makes another product."""
+        products = [
+            {touch.number for touch in self._touches[self._key(tracer.owner)] if self._numbered[touch.number].function is np.matmul}
+            for tracer in (source, place)
+        ]
+        return not products[0].isdisjoint(products[1])

@@ -81,16 +81,20 @@ class Replay:
 
 
 def _constants_apart(placement: Placement) -> tuple[list[Operation], dict[Owner, list[Operation]]]:
-    """The operations, and apart from them, by root, what is copied once: numbers, and read-only arrays, into a result."""
+    """The operations, and apart from them, by result, what is copied once: numbers, and read-only arrays, written over by none."""
     rest: list[Operation] = []
     constants: dict[Owner, list[Operation]] = defaultdict(list)
+    writes: dict[Owner, list[Operation]] = defaultdict(list)
     for operation in placement.operations:
-        source = operation.operands[0]
-        changes = isinstance(source, Tracer) or (isinstance(source, np.ndarray) and source.flags.writeable)
-        if operation.function is not np.copyto or changes or operation.out.owner.exists:
+        writes[placement.root(operation.out.owner)].append(operation)
+    for operation in placement.operations:
+        out = operation.out
+        if operation.function is not np.copyto or operation.tracers or placement.root(out.owner) is not out.owner or out.owner.exists:
+            rest.append(operation)
+        elif any(other is not operation and placement.overlap(other.out, out) for other in writes[out.owner]):
             rest.append(operation)
         else:
-            constants[placement.root(operation.out.owner)].append(operation)
+            constants[out.owner].append(operation)
     return rest, constants
 
 
@@ -168,7 +172,8 @@ def _elementwise_calls(ufunc: np.ufunc, operands: Sequence[Any], out: Array) -> 
     # Against an array NumPy's maximum is twice as fast as against one number.
     shape = out.shape if ufunc in (np.maximum, np.minimum) else ()
     dtype = next(operand.dtype for operand in operands if isinstance(operand, np.ndarray))
-    numbers = (int, float) if dtype.kind == "f" else (int,)
+    # With truth values NumPy counts a whole number as one of its own type.
+    numbers = {"f": (int, float), "i": (int,), "u": (int,)}.get(dtype.kind, ())
     operands = [_full(operand, shape, dtype) if type(operand) in numbers else operand for operand in operands]
     calls: list[Call] = []
     for operand in operands:
