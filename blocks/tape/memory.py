@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from blocks.arrays import PART, Array
-from blocks.tape.placement import Placement
+from blocks.tape.placement import Placement, joined_axes
 from blocks.tape.recorder import ALIGNED, Operation, Owner, Tracer, address_of, array_at, axes_by_stride
 
 FOREVER = 2**60
@@ -125,7 +125,7 @@ class Memory:
         home, view, imagined = self._owners_array(tracer.owner), tracer.array, tracer.owner.array
         offset, strides = tracer.address - tracer.owner.address, list(view.strides)
         if home.strides != imagined.strides:
-            axes = _joined_axes(imagined.shape, imagined.strides, home.strides)
+            axes = joined_axes(imagined.shape, imagined.strides, home.strides)
             offset, *strides = [_through(distance, axes) for distance in (offset, *strides)]
         return self.one(array_at(address_of(home) + offset, view.shape, strides, view.dtype, home))
 
@@ -168,21 +168,12 @@ def _value(constant: Any) -> Any:
     return constant.tobytes() if isinstance(constant, np.ndarray) else constant
 
 
-def _joined_axes(shape: Sequence[int], imagined: Sequence[int], real: Sequence[int]) -> list[tuple[int, int]]:
-    """(stride imagined, stride real) from the longest on, axes that lie behind each other in both as one."""
-    axes: list[tuple[int, int, int]] = []
-    for n, s, r in sorted(zip(shape, imagined, real, strict=True), key=lambda axis: -axis[1]):
-        if axes and axes[-1][1:] == (n * s, n * r):
-            axes[-1] = (axes[-1][0] * n, s, r)
-        elif n > 1:
-            axes.append((n, s, r))
-    return [(s, r) for _, s, r in axes]
-
-
-def _through(distance: int, axes: Sequence[tuple[int, int]]) -> int:
+def _through(distance: int, axes: Sequence[tuple[int, int, int]]) -> int:
     """A distance between imagined numbers as one between the real ones."""
+    if distance < 0:
+        return -_through(-distance, axes)
     real = 0
-    for imagined_stride, real_stride in axes:
+    for _, imagined_stride, real_stride in axes:
         steps, distance = divmod(distance, imagined_stride)
         real += steps * real_stride
     return real + distance

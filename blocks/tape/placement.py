@@ -90,7 +90,8 @@ class Placement:
         start = -1 if source.owner.is_input else self._first.get(source.owner, -1)
         order = axes_by_stride(source.array)
         fits = self._fits(source, copy.out, order) and self._is_free(copy.out, start, number, for_good=True)
-        if not fits or self._are_multiplied(source, copy.out):
+        changes = any(touch.writes and touch.number > number for touch in self._touches[source.owner])
+        if changes or not fits or self._are_multiplied(source, copy.out):
             return
         if not self.root(copy.out.owner).exists if start < 0 else self._may_write_over(start, number, copy.out):
             self._dropped.add(number)
@@ -134,11 +135,27 @@ class Placement:
         # BLAS reads a matrix that lies the other way round by other kernels, which may round otherwise.
         if list(turned.strides) != sorted(turned.strides, reverse=True):
             return False
+        imagined = owner.array.transpose(axes_by_stride(owner.array))
         try:
-            turned.reshape(owner.array.transpose(axes_by_stride(owner.array)).shape, copy=False)
+            real = turned.reshape(imagined.shape, copy=False)
         except ValueError:
             return False
-        return True
+        axes = joined_axes(imagined.shape, imagined.strides, real.strides)
+        if len(axes) < 2:
+            return True
+        # Of an output the caller may read any view.
+        return owner not in self.outputs and all(self._has_view(owner, touch.tracer, axes) for touch in self._touches[owner])
+
+    def _has_view(self, owner: Owner, tracer: Tracer, axes: Sequence[tuple[int, int, int]]) -> bool:
+        """Whether a view of an owner is one still when there are gaps between the rows: along no axis it goes on in the next."""
+        if tracer.owner is not owner:
+            # A result that lies in the owner, and in a place that is checked itself.
+            return tracer.is_owner()
+        first = last = np.array(_digits(tracer.address - owner.address, axes))
+        for n, stride in zip(tracer.shape, tracer.array.strides, strict=True):
+            steps = (n - 1) * np.array(_digits(abs(stride), axes))
+            first, last = (first - steps, last) if stride < 0 else (first, last + steps)
+        return bool((first >= 0).all() and (last < [n for n, _, _ in axes]).all())
 
     def _is_free(self, place: Tracer, start: int, number: int, for_good: bool) -> bool:
         """Whether nobody touches the place between two operations, nor, where it is for good, writes to it after them."""
@@ -165,3 +182,23 @@ class Placement:
             for tracer in (source, place)
         ]
         return not products[0].isdisjoint(products[1])
+
+
+def joined_axes(shape: Sequence[int], imagined: Sequence[int], real: Sequence[int]) -> list[tuple[int, int, int]]:
+    """(length, stride imagined, stride real) from the longest on, axes that lie behind each other in both as one."""
+    axes: list[tuple[int, int, int]] = []
+    for n, s, r in sorted(zip(shape, imagined, real, strict=True), key=lambda axis: -axis[1]):
+        if axes and axes[-1][1:] == (n * s, n * r):
+            axes[-1] = (axes[-1][0] * n, s, r)
+        elif n > 1:
+            axes.append((n, s, r))
+    return axes
+
+
+def _digits(distance: int, axes: Sequence[tuple[int, int, int]]) -> list[int]:
+    """How many steps along each axis a distance is."""
+    digits = []
+    for _, stride, _ in axes:
+        steps, distance = divmod(distance, stride)
+        digits.append(steps)
+    return digits

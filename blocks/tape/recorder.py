@@ -157,7 +157,7 @@ class Tape:
             return self.note(ufunc, operands, self.new(shape, dtype, order))
         if (out.shape, out.dtype) != (shape, dtype):
             refuse(f"{ufunc.__name__} of {dtype} {shape} into an array of {out.dtype} {out.shape}")
-        if not out.ndim and not out.owner.exists:
+        if not out.owner.array.ndim and not out.owner.exists:
             # Written plainly it is no array, and whoever else has it keeps the old one.
             refuse(f"{ufunc.__name__} into a number")
         if ufunc.signature is None and not _read_elsewhere(operands, out):
