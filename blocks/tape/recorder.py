@@ -100,6 +100,7 @@ class Tape:
     def __init__(self) -> None:
         self.operations: list[Operation] = []
         self.stage = 0
+        self._numbers: set[Owner] = set()
         self._next = NOWHERE
 
     def watch(self, array: Array) -> Any:
@@ -128,6 +129,11 @@ class Tape:
             raise TypeError("a tracer of another recording cannot be recorded")
         if not out.array.flags.writeable:
             refuse(f"{function.__name__} into a read-only array")
+        if not out.owner.array.ndim and not out.owner.exists:
+            # A result without axes is no array: whoever else has it keeps the old number.
+            if out.owner in self._numbers:
+                refuse(f"{function.__name__} into a number")
+            self._numbers.add(out.owner)
         self.operations.append(Operation(function, tuple(operands), out, self.stage, keywords))
         return out
 
@@ -157,9 +163,6 @@ class Tape:
             return self.note(ufunc, operands, self.new(shape, dtype, order))
         if (out.shape, out.dtype) != (shape, dtype):
             refuse(f"{ufunc.__name__} of {dtype} {shape} into an array of {out.dtype} {out.shape}")
-        if not out.owner.array.ndim and not out.owner.exists:
-            # Written plainly it is no array, and whoever else has it keeps the old one.
-            refuse(f"{ufunc.__name__} into a number")
         if ufunc.signature is None and not _read_elsewhere(operands, out):
             return self.note(ufunc, operands, out)
         self.note(np.copyto, [self.note(ufunc, operands, self.new(shape, dtype, order))], out)

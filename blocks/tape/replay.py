@@ -155,11 +155,11 @@ def _calls(operation: Operation, operands: Sequence[Any], out: Array) -> list[Ca
     if function is np.matmul:
         # Of two matrices `dot`, whose call takes a half microsecond less.
         left, right = operands
-        single = left.ndim == right.ndim == 2 and out.flags.c_contiguous
+        single = out.flags.c_contiguous and all(operand.ndim == 2 and _has_rows(operand) for operand in (left, right))
         return [partial(left.dot, right, out) if single else partial(np.matmul, left, right, out)]
     if function is np.vecdot:
         left, right = operands
-        single = left.size == right.size == left.shape[-1]
+        single = 1 < left.size == right.size == left.shape[-1]
         return [
             partial(left.reshape(-1).dot, right.reshape(-1), out.reshape(())) if single else partial(function, left, right, out)
         ]
@@ -168,7 +168,15 @@ def _calls(operation: Operation, operands: Sequence[Any], out: Array) -> list[Ca
     return [partial(function, *operands, **operation.keywords, out=out)]
 
 
+def _has_rows(matrix: Array) -> bool:
+    """Whether `dot` and `matmul` round alike: they do where BLAS can read the matrix as it lies, and it is no single number."""
+    return matrix.size > 1 and min(matrix.strides) == matrix.itemsize
+
+
 def _elementwise_calls(ufunc: np.ufunc, operands: Sequence[Any], out: Array) -> list[Call]:
+    if ufunc is np.negative and not all(array.flags.c_contiguous for array in (*operands, out)):
+        # NumPy 2.4's loop gives wrong numbers where each fourth number of floats becomes each second one, and others like it.
+        ufunc, operands = np.multiply, [*operands, -1]
     # Against an array NumPy's maximum is twice as fast as against one number.
     shape = out.shape if ufunc in (np.maximum, np.minimum) else ()
     dtype = next(operand.dtype for operand in operands if isinstance(operand, np.ndarray))
