@@ -64,8 +64,10 @@ def sum_over_units(values: Array) -> Array:
 
 @cache
 def row_of_ones(n: int, dtype: np.dtype) -> Array:
-    """(1, n), the same one at every call."""
-    return np.ones((1, n), dtype)
+    """(1, n), the same one at every call, read-only."""
+    row = np.ones((1, n), dtype)
+    row.flags.writeable = False
+    return row
 
 
 def norm(values: Array, axis: int = -1) -> Array:

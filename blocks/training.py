@@ -114,9 +114,11 @@ class Workspace:
         self._forward(network, x, tape.watch(self.target), shares)
         tape.stage = 1
         self._backward(network, tape.watch(self.gradient))
-        self.replay = Replay(tape, [self.value, self.logits, self.norms, self.squares, self.caches[0].a_prev_1])
-        self.value, self.logits, self.norms, self.squares, x_1 = self.replay.results
-        self.rows = transpose(x_1)
+        x_1 = self.caches[0].a_prev_1
+        results = self.value, self.logits, self.norms, self.squares
+        self.replay = Replay(tape, [*results, x_1])
+        self.value, self.logits, self.norms, self.squares = map(self.replay.array, results)
+        self.rows = transpose(self.replay.array(x_1))
         del self.caches, self.dlogits
 
     def _forward(self, network: Network, x: Array, target: Array, shares: Array | None) -> None:

@@ -38,7 +38,7 @@ class Hessian:
         _, dlogits = loss.value_and_gradient(logits, target)
         moved = tangent(tape, parameters, tape.watch(v), recorded.gradient(dlogits, caches))
         self.replay = Replay(tape, [moved])
-        self.product = self.replay.results[0].reshape(self.v.shape)
+        self.product = self.replay.array(moved).reshape(self.v.shape)
         self.update()
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")

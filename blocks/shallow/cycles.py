@@ -135,7 +135,7 @@ class _Cycle:
             W[...] = W - dz @ networks.x_T * transpose(w) * alpha_1
         w[...] = w - dw * alpha_2
         self.replay = Replay(tape, [z, a, loss])
-        self.z, self.a, self.loss = self.replay.results
+        self.z, self.a, self.loss = map(self.replay.array, (z, a, loss))
         self.tanh = TableTanh(self.z.shape) if networks.tables else None
         self.second = second
 

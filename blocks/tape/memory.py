@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from blocks.arrays import PART, Array
-from blocks.tape.placement import Placement, axes_by_stride
-from blocks.tape.recorder import ALIGNED, Operation, Owner, Tracer, address_of, array_at, strides_for
+from blocks.tape.placement import Placement, joined_axes
+from blocks.tape.recorder import ALIGNED, Operation, Owner, Tracer, address_of, array_at, axes_by_stride, strides_for
 
 FOREVER = 2**60
 Slots = dict[tuple[Any, ...], list[Array]]
@@ -63,17 +63,19 @@ class Memory:
                 number += 1
             for owner in unread:
                 free[self._kind(owner)].append(self._slots[owner])
+        for owner in self.placement.outputs:
+            # What no operation touches: constants alone, or what the caller writes.
+            self._give(root(owner), free)
 
     def _last_uses(self, inputs: set[Owner]) -> dict[Owner, int]:
-        """The last operation that touches each root; the last of its stage where an earlier stage has made it."""
+        """The last operation that touches each root; none is for what another stage reads, any number of times."""
         operations = [operation for series in self.series for operation in series]
-        ends = {operation.stage: number for number, operation in enumerate(operations)}
         last: dict[Owner, int] = {}
         made: dict[Owner, int] = {}
         for number, operation in enumerate(operations):
             for tracer in (*operation.tracers, operation.out):
                 root = self.placement.root(tracer.owner)
-                last[root] = number if made.setdefault(root, operation.stage) == operation.stage else ends[operation.stage]
+                last[root] = number if made.setdefault(root, operation.stage) == operation.stage else FOREVER
         for owner in (*self.placement.outputs, *inputs):
             last[self.placement.root(owner)] = FOREVER
         return last
@@ -90,7 +92,6 @@ class Memory:
                 _value(operation.operands[0]),
             )
             for operation in self.constants.get(root, ())
-            if operation.out.owner is root
         ]
         return root.array.nbytes, *constants
 
@@ -124,7 +125,7 @@ class Memory:
         home, view, imagined = self._owners_array(tracer.owner), tracer.array, tracer.owner.array
         offset, strides = tracer.address - tracer.owner.address, list(view.strides)
         if home.strides != imagined.strides:
-            axes = _joined_axes(imagined.shape, imagined.strides, home.strides)
+            axes = joined_axes(imagined.shape, imagined.strides, home.strides)
             offset, *strides = [_through(distance, axes) for distance in (offset, *strides)]
         return self.one(array_at(address_of(home) + offset, view.shape, strides, view.dtype, home))
 
@@ -134,7 +135,8 @@ class Memory:
 
     def one(self, array: Array) -> Array:
         """The same array for all that stand for the same numbers: NumPy is quicker with one that stands twice in a call."""
-        return self._arrays.setdefault((address_of(array), array.shape, array.strides, array.dtype), array)
+        key = address_of(array), array.shape, array.strides, array.dtype, array.flags.writeable
+        return self._arrays.setdefault(key, array)
 
     def _owners_array(self, owner: Owner) -> Array:
         if owner not in self._owners:
@@ -158,28 +160,19 @@ def is_row(operand: Any, out: Any) -> bool:
     if out.ndim < 2:
         return False
     row = (*out.shape[:-2], 1, out.shape[-1])
-    return bool(operand.shape == row != out.shape and operand.dtype == out.dtype)
+    return bool(getattr(operand, "shape", ()) == row != out.shape and operand.dtype == out.dtype)
 
 
 def _value(constant: Any) -> Any:
     return constant.tobytes() if isinstance(constant, np.ndarray) else constant
 
 
-def _joined_axes(shape: Sequence[int], imagined: Sequence[int], real: Sequence[int]) -> list[tuple[int, int]]:
-    """(stride imagined, stride real) from the longest on, axes that lie behind each other in both as one."""
-    axes: list[tuple[int, int, int]] = []
-    for n, s, r in sorted(zip(shape, imagined, real, strict=True), key=lambda axis: -axis[1]):
-        if axes and axes[-1][1:] == (n * s, n * r):
-            axes[-1] = (axes[-1][0] * n, s, r)
-        elif n > 1:
-            axes.append((n, s, r))
-    return [(s, r) for _, s, r in axes]
-
-
-def _through(distance: int, axes: Sequence[tuple[int, int]]) -> int:
+def _through(distance: int, axes: Sequence[tuple[int, int, int]]) -> int:
     """A distance between imagined numbers as one between the real ones."""
+    if distance < 0:
+        return -_through(-distance, axes)
     real = 0
-    for imagined_stride, real_stride in axes:
+    for _, imagined_stride, real_stride in axes:
         steps, distance = divmod(distance, imagined_stride)
         real += steps * real_stride
     return real + distance

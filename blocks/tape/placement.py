@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blocks.arrays import Array
-from blocks.tape.recorder import Operation, Owner, Tracer
+from blocks.tape.recorder import Operation, Owner, Tracer, axes_by_stride, lies_like
 
 
 class Destination(NamedTuple):
@@ -93,7 +92,10 @@ class Placement:
         start = -1 if source.owner.is_input else self._first.get(source.owner, -1)
         order = axes_by_stride(source.array)
         fits = self._fits(source, copy.out, order) and self._is_free(copy.out, start, number, for_good=True)
-        if fits and (start < 0 or self._may_write_over(self._numbered[start], copy.out)):
+        changes = any(touch.writes and touch.number > number for touch in self._touches[source.owner])
+        if changes or not fits or self._are_multiplied(source, copy.out):
+            return
+        if not self.root(copy.out.owner).exists if start < 0 else self._may_write_over(start, number, copy.out):
             self._dropped.add(number)
             self._place(source, copy.out, order)
 
@@ -110,9 +112,7 @@ class Placement:
                 continue
             if any(self.overlap(other, out) for other in others) or not self._is_free(out, start, number, for_good=False):
                 continue
-            # What an earlier stage has made is read again by the next replay of this one.
-            producer = self._numbered[start]
-            if producer.stage == operation.stage and self._may_write_over(producer, out):
+            if self._may_write_over(start, number, out):
                 self._place(operand, out, order)
                 return
 
@@ -121,9 +121,11 @@ class Placement:
         self.destinations[source.owner] = Destination(place, order)
         self._touches[self._key(place.owner)] += touches
         # The place is touched whenever what lies in it is.
-        first = self._first.get(source.owner, -1)
+        first, last = self._first.get(source.owner, -1), self._last[source.owner]
         self._first[place.owner] = min(first, self._first.get(place.owner, first))
-        self._last[place.owner] = max(self._last[source.owner], self._last[place.owner])
+        self._last[place.owner] = max(last, self._last[place.owner])
+        if source.owner in self.outputs:
+            self.outputs.add(place.owner)
 
     def _fits(self, source: Tracer, place: Tracer, order: list[int]) -> bool:
         """Whether the source's owner can lie in the place as it lies by itself."""
@@ -136,11 +138,27 @@ class Placement:
         # BLAS reads a matrix that lies the other way round by other kernels, which may round otherwise.
         if list(turned.strides) != sorted(turned.strides, reverse=True):
             return False
+        imagined = owner.array.transpose(axes_by_stride(owner.array))
         try:
-            turned.reshape(owner.array.transpose(axes_by_stride(owner.array)).shape, copy=False)
+            real = turned.reshape(imagined.shape, copy=False)
         except ValueError:
             return False
-        return True
+        axes = joined_axes(imagined.shape, imagined.strides, real.strides)
+        if len(axes) < 2:
+            return True
+        # Of an output the caller may read any view.
+        return owner not in self.outputs and all(self._has_view(owner, touch.tracer, axes) for touch in self._touches[owner])
+
+    def _has_view(self, owner: Owner, tracer: Tracer, axes: Sequence[tuple[int, int, int]]) -> bool:
+        """Whether a view of an owner is one still when there are gaps between the rows: along no axis it goes on in the next."""
+        if tracer.owner is not owner:
+            # A result that lies in the owner, and in a place that is checked itself.
+            return tracer.is_owner()
+        first = last = np.array(_digits(tracer.address - owner.address, axes))
+        for n, stride in zip(tracer.shape, tracer.array.strides, strict=True):
+            steps = (n - 1) * np.array(_digits(abs(stride), axes))
+            first, last = (first - steps, last) if stride < 0 else (first, last + steps)
+        return bool((first >= 0).all() and (last < [n for n, _, _ in axes]).all())
 
     def _is_free(self, place: Tracer, start: int, number: int, for_good: bool) -> bool:
         """Whether nobody touches the place between two operations, nor, where it is for good, writes to it after them."""
@@ -152,17 +170,42 @@ class Placement:
                     return False
         return True
 
-    def _may_write_over(self, producer: Operation, place: Tracer) -> bool:
-        """Whether an operation may write there although it reads there: each number over itself alone."""
+    def _may_write_over(self, start: int, number: int, place: Tracer) -> bool:
+        """Whether an operation may write where `number` of its stage does, although it reads there: each number over itself."""
+        producer = self._numbered[start]
         reads = [operand for operand in producer.tracers if self.overlap(operand, place)]
-        return all(producer.in_place and self.same(operand, place) for operand in reads)
+        alike = all(producer.in_place and self.same(operand, place) for operand in reads)
+        # Every stage is replayed by itself, and as often as anybody likes.
+        return alike and producer.stage == self._numbered[number].stage
+
+    def _are_multiplied(self, source: Tracer, place: Tracer) -> bool:
+        """Whether a product has both as its operands: of one matrix with itself BLAS makes another product."""
+        products = [
+            {
+                touch.number
+                for touch in self._touches[self._key(tracer.owner)]
+                if self._numbered[touch.number].function is np.matmul
+            }
+            for tracer in (source, place)
+        ]
+        return not products[0].isdisjoint(products[1])
 
 
-def axes_by_stride(array: Array) -> list[int]:
-    """The axes from the one with the longest stride to the shortest."""
-    return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+def joined_axes(shape: Sequence[int], imagined: Sequence[int], real: Sequence[int]) -> list[tuple[int, int, int]]:
+    """(length, stride imagined, stride real) from the longest on, axes that lie behind each other in both as one."""
+    axes: list[tuple[int, int, int]] = []
+    for n, s, r in sorted(zip(shape, imagined, real, strict=True), key=lambda axis: -axis[1]):
+        if axes and axes[-1][1:] == (n * s, n * r):
+            axes[-1] = (axes[-1][0] * n, s, r)
+        elif n > 1:
+            axes.append((n, s, r))
+    return axes
 
 
-def lies_like(one: Tracer, other: Tracer) -> bool:
-    """Whether two views of one memory start at the same number, and have the same shape and strides."""
-    return (one.address, one.shape, one.array.strides) == (other.address, other.shape, other.array.strides)
+def _digits(distance: int, axes: Sequence[tuple[int, int, int]]) -> list[int]:
+    """How many steps along each axis a distance is."""
+    digits = []
+    for _, stride, _ in axes:
+        steps, distance = divmod(distance, stride)
+        digits.append(steps)
+    return digits

@@ -6,6 +6,7 @@ raises TypeError, which names it: a number that is read while recording would st
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from inspect import signature
 from typing import Any, NoReturn, cast
 
 import numpy as np
@@ -75,7 +76,7 @@ class Operation:
     """out = function(*operands, **keywords).
 
     function: an elementwise ufunc, matmul, vecdot, a maximum's `reduce`, np.copyto (out = the one operand) or np.where.
-    operands: tracers, the caller's own arrays, and numbers; tracers: those that are.
+    operands: tracers, read-only arrays, and numbers; tracers: those that are tracers.
     stage: the series of calls to which it belongs.
     """
 
@@ -107,6 +108,7 @@ class Tape:
     def __init__(self) -> None:
         self.operations: list[Operation] = []
         self.stage = 0
+        self._numbers: set[Owner] = set()
         self._next = NOWHERE
 
     def watch(self, array: Array) -> Any:
@@ -127,11 +129,25 @@ class Tape:
 
     def note(self, function: Callable[..., Any], operands: Sequence[Any], out: "Tracer", **keywords: Any) -> "Tracer":
         """Append an operation; returns out."""
-        for operand in (*operands, out):
-            if isinstance(operand, Tracer) and operand.tape is not self:
-                raise TypeError("a tracer of another recording cannot be recorded")
+        operands = [self._operand(operand) for operand in operands]
+        if any(isinstance(operand, Tracer) and operand.tape is not self for operand in (*operands, out)):
+            raise TypeError("a tracer of another recording cannot be recorded")
+        if not out.array.flags.writeable:
+            refuse(f"{function.__name__} into a read-only array")
+        if not out.owner.array.ndim and not out.owner.exists:
+            # A result without axes is no array: whoever else has it keeps the old number.
+            if out.owner in self._numbers:
+                refuse(f"{function.__name__} into a number")
+            self._numbers.add(out.owner)
         self.operations.append(Operation(function, operands, out, self.stage, keywords))
         return out
+
+    def _operand(self, operand: Any) -> Any:
+        """An operand as it is noted: an array that may change is watched."""
+        if isinstance(operand, Tracer | np.generic | int | float | complex):
+            return operand
+        array = np.asarray(operand)
+        return self.watch(array) if may_change(array) else array
 
     def call(self, ufunc: np.ufunc, operands: Sequence[Any], out: "Tracer | None") -> "Tracer":
         """Note a ufunc's call, its result as NumPy would make it."""
@@ -141,7 +157,7 @@ class Tape:
         order = None
         if ufunc.signature is None:
             shape = np.broadcast_shapes(*shapes)
-            order = _order([_array(operand) for operand in operands], shape)
+            order = _order(map(_array, operands))
         elif ufunc is np.matmul and min(map(len, shapes)) > 1 and shapes[0][-1] == shapes[1][-2]:
             shape = (*np.broadcast_shapes(shapes[0][:-2], shapes[1][:-2]), shapes[0][-2], shapes[1][-1])
         elif ufunc is np.vecdot and shapes[0][-1] == shapes[1][-1]:
@@ -149,13 +165,24 @@ class Tape:
         else:
             refuse(f"{ufunc.__name__} of shapes {shapes}")
         if out is None:
-            out = self.new(shape, dtype, order)
-        elif (out.shape, out.dtype) != (shape, dtype):
+            return self.note(ufunc, operands, self.new(shape, dtype, order))
+        if (out.shape, out.dtype) != (shape, dtype):
             refuse(f"{ufunc.__name__} of {dtype} {shape} into an array of {out.dtype} {out.shape}")
-        return self.note(ufunc, operands, out)
+        if ufunc.signature is None and not _read_elsewhere(operands, out):
+            return self.note(ufunc, operands, out)
+        self.note(np.copyto, [self.note(ufunc, operands, self.new(shape, dtype, order))], out)
+        return out
 
     def copy(self, destination: "Tracer", source: Any) -> None:
         """Note that the numbers of the source are copied."""
+        shape, number = np.shape(_array(source)), type(source) in (int, float)
+        dtype = np.result_type(source, destination.dtype) if number else np.asarray(_array(source)).dtype
+        if np.broadcast_shapes(shape, destination.shape) != destination.shape or not np.can_cast(
+            dtype, destination.dtype, "same_kind"
+        ):
+            refuse(f"a copy of {dtype} {shape} into an array of {destination.dtype} {destination.shape}")
+        if _read_elsewhere([source], destination):
+            source = source.copy()
         self.note(np.copyto, [source], destination)
 
 
@@ -178,12 +205,39 @@ def _array(operand: Any) -> Any:
     return operand.array if isinstance(operand, Tracer) else operand
 
 
-def _order(operands: Sequence[Any], shape: tuple[int, ...]) -> list[int] | None:
-    """The order of axes in which NumPy lays out an elementwise result: that of the first operand of its shape."""
-    for operand in operands:
-        if isinstance(operand, np.ndarray) and operand.shape == shape:
-            return sorted(range(len(shape)), key=lambda axis: -abs(operand.strides[axis]))
-    return None
+def axes_by_stride(array: Array) -> list[int]:
+    """The axes from the one with the longest stride to the shortest."""
+    return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+
+
+def may_change(array: Array) -> bool:
+    """Whether anybody may write into an array's memory."""
+    memory: Any = array
+    while isinstance(memory, np.ndarray):
+        if memory.flags.writeable:
+            return True
+        memory = memory.base
+    return memory is not None
+
+
+def _order(operands: Iterable[Any]) -> list[int]:
+    """The order of axes in which NumPy lays out an elementwise result."""
+    return axes_by_stride(np.nditer([*operands, None], flags=["zerosize_ok"]).operands[-1])
+
+
+def _read_elsewhere(operands: Sequence[Any], out: "Tracer") -> bool:
+    """Whether an operation reads what it writes at another place: NumPy makes a copy first, in silence."""
+
+    def overlaps(operand: "Tracer") -> bool:
+        one_memory = operand.owner is out.owner or (operand.owner.exists and out.owner.exists)
+        return one_memory and not lies_like(operand, out) and np.shares_memory(operand.array, out.array)
+
+    return any(overlaps(operand) for operand in map(out.tape._operand, operands) if isinstance(operand, Tracer))
+
+
+def lies_like(one: "Tracer", other: "Tracer") -> bool:
+    """Whether two views of one memory start at the same number, and have the same shape and strides."""
+    return (one.address, one.shape, one.array.strides) == (other.address, other.shape, other.array.strides)
 
 
 class Tracer(NDArrayOperatorsMixin):
@@ -231,30 +285,35 @@ class Tracer(NDArrayOperatorsMixin):
         """A copy in another dtype, or, without `copy`, the same where it has that dtype."""
         if not copy and np.dtype(dtype) == self.dtype:
             return self
-        converted = self.tape.new(self.shape, np.dtype(dtype))
+        converted = self.tape.new(self.shape, np.dtype(dtype), axes_by_stride(self.array))
         self.tape.copy(converted, self)
         return converted
 
     def copy(self) -> "Tracer":
         """A copy in C order."""
-        return self.astype(self.dtype)
+        copied = self.tape.new(self.shape, self.dtype)
+        self.tape.note(np.copyto, [self], copied)
+        return copied
 
     def __getitem__(self, index: Any) -> "Tracer":
-        parts = index if isinstance(index, tuple) else (index,)
-        for part in parts:
-            if not (part is None or part is Ellipsis or isinstance(part, slice | int)):
-                refuse(f"an index of type {type(part).__name__}")
-        # With an ellipsis the result is an array, however many axes it has.
-        return self._view(self.array[parts if Ellipsis in parts else (*parts, ...)])
+        place = self._place(index)
+        # A single number is a copy, unless an ellipsis asks for an array without axes.
+        is_number = not place.ndim and Ellipsis not in (index if isinstance(index, tuple) else (index,))
+        return place.copy() if is_number else place
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self.tape.copy(self[index], value)
+        self.tape.copy(self._place(index), value)
+
+    def _place(self, index: Any) -> "Tracer":
+        parts = index if isinstance(index, tuple) else (index,)
+        for part in parts:
+            if not (part is None or part is Ellipsis or type(part) in (slice, int)):
+                refuse(f"an index of type {type(part).__name__}")
+        return self._view(self.array[parts if Ellipsis in parts else (*parts, ...)])
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *operands: Any, out: Any = None, **keywords: Any) -> "Tracer":
         if method == "reduce" and ufunc in (np.maximum, np.minimum) and out is None and keywords.keys() == {"axis", "keepdims"}:
-            shape = list(self.shape)
-            shape[keywords["axis"]] = 1
-            return self.tape.note(ufunc.reduce, operands, self.tape.new(shape, self.dtype), axis=keywords["axis"], keepdims=True)
+            return self._extremum(ufunc, **keywords)
         if method != "__call__" or keywords or ufunc.nout != 1:
             refuse(f"{ufunc.__name__}{'' if method == '__call__' else '.' + method} with {', '.join(keywords) or 'no keywords'}")
         target = out[0] if isinstance(out, tuple) else out
@@ -262,9 +321,21 @@ class Tracer(NDArrayOperatorsMixin):
             refuse(f"{ufunc.__name__} into an array that is not watched")
         return self.tape.call(ufunc, operands, target)
 
+    def _extremum(self, ufunc: np.ufunc, axis: Any, keepdims: Any) -> "Tracer":
+        if type(axis) is not int or keepdims is not True:
+            refuse(f"{ufunc.__name__}.reduce with axis={axis} and keepdims={keepdims}")
+        shape = list(self.shape)
+        shape[axis] = 1
+        out = self.tape.new(shape, self.dtype, axes_by_stride(self.array))
+        return self.tape.note(ufunc.reduce, [self], out, axis=axis, keepdims=True)
+
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if function not in FUNCTIONS:
             refuse(f"np.{function.__name__}")
+        try:
+            signature(FUNCTIONS[function]).bind(self.tape, *args, **kwargs)
+        except TypeError:
+            refuse(f"np.{function.__name__} of {len(args)} arguments with {', '.join(kwargs) or 'no keywords'}")
         return FUNCTIONS[function](self.tape, *args, **kwargs)
 
     def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -289,12 +360,12 @@ class Tracer(NDArrayOperatorsMixin):
 
 
 def _concatenate(tape: Tape, arrays: Sequence[Any], axis: int = 0) -> Tracer:
-    """The pieces one behind the other in a new array, laid out as the first is."""
+    """The pieces one behind the other in a new array."""
     shape = list(_array(arrays[0]).shape)
     shape[axis] = sum(_array(array).shape[axis] for array in arrays)
-    first = next(array for array in arrays if isinstance(array, Tracer))
-    order = sorted(range(len(shape)), key=lambda axis: -first.array.strides[axis])
-    joined = tape.new(shape, np.result_type(*(_array(array) for array in arrays)), order)
+    pieces = [np.asarray(_array(array)) for array in arrays]
+    order = _order(array_at(NOWHERE, shape, piece.strides, piece.dtype) for piece in pieces)
+    joined = tape.new(shape, np.result_type(*pieces), order)
     end = 0
     for array in arrays:
         start, end = end, end + _array(array).shape[axis]
@@ -307,8 +378,15 @@ def _concatenate(tape: Tape, arrays: Sequence[Any], axis: int = 0) -> Tracer:
 def _where(tape: Tape, condition: Any, x: Any, y: Any) -> Tracer:
     operands = [_array(operand) for operand in (condition, x, y)]
     shape = np.broadcast_shapes(*(np.shape(operand) for operand in operands))
-    dtype = np.result_type(*operands[1:])
-    return tape.note(np.where, [condition, x, y], tape.new(shape, dtype))
+    if operands[0].dtype != bool:
+        refuse(f"np.where with a condition of {operands[0].dtype}")
+    return tape.note(np.where, [condition, x, y], tape.new(shape, np.result_type(*operands[1:]), _order(operands)))
+
+
+def _copyto(tape: Tape, destination: Any, source: Any) -> None:
+    if not isinstance(destination, Tracer):
+        refuse("np.copyto into an array that is not watched")
+    tape.copy(destination, source)
 
 
 def _empty_like(tape: Tape, prototype: Tracer, dtype: Any = None, shape: Any = None) -> Tracer:
@@ -327,7 +405,7 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     np.concatenate: _concatenate,
     np.where: _where,
     np.empty_like: _empty_like,
-    np.copyto: lambda tape, destination, source: tape.copy(destination, source),
+    np.copyto: _copyto,
     np.ones_like: lambda tape, prototype: np.ones(prototype.shape, prototype.dtype),
     np.broadcast_to: _of_views(np.broadcast_to),
     np.moveaxis: _of_views(np.moveaxis),

@@ -30,7 +30,6 @@ class Replay:
 
     tape: the operations, which are let go.
     outputs: the tracers of what the caller reads after a replay, or writes before it; its own arrays are written in any case.
-    results: the outputs' arrays.
     """
 
     def __init__(self, tape: Tape, outputs: Sequence[Any]) -> None:
@@ -48,7 +47,7 @@ class Replay:
             stages[part[0].stage] += _calls_in_parts(part, memory)
         self.stages = [program(stages[stage]) for stage in range(tape.stage + 1)]
         self.calls = [call for stage in self.stages for call in stage]
-        self.results = [memory.array(output) for output in outputs]
+        self._results = [(output, memory.array(output)) for output in outputs]
         # Tracers and operations hold each other.
         tape.operations.clear()
 
@@ -56,6 +55,10 @@ class Replay:
         """Replay one stage, or all of them."""
         for call in self.calls if stage is None else self.stages[stage]:
             call()
+
+    def array(self, output: Any) -> Array:
+        """The array of one of the outputs."""
+        return next(array for tracer, array in self._results if tracer is output)
 
 
 def _calls_in_parts(series: Sequence[Operation], memory: Memory) -> list[Call]:
@@ -83,16 +86,24 @@ def _part(operand: Any, index: tuple[Any, ...], shape: tuple[int, ...], memory: 
 
 
 def _constants_apart(placement: Placement) -> tuple[list[Operation], dict[Owner, list[Operation]]]:
-    """The operations, and apart from them, by root, what is copied once: numbers, and read-only arrays, into a result."""
+    """The operations, and apart from them, by result, what is copied once: numbers, and read-only arrays, written over by none."""
     rest: list[Operation] = []
     constants: dict[Owner, list[Operation]] = defaultdict(list)
+    writes: dict[Owner, list[Operation]] = defaultdict(list)
     for operation in placement.operations:
-        source = operation.operands[0]
-        changes = isinstance(source, Tracer) or (isinstance(source, np.ndarray) and source.flags.writeable)
-        if operation.function is not np.copyto or changes or operation.out.owner.exists:
+        writes[placement.root(operation.out.owner)].append(operation)
+    for operation in placement.operations:
+        out = operation.out
+        if (
+            operation.function is not np.copyto
+            or operation.tracers
+            or placement.root(out.owner) is not out.owner
+            or out.owner.exists
+            or any(other is not operation and placement.overlap(other.out, out) for other in writes[out.owner])
+        ):
             rest.append(operation)
         else:
-            constants[placement.root(operation.out.owner)].append(operation)
+            constants[out.owner].append(operation)
     return rest, constants
 
 
@@ -153,11 +164,11 @@ def _calls(operation: Operation, operands: Sequence[Any], out: Array) -> list[Ca
     if function is np.matmul:
         # Of two matrices `dot`, whose call takes a half microsecond less.
         left, right = operands
-        single = left.ndim == right.ndim == 2 and out.flags.c_contiguous
+        single = out.flags.c_contiguous and all(operand.ndim == 2 and _has_rows(operand) for operand in (left, right))
         return [partial(left.dot, right, out) if single else partial(np.matmul, left, right, out)]
     if function is np.vecdot:
         left, right = operands
-        single = left.size == right.size == left.shape[-1]
+        single = 1 < left.size == right.size == left.shape[-1]
         return [
             partial(left.reshape(-1).dot, right.reshape(-1), out.reshape(())) if single else partial(function, left, right, out)
         ]
@@ -166,11 +177,20 @@ def _calls(operation: Operation, operands: Sequence[Any], out: Array) -> list[Ca
     return [partial(function, *operands, **operation.keywords, out=out)]
 
 
+def _has_rows(matrix: Array) -> bool:
+    """Whether `dot` and `matmul` round alike: they do where BLAS can read the matrix as it lies, and it is no single number."""
+    return matrix.size > 1 and min(matrix.strides) == matrix.itemsize
+
+
 def _elementwise_calls(ufunc: np.ufunc, operands: Sequence[Any], out: Array) -> list[Call]:
+    if ufunc is np.negative and not all(array.flags.c_contiguous for array in (*operands, out)):
+        # NumPy 2.4's loop gives wrong numbers where each fourth number of floats becomes each second one, and others like it.
+        ufunc, operands = np.multiply, [*operands, -1]
     # Against an array NumPy's maximum is twice as fast as against one number.
     shape = out.shape if ufunc in (np.maximum, np.minimum) else ()
     dtype = next(operand.dtype for operand in operands if isinstance(operand, np.ndarray))
-    numbers = (int, float) if dtype.kind == "f" else (int,)
+    # With truth values NumPy counts a whole number as one of its own type.
+    numbers = {"f": (int, float), "i": (int,), "u": (int,)}.get(dtype.kind, ())
     operands = [_full(operand, shape, dtype) if type(operand) in numbers else operand for operand in operands]
     calls: list[Call] = []
     for operand in operands:

@@ -60,7 +60,11 @@ def tangent(tape: Tape, start: Tracer, direction: Tracer, output: Any) -> Tracer
     Raises ValueError for an operation that no rule is known for.
     """
     rules = _Rules(tape, start, direction)
+    read: set[Owner] = set()
     for operation in needed(tape.operations, [output.owner]):
+        read.update(tracer.owner for tracer in operation.tracers)
+        if operation.out.owner in read:
+            raise ValueError(f"np.{operation.function.__name__} writes over what is read: it has no tangent")
         rules.differentiate(operation)
     if output.owner not in rules.terms:
         raise ValueError("the output does not depend on what moves")
