@@ -142,7 +142,7 @@ class Memory:
         if owner not in self._owners:
             array = owner.array
             if owner in self.placement.destinations:
-                place, order = self.placement.destinations[owner]
+                place, order, _ = self.placement.destinations[owner]
                 axes = axes_by_stride(array)
                 turned = self.array(place).transpose(order).reshape([array.shape[axis] for axis in axes], copy=False)
                 self._owners[owner] = turned.transpose(np.argsort(axes)).view(array.dtype)

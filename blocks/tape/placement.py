@@ -10,10 +10,11 @@ from blocks.tape.recorder import Operation, Owner, Tracer, axes_by_stride, lies_
 
 
 class Destination(NamedTuple):
-    """Where a result is computed: in the memory of `tracer`, its axes in that order."""
+    """Where a result is computed: in the memory of `tracer`, its axes in that order; `source`, all of it, lies as `tracer` does."""
 
     tracer: Tracer
     order: list[int]
+    source: Tracer
 
 
 class Touch(NamedTuple):
@@ -75,8 +76,8 @@ class Placement:
         return lies_like(self._at_destination(one), self._at_destination(other))
 
     def _at_destination(self, tracer: Tracer) -> Tracer:
-        while tracer.owner in self.destinations and tracer.is_owner():
-            tracer = self.destinations[tracer.owner].tracer
+        while (destination := self.destinations.get(tracer.owner)) and lies_like(tracer, destination.source):
+            tracer = destination.tracer
         return tracer
 
     def _key(self, owner: Owner) -> Owner | None:
@@ -118,7 +119,7 @@ class Placement:
 
     def _place(self, source: Tracer, place: Tracer, order: list[int]) -> None:
         touches = self._touches.pop(source.owner, [])
-        self.destinations[source.owner] = Destination(place, order)
+        self.destinations[source.owner] = Destination(place, order, source)
         self._touches[self._key(place.owner)] += touches
         # The place is touched whenever what lies in it is.
         first, last = self._first.get(source.owner, -1), self._last[source.owner]

@@ -291,6 +291,84 @@ def test_a_product_of_a_matrix_with_its_copy_rounds_as_one_of_two():
     assert_replays(function, random(33, 33))
 
 
+def _flat(t):
+    return t.reshape(-1) * 3, t.reshape(-1)[::5] * 3, t.reshape(6, 4)[1:5] * 2, t.reshape(3, 8) + 1
+
+
+def _backwards(t):
+    return t[::-1, ::-1][:, 1:] * 3, t[..., ::-2] * 2
+
+
+def _read_by_the_caller(t):
+    return t.reshape(-1), t
+
+
+def _added_to_itself_turned(t):
+    t = t + 1
+    return t, t.mT @ t
+
+
+@pytest.mark.usefixtures("machine", "part")
+@pytest.mark.parametrize("views", [_flat, _backwards, _read_by_the_caller, _added_to_itself_turned])
+def test_a_result_that_is_computed_where_it_is_needed_has_its_views(views):
+    """Lane by lane it would lie between others, with gaps."""
+
+    def function(x, y):
+        t = x * 2
+        joined = np.concatenate([t, y], axis=-2)
+        return *views(t), joined
+
+    assert_replays(function, random(2, 3, 4), random(2, 2, 4))
+
+
+@pytest.mark.usefixtures("machine", "part")
+def test_a_result_that_changes_after_it_was_copied_leaves_the_copy():
+    def function(x):
+        t = x * 2
+        copied = np.concatenate([t, x])
+        t += x
+        return copied, t
+
+    assert_replays(function, random(*SHAPE))
+
+
+@pytest.mark.usefixtures("machine", "part")
+def test_a_result_that_lies_turned_is_read_turned():
+    def function(x):
+        t = np.minimum(x, 1).mT.copy()
+        return t + x.mT
+
+    assert_replays(function, random(*SHAPE))
+    assert_replays(lambda x: function(x.mT), random(*SHAPE))
+
+
+@pytest.mark.usefixtures("machine", "part")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numpy_s_loops_for_numbers_with_gaps_are_right(dtype):
+    """NumPy 2.4's for -x is not, from each fourth float32 to each second one."""
+
+    def function(x):
+        y = np.empty_like(x.mT, shape=(8, 16))
+        y[:, ::2] = -x.mT[:, ::2]
+        return -x, -x.mT, -x[:, ::4], y[:, ::2] * 1, -np.absolute(x.mT)
+
+    assert_replays(function, random(16, 8).astype(dtype))
+    assert_replays(lambda x: function(x.mT), random(8, 16).astype(dtype))
+
+
+@pytest.mark.usefixtures("machine")
+def test_products_of_one_number_and_of_rows_in_reverse_are_matmul_s():
+    """`dot` is quicker, and has other bits: of the sign of 0, and where BLAS can not read a matrix as it lies."""
+
+    def function(x, y):
+        zero = np.vecdot(x[:1], 0 * x[:1])
+        one = x[:1, :1]
+        return np.vecdot(0 * zero, zero - 1), (0 * one) @ (y[:1] - 9), x[::-1] @ y, x @ y[:, ::-1], x[:, ::2] @ y[::2]
+
+    for dtype in (np.float32, np.float64):
+        assert_replays(function, random(34, 34).astype(dtype), random(34, 34).astype(dtype))
+
+
 # 5. out= is the caller's own array, and the result is that array.
 
 
@@ -317,7 +395,6 @@ def test_out_is_written():
         (lambda x, y: np.add(x, y, out=random(*SHAPE)), "add into an array that is not watched"),
         (lambda x, y: np.add(x, y[:1], out=y[:1]), r"add of float64 \(6, 6\) into an array of float64 \(1, 6\)"),
         (lambda x, y: np.greater(x, y, out=x), "greater of bool"),
-        (lambda x, y: np.add(np.vecdot(x[0], y[0]), 1, out=np.vecdot(x[0], y[0])), "add into a number"),
         (lambda x, y: np.broadcast_to(x, (2, 6, 6)).__setitem__(..., 1), "copyto into a read-only array"),
         (lambda x, y: x[:1].__setitem__(..., y), r"a copy of float64 \(6, 6\)"),
         (lambda x, y: x.view("i8").__setitem__(0, y[0]), "a copy of float64"),
@@ -326,6 +403,13 @@ def test_out_is_written():
 )
 def test_what_does_not_fit_is_refused(function, name):
     refused(function, name)
+
+
+def test_a_result_without_axes_is_a_number_and_has_no_place():
+    """Written plainly, `s += 1` makes another number, and whoever has the old one keeps it."""
+    for write in (lambda s: s.__iadd__(1), lambda s: s.reshape(1).__setitem__(..., 1)):
+        with pytest.raises(TypeError, match="into a number"):
+            recording(lambda x, write=write: write(np.vecdot(x, x)), random(3))
 
 
 def test_an_array_that_is_read_only_is_not_written():
