@@ -15,8 +15,7 @@ class Cache:
     """What forward leaves for backward.
 
     a_prev_1: (..., n_{l-1} + 1, m) a_prev above a row of ones, which stands for the bias.
-    z: (..., n_l, m) = W a_prev + b.
-    a: (..., n_l, m) = g(z).
+    z, a: (..., n_l, m) = W a_prev + b, and g(z).
     """
 
     a_prev_1: Array
@@ -78,8 +77,7 @@ class Block:
     def backward(self, da: Array, cache: Cache) -> tuple[Array, Array, Array]:
         """da_prev, dW, db:  dz = da * g'(z),  dW = dz a_prev^T,  db = sum over m of dz,  da_prev = W^T dz.
 
-        da: (..., n_l, m) the loss's derivative with respect to a; left unchanged, as is the cache.
-        cache: forward's.
+        da: (..., n_l, m) the loss's derivative with respect to a; left unchanged, as is forward's cache.
         Returns da_prev (..., n_{l-1}, m), dW (..., n_l, n_{l-1}), db (..., n_l, 1).
         """
         da = self._fitting("da", da, *cache.z.shape[-2:])

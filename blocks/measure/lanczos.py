@@ -109,80 +109,107 @@ def top_eigenpairs(
     Returns eigenvalues (..., count), the largest first, float64, nan for each that has not converged; and unit vectors
     (..., count, P) in the subspace's dtype, the best there are. Both are nan in a lane where H u is not finite.
     """
-    room = room or Room()
-    network, (count, *_) = hessian.network, hessian.v.shape
-    dtype, lanes, size = network.parameters.dtype, network.lanes, network.layout.size
-    start = np.asarray(start)
-    check_shape("start", start, (count, size))
-    check_lanes("start", start, lanes)
-    check_finite("start", start)
-    whole_number("count", count, at_least=1, at_most=size)
-    check_number("tolerance", tolerance, above=0)
-    epsilon = float(np.finfo(dtype).eps)
-    precision = dtype if tolerance >= epsilon**0.5 else np.dtype(np.float64)
-    iterations = whole_number("iterations", iterations, at_least=1)
+    search = _Search(hessian, np.asarray(start), tolerance, iterations, room or Room())
+    while search.pending.any():
+        search.multiply()
+        search.judge()
+        search.grow()
+    return search.values, search.vectors
 
-    v, product = np.moveaxis(hessian.v, 0, -2), np.moveaxis(hessian.product, 0, -2)
-    images = product if precision == dtype else room.array("images", product.shape, precision)
-    passing = room.array("passing blocks", product.shape, precision)
-    basis = _Basis(lanes, size, precision, room)
-    np.copyto(images, start)
-    new = basis.append(images)
-    projected = np.empty((*lanes, 0, 0))
-    values, vectors = np.full((*lanes, count), np.nan), np.full((*lanes, count, size), np.nan, precision)
-    pending = np.ones(lanes, dtype=bool)
-    scale: Array | None = None
-    tops: list[Array] = []
-    for iteration in range(1, iterations + 1):
-        s = new.shape[-2]
-        np.copyto(v[..., :s, :], new)
-        if s < count:
-            v[..., s:, :] = 0
-        hessian.times()
-        image = images[..., :s, :]
-        if images is not product:
-            np.copyto(image, product[..., :s, :])
-        if scale is None:
-            scale = _scale(image)
-        if scale is not ONE:
-            image /= scale
+
+class _Search:
+    """A block Lanczos iteration; see `top_eigenpairs`.
+
+    pending: (...) the lanes that are still searched. values, vectors: what it has found for the others.
+    """
+
+    def __init__(self, hessian: Hessian, start: Array, tolerance: float, iterations: int, room: Room) -> None:
+        network, (count, *_) = hessian.network, hessian.v.shape
+        dtype, lanes, size = network.parameters.dtype, network.lanes, network.layout.size
+        check_shape("start", start, (count, size))
+        check_lanes("start", start, lanes)
+        check_finite("start", start)
+        whole_number("count", count, at_least=1, at_most=size)
+        check_number("tolerance", tolerance, above=0)
+        self.hessian, self.count, self.size, self.tolerance = hessian, count, size, tolerance
+        self.iterations, self.iteration = whole_number("iterations", iterations, at_least=1), 0
+        self.epsilon = float(np.finfo(dtype).eps)
+        self.precision = dtype if tolerance >= self.epsilon**0.5 else np.dtype(np.float64)
+
+        self.v, self.product = np.moveaxis(hessian.v, 0, -2), np.moveaxis(hessian.product, 0, -2)
+        own = self.precision == dtype
+        self.images = self.product if own else room.array("images", self.product.shape, self.precision)
+        self.passing = room.array("passing blocks", self.product.shape, self.precision)
+        self.basis = _Basis(lanes, size, self.precision, room)
+        np.copyto(self.images, start)
+        self.new = self.basis.append(self.images)
+        self.projected = np.empty((*lanes, 0, 0))
+        self.values = np.full((*lanes, count), np.nan)
+        self.vectors: Array = np.full((*lanes, count, size), np.nan, self.precision)
+        self.pending = np.ones(lanes, dtype=bool)
+        self.scale: Array | None = None
+        self.tops: list[Array] = []
+
+    def multiply(self) -> None:
+        """H times the newest block, split into what lies in the basis and what is new."""
+        s = self.new.shape[-2]
+        np.copyto(self.v[..., :s, :], self.new)
+        if s < self.count:
+            self.v[..., s:, :] = 0
+        self.hessian.times()
+        image = self.images[..., :s, :]
+        if self.images is not self.product:
+            np.copyto(image, self.product[..., :s, :])
+        if self.scale is None:
+            self.scale = _scale(image)
+        if self.scale is not ONE:
+            image /= self.scale
 
         # The last rows of basis H basis^T; H is symmetric, and eigh reads what lies on and below the diagonal.
-        rows = transpose(basis.rows @ transpose(image))
-        before, k = projected, rows.shape[-1]
-        projected = np.empty((*lanes, k, k))
-        projected[..., :-s, :-s], projected[..., -s:, :] = before, rows
-        new = np.subtract(image, times(rows)(basis.rows, passing[..., :s, :]), image)
-
-        of_new = new @ transpose(new)
-        in_range = np.isfinite(of_new).all(axis=(-2, -1))
+        self.rows = transpose(self.basis.rows @ transpose(image))
+        before, k = self.projected, self.rows.shape[-1]
+        self.projected = np.empty((*before.shape[:-2], k, k))
+        self.projected[..., :-s, :-s], self.projected[..., -s:, :] = before, self.rows
+        self.new = np.subtract(image, times(self.rows)(self.basis.rows, self.passing[..., :s, :]), image)
+        self.squares = self.new @ transpose(self.new)
+        in_range = np.isfinite(self.squares).all(axis=(-2, -1))
         if not in_range.all():
-            new[~in_range], projected[~in_range] = 0, 0
-            pending &= in_range
+            self.new[~in_range], self.projected[~in_range] = 0, 0
+            self.pending &= in_range
 
-        eigenvalues, Y = np.linalg.eigh(projected)
-        top, Y_T = eigenvalues[..., : -count - 1 : -1], transpose(Y[..., : -count - 1 : -1])
+    def judge(self) -> None:
+        """Take the values that have converged; at the end, whatever there is."""
+        self.iteration += 1
+        s, k = self.new.shape[-2], self.rows.shape[-1]
+        eigenvalues, Y = np.linalg.eigh(self.projected)
+        top, Y_T = eigenvalues[..., : -self.count - 1 : -1], transpose(Y[..., : -self.count - 1 : -1])
         # H u - lambda u, where u = Y^T basis: all but the last block's images lie in the basis.
         last = Y_T[..., -s:]
-        residuals = np.sqrt(np.maximum(np.vecdot(last @ of_new.astype(np.float64), last), 0))
-        rounding = 8 * epsilon * np.abs(eigenvalues).max(axis=-1, keepdims=True)
-        tops = [*tops[-SETTLED:], top]
-        complete = k == size
-        converged = _settled(tops, tolerance, rounding) & (residuals <= np.maximum(tolerance * np.abs(top), rounding)) | complete
-        done = pending & (converged.all(axis=-1) | (iteration == iterations))
+        residuals = np.sqrt(np.maximum(np.vecdot(last @ self.squares.astype(np.float64), last), 0))
+        rounding = 8 * self.epsilon * np.abs(eigenvalues).max(axis=-1, keepdims=True)
+        self.tops = [*self.tops[-SETTLED:], top]
+        near = residuals <= np.maximum(self.tolerance * np.abs(top), rounding)
+        converged = _settled(self.tops, self.tolerance, rounding) & near | (k == self.size)
+        done = self.pending & (converged.all(axis=-1) | (self.iteration == self.iterations))
         if done.any():
-            values[done] = np.where(converged, top * scale[..., 0], np.nan)[done]
-            combined = times(Y_T.astype(precision))(basis.rows)
-            vectors = combined if done.all() else np.where(done[..., None, None], combined, vectors)
-            pending &= ~done
-        if complete or not pending.any():
-            break
-        if s == 1:
-            length = np.sqrt(of_new)
-            new = basis.append(new, length, np.sqrt(of_new + np.vecdot(rows, rows)[..., None]))
+            assert self.scale is not None
+            self.values[done] = np.where(converged, top * self.scale[..., 0], np.nan)[done]
+            combined = times(Y_T.astype(self.precision))(self.basis.rows)
+            self.vectors = combined if done.all() else np.where(done[..., None, None], combined, self.vectors)
+            self.pending &= ~done
+
+    def grow(self) -> None:
+        """Add what is new to the basis, unless nobody needs it."""
+        k = self.rows.shape[-1]
+        if k == self.size:
+            self.pending[...] = False
+        if not self.pending.any():
+            return
+        if self.new.shape[-2] == 1:
+            length, rows = np.sqrt(self.squares), self.rows
+            self.new = self.basis.append(self.new, length, np.sqrt(self.squares + np.vecdot(rows, rows)[..., None]))
         else:
-            new = basis.append(new[..., : size - k, :])
-    return values, vectors
+            self.new = self.basis.append(self.new[..., : self.size - k, :])
 
 
 def _settled(tops: list[Array], tolerance: float, rounding: Array) -> Array:

@@ -187,7 +187,8 @@ def _elementwise_calls(ufunc: np.ufunc, operands: Sequence[Any], out: Array) -> 
         # NumPy 2.4's loop gives wrong numbers where each fourth number of floats becomes each second one, and others like it.
         ufunc, operands = np.multiply, [*operands, -1]
     # Against an array NumPy's maximum is twice as fast as against one number.
-    shape = out.shape if ufunc in (np.maximum, np.minimum) else ()
+    is_extremum = ufunc in (np.maximum, np.minimum)
+    shape = out.shape if is_extremum else ()
     dtype = next(operand.dtype for operand in operands if isinstance(operand, np.ndarray))
     # With truth values NumPy counts a whole number as one of its own type.
     numbers = {"f": (int, float), "i": (int,), "u": (int,)}.get(dtype.kind, ())
@@ -199,7 +200,7 @@ def _elementwise_calls(ufunc: np.ufunc, operands: Sequence[Any], out: Array) -> 
             calls = [partial(np.copyto, out, operand)]
             operands = [out if other is operand else other for other in operands]
     # Keywords take longer; without them NumPy's maximum warns.
-    return [*calls, partial(ufunc, *operands, out=out) if shape else partial(ufunc, *operands, out)]
+    return [*calls, partial(ufunc, *operands, out=out) if is_extremum else partial(ufunc, *operands, out)]
 
 
 # Held here as long as somebody else does: calls on arrays of one shape share them.
