@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from itertools import pairwise
 from multiprocessing import get_context
-from typing import Any
 
 import numpy as np
 
 from blocks.arrays import Array
 from blocks.parameters import Layout
+from experiments.benchmarks.peers import jax_training
 from experiments.benchmarks.step import BATCHES, SHAPES, by_numpy_alone, on_two_threads, ours, problem
+from experiments.benchmarks.sweep import digits
 from experiments.benchmarks.tables import alternate, ratio, table
 from experiments.run.stack import suitable_lanes
 
@@ -21,45 +21,8 @@ LANES = 16
 STACKS = ((5, 16, 32, 40), (9, 64, 64, 20), (33, 64, 64, 5))
 
 
-def jax_training(sizes: list[int], x: Array, y: Array, batch: int, epochs: int) -> Callable[[Any], Any]:
-    """rate -> parameters, (every step's loss, every block's gradient norm): to be compiled, epochs and batches are one scan."""
-    import jax
-    import jax.numpy as jnp
-
-    X, labels = jnp.asarray(x.T, jnp.float32), jnp.asarray(y)
-    full = len(labels) // batch
-    orders = np.stack([np.random.default_rng(epoch).permutation(len(labels))[: full * batch] for epoch in range(epochs)])
-    batches = jnp.asarray(orders.reshape(-1, batch))
-    rng = np.random.default_rng(0)
-    start = [
-        (jnp.asarray(rng.normal(0, np.sqrt(2 / n_prev), (n_prev, n)), jnp.float32), jnp.zeros(n, jnp.float32))
-        for n_prev, n in pairwise(sizes)
-    ]
-
-    def loss(parameters: Any, rows: Any) -> Any:
-        a = X[rows]
-        for W, b in parameters[:-1]:
-            a = jax.nn.relu(a @ W + b)
-        W, b = parameters[-1]
-        logits = jax.nn.log_softmax(a @ W + b)
-        return -jnp.mean(jnp.take_along_axis(logits, labels[rows][:, None], axis=1))
-
-    def training(rate: Any) -> Any:
-        def cycle(parameters: Any, rows: Any) -> Any:
-            value, gradients = jax.value_and_grad(loss)(parameters, rows)
-            norms = jnp.stack([jnp.sqrt(jnp.sum(dW**2)) for dW, _ in gradients])
-            parameters = [(W - rate * dW, b - rate * db) for (W, b), (dW, db) in zip(parameters, gradients, strict=True)]
-            return parameters, (value, norms)
-
-        return jax.lax.scan(cycle, start, batches)
-
-    return training
-
-
 def compiled() -> None:
     """One network beside JAX's jit(scan), on all cores: a run on digits with the compilation, and a step without it."""
-    from experiments.benchmarks.sweep import digits
-
     of = digits()
     x, y = of.dataset.x.astype(np.float32), of.dataset.y
     for depth in COMPILED_DEPTHS:

@@ -1,6 +1,5 @@
 """One update of a network, beside its bare products, PyTorch and scikit-learn."""
 
-import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from unittest.mock import patch
@@ -9,9 +8,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from blocks import GradientDescent, Network, losses, reshuffled, train
-from blocks.arrays import Array, product, transpose
-from blocks.parameters import Layout, Norms
-from blocks.tape.program import program
+from blocks.arrays import Array, transpose
+from blocks.parameters import Layout
+from blocks.tape.recorder import Tape
+from blocks.tape.replay import Replay
+from experiments.benchmarks.peers import scikit_learn, torch_loop
 from experiments.benchmarks.tables import alternate, ratio, table
 
 # depth, width, batch, epochs a turn: long enough that a training's start is a hundredth of it, and short, so that a busy
@@ -31,12 +32,11 @@ def step() -> None:
             "ours, with norms": ours(sizes, x, y, batch, epochs),
             "ours, NumPy alone": by_numpy_alone(ours(sizes, x, y, batch, epochs)),
             "bare np.matmul": bare(sizes, batch, steps),
-            "bare, the calls that ours makes": bare(sizes, batch, steps, fast=True),
             "the norms alone": _norms(sizes, steps),
             "the norms, checked to be finite": _norms(sizes, steps, checked=True),
             "PyTorch eager, with norms": torch_loop(sizes, x, y, batch, True, epochs),
             "PyTorch eager, without norms": torch_loop(sizes, x, y, batch, False, epochs),
-            "scikit-learn, without norms": _sklearn(sizes, x, y, batch, epochs),
+            "scikit-learn, without norms": scikit_learn(sizes, x, y, batch, epochs),
         }
         times_of = alternate(contestants, steps, ROUNDS)
         table(f"a step of {depth} blocks x {width}, batch {batch}, float32, relu, one thread", times_of, "us", 1e6)
@@ -84,7 +84,7 @@ def by_numpy_alone(run: Callable[[], None]) -> Callable[[], None]:
     """The same without the extra `compiled`."""
 
     def alone() -> None:
-        with patch("blocks.program._machine", lambda: None):
+        with patch("blocks.tape.program._machine", lambda: None):
             run()
 
     return alone
@@ -102,26 +102,26 @@ def on_two_threads(run: Callable[[], None]) -> Callable[[], None]:
 
 def _norms(sizes: list[int], repeats: int, checked: bool = False) -> Callable[[], None]:
     """All blocks' gradient norms; checked: with what tells a training that a lane has diverged."""
-    layout = Layout(sizes)
-    norms = Norms(layout, np.random.default_rng(1).standard_normal(layout.size, np.float32))
+    layout, tape = Layout(sizes), Tape()
+    gradient = np.random.default_rng(1).standard_normal(layout.size, np.float32)
     # In a step they are part of a longer program, and cost no call of their own.
-    calls = program(norms.calls * TOGETHER)
+    flat = tape.watch(gradient)
+    squares = [layout.squares(flat) for _ in range(TOGETHER)]
+    norms = [np.sqrt(each) for each in squares]
+    replay = Replay(tape, [*squares, *norms])
+    measured = [(replay.array(norm), replay.array(square)) for norm, square in zip(norms, squares, strict=True)]
 
     def run() -> None:
         for _ in range(repeats // TOGETHER):
-            for call in calls:
-                call()
-            for _ in range(TOGETHER * checked):
-                norms.checked()
+            replay()
+            for norm, square in measured * checked:
+                layout.rescale(norm, square, gradient)
 
     return run
 
 
-def bare(sizes: list[int], batch: int, repeats: int, fast: bool = False) -> Callable[[], None]:
-    """The products no step can do without: W a_prev, dz a_prev^T and, above block 1, W^T dz.
-
-    fast: by the calls that ours makes, `blocks.arrays.product`.
-    """
+def bare(sizes: list[int], batch: int, repeats: int) -> Callable[[], None]:
+    """The products no step can do without: W a_prev, dz a_prev^T and, above block 1, W^T dz."""
     rng = np.random.default_rng(3)
 
     def matrix(*shape: int) -> Array:
@@ -133,73 +133,10 @@ def bare(sizes: list[int], batch: int, repeats: int, fast: bool = False) -> Call
         products += [(W, a_prev, z.copy()), (z, transpose(a_prev), W.copy())]
         if index:
             products.append((transpose(W), z, a_prev.copy()))
-    calls = [product(*matrices) for matrices in products]
 
     def run() -> None:
         for _ in range(repeats):
             for left, right, out in products:
                 np.matmul(left, right, out=out)
-
-    def run_fast() -> None:
-        for _ in range(repeats):
-            for call in calls:
-                call()
-
-    return run_fast if fast else run
-
-
-def torch_loop(
-    sizes: list[int], x: Array, y: Array, batch: int, norms: bool, epochs: int, threads: int = 1
-) -> Callable[[], None]:
-    """Epochs of PyTorch's eager loop."""
-    import torch
-
-    layers: list[torch.nn.Module] = []
-    for n_prev, n in pairwise(sizes):
-        layers += [torch.nn.Linear(n_prev, n), torch.nn.ReLU()]
-    model = torch.nn.Sequential(*layers[:-1])
-    rule = torch.optim.SGD(model.parameters(), lr=1e-3)
-    criterion = torch.nn.CrossEntropyLoss()
-    X, labels = torch.from_numpy(x.T.copy()), torch.from_numpy(y)
-
-    def run() -> None:
-        torch.set_num_threads(threads)
-        history, steps = [], []
-        for _ in range(epochs):
-            order = torch.randperm(len(X))
-            for start in range(0, len(X), batch):
-                rows = order[start : start + batch]
-                rule.zero_grad()
-                loss = criterion(model(X[rows]), labels[rows])
-                loss.backward()
-                if norms:
-                    steps.append(torch.stack(torch._foreach_norm([p.grad for p in model.parameters() if p.grad is not None])))
-                history.append(loss.item())
-                rule.step()
-
-    return run
-
-
-def _sklearn(sizes: list[int], x: Array, y: Array, batch: int, epochs: int) -> Callable[[], None]:
-    from sklearn.neural_network import MLPClassifier
-
-    X = x.T.copy()
-    model = MLPClassifier(
-        tuple(sizes[1:-1]),
-        solver="sgd",
-        momentum=0,
-        alpha=0,
-        batch_size=batch,
-        learning_rate_init=1e-3,
-        max_iter=epochs,
-        # It would stop once the loss stands still.
-        n_iter_no_change=10**9,
-        warm_start=True,
-    )
-
-    def run() -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model.fit(X, y)
 
     return run
