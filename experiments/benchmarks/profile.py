@@ -1,7 +1,7 @@
 """Where the time of a step goes, call by call, with NumPy alone."""
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +13,7 @@ from blocks.arrays import Array, Call
 from blocks.tape import replay
 from blocks.tape.recorder import Operation
 from blocks.training import Workspace
-from experiments.benchmarks.step import BATCHES, SHAPES, by_numpy_alone, ours, problem
+from experiments.benchmarks.step import BATCHES, SHAPES, by_numpy_alone, problem, steps_alone
 from experiments.benchmarks.tables import alternate
 
 ROUNDS = 15
@@ -25,15 +25,15 @@ def profile() -> None:
     """
     for depth, width, batch, epochs in SHAPES:
         sizes, x, y = problem(depth, width, batch)
-        own, clock = ours(sizes, x, y, batch, epochs), Clock()
+        own, clock = steps_alone(sizes, x, y, batch, epochs, clock=time.thread_time), Clock()
 
-        def timed(own: Callable[[], None] = own, clock: Clock = clock) -> None:
+        def timed(own: Callable[[], float] = own, clock: Clock = clock) -> None:
             with clock.running():
                 own()
 
         turns = {"whole": by_numpy_alone(own), "compiled": own, "timed": by_numpy_alone(timed)}
         # Processor time of the whole: what other processes take from it would all seem to lie between the calls.
-        times = alternate(turns, epochs * BATCHES, ROUNDS, clock=time.thread_time)
+        times = alternate(turns, epochs * BATCHES, ROUNDS)
         whole, compiled = (float(np.median(times[name])) * 1e6 for name in ("whole", "compiled"))
         _page(f"{depth} blocks x {width}, batch {batch}, float32, relu: us of a step", clock.parts(), whole, compiled)
 
@@ -41,11 +41,12 @@ def profile() -> None:
 class Clock:
     """How long each call takes.
 
-    seconds: name -> the durations of its calls. steps: how many were made.
+    seconds: name -> the durations of its calls. trainings: how many were timed. made: name -> its calls in their steps.
     """
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, list[float]] = defaultdict(list)
+        self.trainings, self.made = 0, Counter[str]()
         self.own = 0.0
         nothing = self.timed("nothing", lambda: None)
         for _ in range(1000):
@@ -66,12 +67,16 @@ class Clock:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """The engine with every call of a replay timed, from outside."""
+        """The engine with every call of a training's replays timed, from outside."""
         calls_of = replay._calls
+        self.trainings += 1
+        self.made["batch"] += 1
 
         def calls(operation: Operation, operands: Sequence[Any], out: Array) -> list[Call]:
             name = f"{operation.function.__name__} {out.shape}"
-            return [self.timed(name, call) for call in calls_of(operation, operands, out)]
+            made = calls_of(operation, operands, out)
+            self.made[name] += len(made)
+            return [self.timed(name, call) for call in made]
 
         gather = self.timed("batch", Workspace.gather)
         with patch.object(replay, "_calls", calls), patch.object(Workspace, "gather", lambda *arguments: gather(*arguments)):
@@ -79,11 +84,8 @@ class Clock:
 
     def parts(self) -> dict[str, tuple[float, float]]:
         """name -> calls a step, and their microseconds a step; what takes most first."""
-        steps = len(self.seconds["batch"])
-        parts = {
-            name: (len(seconds) / steps, len(seconds) / steps * float(np.median(seconds)) * 1e6)
-            for name, seconds in self.seconds.items()
-        }
+        calls = {name: made / self.trainings for name, made in self.made.items()}
+        parts = {name: (calls[name], calls[name] * float(np.median(self.seconds[name])) * 1e6) for name in calls}
         return dict(sorted(parts.items(), key=lambda part: -part[1][1]))
 
 

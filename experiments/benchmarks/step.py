@@ -1,22 +1,25 @@
 """One update of a network, beside its bare products, PyTorch and scikit-learn."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from blocks import GradientDescent, Network, losses, reshuffled, train
+import blocks
 from blocks.arrays import Array, transpose
 from blocks.parameters import Layout
+from blocks.tape import program
 from blocks.tape.recorder import Tape
 from blocks.tape.replay import Replay
 from experiments.benchmarks.peers import scikit_learn, torch_loop
 from experiments.benchmarks.tables import alternate, ratio, table
 
-# depth, width, batch, epochs a turn: long enough that a training's start is a hundredth of it, and short, so that a busy
-# machine slows all contestants alike.
+T = TypeVar("T")
+# depth, width, batch, epochs a turn: short, so that a busy machine slows all contestants alike.
 SHAPES = ((9, 64, 64, 20), (33, 64, 64, 5), (5, 512, 256, 1), (5, 16, 32, 40))
 BATCHES, ROUNDS = 22, 15
 TOGETHER = 11
@@ -29,8 +32,8 @@ def step() -> None:
         sizes, x, y = problem(depth, width, batch)
         steps = epochs * BATCHES
         contestants = {
-            "ours, with norms": ours(sizes, x, y, batch, epochs),
-            "ours, NumPy alone": by_numpy_alone(ours(sizes, x, y, batch, epochs)),
+            "ours, with norms": steps_alone(sizes, x, y, batch, epochs),
+            "ours, NumPy alone": by_numpy_alone(steps_alone(sizes, x, y, batch, epochs)),
             "bare np.matmul": bare(sizes, batch, steps),
             "the norms alone": _norms(sizes, steps),
             "the norms, checked to be finite": _norms(sizes, steps, checked=True),
@@ -55,47 +58,83 @@ def problem(depth: int, width: int, batch: int, inputs: int = INPUTS, batches: i
 
 
 def ours(
-    sizes: list[int], x: Array, y: Array, batch: int, epochs: int, lanes: int | None = None, rate: float = 1e-3
+    sizes: list[int],
+    x: Array,
+    y: Array,
+    batch: int,
+    epochs: int,
+    lanes: int | None = None,
+    rate: float = 1e-3,
+    *,
+    engine: Any = blocks,
+    watch: Callable[..., None] | None = None,
+    instruments: Sequence[Any] = (),
+    **network: str,
 ) -> Callable[[], None]:
-    """Epochs of training, the whole sets not measured."""
-    network = Network.create(sizes, rng=np.random.default_rng(1), dtype=np.float32, lanes=lanes)
-    start = network.parameters.copy()
-    orders = reshuffled(np.random.default_rng(2), x.shape[1])
-    rule = GradientDescent(rate)
+    """A training, the whole sets not measured. engine: the package `blocks`, this one or an earlier version's."""
+    trained = engine.Network.create(sizes, rng=np.random.default_rng(1), dtype=np.float32, lanes=lanes, **network)
+    start = trained.parameters.copy()
+    orders = engine.reshuffled(np.random.default_rng(2), x.shape[1])
+    rule = engine.GradientDescent(rate if lanes is None else np.full(lanes, rate))
 
     def run() -> None:
-        network.parameters[...] = start
-        train(
-            network,
+        trained.parameters[...] = start
+        engine.train(
+            trained,
             x,
             y,
-            loss=losses.softmax_cross_entropy,
+            loss=engine.losses.softmax_cross_entropy,
             optimizer=rule,
             epochs=epochs,
             batch_size=batch,
             orders=orders,
             evaluations=0,
+            watch=watch,
+            instruments=instruments,
         )
 
     return run
 
 
-def by_numpy_alone(run: Callable[[], None]) -> Callable[[], None]:
-    """The same without the extra `compiled`."""
+def steps_alone(
+    sizes: list[int],
+    x: Array,
+    y: Array,
+    batch: int,
+    epochs: int,
+    lanes: int | None = None,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    **more: Any,
+) -> Callable[[], float]:
+    """Seconds of so many epochs of a training: one before them, in which it records, and what comes after are not counted."""
+    ends: list[float] = []
+    training = ours(sizes, x, y, batch, epochs + 1, lanes, watch=lambda step, history: ends.append(clock()), **more)
 
-    def alone() -> None:
-        with patch("blocks.tape.program._machine", lambda: None):
-            run()
+    def run() -> float:
+        ends.clear()
+        training()
+        return ends[-1] - ends[0]
+
+    return run
+
+
+def by_numpy_alone(run: Callable[[], T], engine_program: Any = program) -> Callable[[], T]:
+    """The same without the extra `compiled`. engine_program: the module that makes one program of many calls."""
+
+    def alone() -> T:
+        with patch.object(engine_program, "_machine", lambda: None):
+            return run()
 
     return alone
 
 
-def on_two_threads(run: Callable[[], None]) -> Callable[[], None]:
+def on_two_threads(run: Callable[[], T]) -> Callable[[], T]:
     """The same with two threads for every product."""
 
-    def on_two() -> None:
+    def on_two() -> T:
         with threadpool_limits(2, user_api="blas"):
-            run()
+            return run()
 
     return on_two
 
