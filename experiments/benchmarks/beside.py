@@ -6,7 +6,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from importlib import import_module
+from importlib import import_module, invalidate_caches
 from itertools import product
 from pathlib import Path
 from types import ModuleType
@@ -38,10 +38,11 @@ class Engine:
     """
 
     def __init__(self, path: Path) -> None:
-        others = _loaded()
+        others, folder = _loaded(), path.resolve()
         for name in others:
             del sys.modules[name]
-        sys.path.insert(0, str(path))
+        sys.path.insert(0, str(folder))
+        invalidate_caches()
         try:
             self.blocks: Any = import_module("blocks")
             for module in pkgutil.walk_packages(self.blocks.__path__, "blocks."):
@@ -49,12 +50,12 @@ class Engine:
             self.modules: dict[str, Any] = {name.rpartition(".")[2]: module for name, module in _loaded().items()}
             if not {"training", "hessian", "shallow", "program"} <= self.modules.keys():
                 raise ImportError("it has no engine to lay beside this one")
-            if path.resolve() / "blocks" not in map(Path, self.blocks.__path__):
+            if folder / "blocks" not in map(Path, self.blocks.__path__):
                 raise ImportError("it has no folder blocks")
-        except ImportError as error:
+        except Exception as error:
             raise UserError(f"PATH is {str(path)!r}, it must be a checkout of this project, 0.4.0 or later: {error}") from None
         finally:
-            sys.path.remove(str(path))
+            sys.path.remove(str(folder))
             for name in _loaded():
                 del sys.modules[name]
             sys.modules.update(others)
