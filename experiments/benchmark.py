@@ -1,7 +1,8 @@
 """python -m experiments.benchmark [NAME ...]: what this machine takes for the laboratory's work, beside its peers.
 
 Every comparison alternates its contestants in one process and prints medians, and the median of the ratios with its
-quartiles: a machine that is busy slows all of them. Needs the extra `benchmark`.
+quartiles: a machine that is busy slows all of them. `beside PATH` lays the engine of another checkout, such as an earlier
+version's, beside this one's. Needs the extra `benchmark`.
 """
 
 import os
@@ -10,8 +11,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
+from functools import partial
+from pathlib import Path
 
 from experiments.benchmarks.backends import backends
+from experiments.benchmarks.beside import Engine, beside
 from experiments.benchmarks.command import end_to_end, scale
 from experiments.benchmarks.compiled import compiled, stacks
 from experiments.benchmarks.drills import kills, outages, reproductions
@@ -21,6 +25,7 @@ from experiments.benchmarks.profile import profile
 from experiments.benchmarks.step import step
 from experiments.benchmarks.sweep import sweep
 from experiments.benchmarks.trainability import trainability
+from experiments.run.config import UserError
 from experiments.run.environment import environment
 
 BENCHMARKS = {
@@ -48,15 +53,24 @@ BENCHMARKS = {
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description=__doc__)
-    parser.add_argument("name", nargs="*", help=f"which of {', '.join(BENCHMARKS)}; all when none is named")
+    which = f"which of {', '.join(BENCHMARKS)}; all of these when none is named; or beside, with the PATH of another checkout"
+    parser.add_argument("name", nargs="*", help=which)
     names = parser.parse_args().name or list(BENCHMARKS)
-    unknown = [name for name in names if name not in BENCHMARKS]
+    runs = BENCHMARKS
+    if names[0] == "beside":
+        if len(names) != 2:
+            parser.error(f"beside takes one PATH, it has {len(names) - 1}")
+        try:
+            names, runs = ["beside"], {"beside": partial(beside, Engine(Path(names[1])))}
+        except UserError as error:
+            parser.error(str(error))
+    unknown = [name for name in names if name not in runs]
     if unknown:
-        parser.error(f"{unknown[0]!r} is unknown, allowed: {', '.join(BENCHMARKS)}")
+        parser.error(f"{unknown[0]!r} is unknown, allowed: {', '.join(BENCHMARKS)}, or beside PATH")
     here = environment()
     print(f"{here['cpu']}, {here['cores']} cores; NumPy {here['numpy']}, {here['blas']} ({here['blas_kernel']})")
     for name in names:
-        BENCHMARKS[name]()
+        runs[name]()
 
 
 if __name__ == "__main__":

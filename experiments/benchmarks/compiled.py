@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from itertools import pairwise
 from multiprocessing import get_context
 from typing import Any
 
@@ -10,7 +9,9 @@ import numpy as np
 
 from blocks.arrays import Array
 from blocks.parameters import Layout
-from experiments.benchmarks.step import BATCHES, SHAPES, by_numpy_alone, on_two_threads, ours, problem
+from experiments.benchmarks.peers import jax_training
+from experiments.benchmarks.step import BATCHES, SHAPES, by_numpy_alone, on_two_threads, ours, problem, steps_alone
+from experiments.benchmarks.sweep import digits
 from experiments.benchmarks.tables import alternate, ratio, table
 from experiments.run.stack import suitable_lanes
 
@@ -21,45 +22,8 @@ LANES = 16
 STACKS = ((5, 16, 32, 40), (9, 64, 64, 20), (33, 64, 64, 5))
 
 
-def jax_training(sizes: list[int], x: Array, y: Array, batch: int, epochs: int) -> Callable[[Any], Any]:
-    """rate -> parameters, (every step's loss, every block's gradient norm): to be compiled, epochs and batches are one scan."""
-    import jax
-    import jax.numpy as jnp
-
-    X, labels = jnp.asarray(x.T, jnp.float32), jnp.asarray(y)
-    full = len(labels) // batch
-    orders = np.stack([np.random.default_rng(epoch).permutation(len(labels))[: full * batch] for epoch in range(epochs)])
-    batches = jnp.asarray(orders.reshape(-1, batch))
-    rng = np.random.default_rng(0)
-    start = [
-        (jnp.asarray(rng.normal(0, np.sqrt(2 / n_prev), (n_prev, n)), jnp.float32), jnp.zeros(n, jnp.float32))
-        for n_prev, n in pairwise(sizes)
-    ]
-
-    def loss(parameters: Any, rows: Any) -> Any:
-        a = X[rows]
-        for W, b in parameters[:-1]:
-            a = jax.nn.relu(a @ W + b)
-        W, b = parameters[-1]
-        logits = jax.nn.log_softmax(a @ W + b)
-        return -jnp.mean(jnp.take_along_axis(logits, labels[rows][:, None], axis=1))
-
-    def training(rate: Any) -> Any:
-        def cycle(parameters: Any, rows: Any) -> Any:
-            value, gradients = jax.value_and_grad(loss)(parameters, rows)
-            norms = jnp.stack([jnp.sqrt(jnp.sum(dW**2)) for dW, _ in gradients])
-            parameters = [(W - rate * dW, b - rate * db) for (W, b), (dW, db) in zip(parameters, gradients, strict=True)]
-            return parameters, (value, norms)
-
-        return jax.lax.scan(cycle, start, batches)
-
-    return training
-
-
 def compiled() -> None:
     """One network beside JAX's jit(scan), on all cores: a run on digits with the compilation, and a step without it."""
-    from experiments.benchmarks.sweep import digits
-
     of = digits()
     x, y = of.dataset.x.astype(np.float32), of.dataset.y
     for depth in COMPILED_DEPTHS:
@@ -76,13 +40,13 @@ def compiled() -> None:
         )
     for depth, width, batch, epochs in SHAPES:
         sizes, x, y = problem(depth, width, batch)
-        own = ours(sizes, x, y, batch, epochs)
-        contestants = {
+        own = steps_alone(sizes, x, y, batch, epochs)
+        steady: dict[str, Callable[[], Any]] = {
             "ours, with norms": own,
             "ours, two threads": on_two_threads(own),
             "JAX jit(scan)": _jax(sizes, x, y, batch, epochs),
         }
-        times = alternate(contestants, epochs * BATCHES, STEADY_ROUNDS)
+        times = alternate(steady, epochs * BATCHES, STEADY_ROUNDS)
         table(f"a step of {depth} blocks x {width}, batch {batch}, float32, relu, compilation excluded", times, "us", 1e6)
 
 
@@ -116,21 +80,19 @@ def stacks() -> None:
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         for depth, width, batch, epochs in STACKS:
             sizes, x, y = problem(depth, width, batch)
-            alone, stack = ours(sizes, x, y, batch, epochs), ours(sizes, x, y, batch, epochs, LANES)
+            alone, stack = steps_alone(sizes, x, y, batch, epochs), steps_alone(sizes, x, y, batch, epochs, LANES)
 
-            def loop(alone: Callable[[], None] = alone) -> None:
-                for _ in range(LANES):
-                    alone()
+            def loop(alone: Callable[[], float] = alone) -> float:
+                return sum(alone() for _ in range(LANES))
 
             suitable = suitable_lanes(Layout(sizes), batch, "float32")
-            few = ours(sizes, x, y, batch, epochs, suitable)
+            few = steps_alone(sizes, x, y, batch, epochs, suitable)
 
-            def in_stacks(few: Callable[[], None] = few, stacks: int = -(-LANES // suitable)) -> None:
-                for _ in range(stacks):
-                    few()
+            def in_stacks(few: Callable[[], float] = few, stacks: int = -(-LANES // suitable)) -> float:
+                return sum(few() for _ in range(stacks))
 
-            def side_by_side(shape: tuple[int, int, int, int] = (depth, width, batch, epochs)) -> None:
-                list(pool.map(_stack_of, [shape] * 2))
+            def side_by_side(shape: tuple[int, int, int, int] = (depth, width, batch, epochs)) -> float:
+                return max(pool.map(_stack_of, [shape] * 2))
 
             contestants = {
                 f"ours, a stack of {LANES}": stack,
@@ -153,12 +115,12 @@ def stacks() -> None:
             print(f"  JAX over two stacks:     {ratio(jax_s, two)}")
 
 
-_STACKS: dict[tuple[int, int, int, int], Callable[[], None]] = {}
+_STACKS: dict[tuple[int, int, int, int], Callable[[], float]] = {}
 
 
-def _stack_of(shape: tuple[int, int, int, int]) -> None:
+def _stack_of(shape: tuple[int, int, int, int]) -> float:
     """Train that stack, which this process keeps."""
     if shape not in _STACKS:
         depth, width, batch, epochs = shape
-        _STACKS[shape] = ours(*problem(depth, width, batch), batch, epochs, LANES)
-    _STACKS[shape]()
+        _STACKS[shape] = steps_alone(*problem(depth, width, batch), batch, epochs, LANES)
+    return _STACKS[shape]()

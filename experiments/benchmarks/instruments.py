@@ -1,4 +1,4 @@
-"""What watching costs: a run with an instrument at every 10th update beside one without, and the norms' share of a step."""
+"""What watching costs: a run with an instrument at every 10th update beside one without."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +10,6 @@ from sklearn.datasets import load_digits
 
 from blocks import INSTRUMENTS, GradientDescent, Instrument, Network, losses, reshuffled, train
 from blocks.arrays import Array
-from blocks.parameters import Norms
 from experiments.benchmarks.tables import alternate, table
 from experiments.run.config import Config, DatasetConfig, InstrumentsConfig, NetworkConfig
 from experiments.run.data import task
@@ -53,17 +52,8 @@ def _instruments(depth: int, width: int, batch: int, epochs: int) -> None:
     for activation, initializer in (("relu", "he"), ("tanh", "lecun")):
         runs = {"none": _training(sizes, activation, initializer, x, y, batch, epochs, None)}
         runs |= {name: _training(sizes, activation, initializer, x, y, batch, epochs, name) for name in INSTRUMENTS}
-        times = alternate(runs, steps, rounds=5)
-        table(
-            f"an update of a training alone, {depth} blocks x {width}, batch {batch}, {activation}",
-            times,
-            "us",
-            1e6,
-        )
-        # Biases that are not 0, as gradients are not: a sum of 0 is summed again.
-        rng = np.random.default_rng(0)
-        network = Network.create(sizes, activation, initializer, rng=rng, bias_variance=0.1, dtype=np.float32)
-        _norms(network, times["none"])
+        title = f"an update of a training alone, {depth} blocks x {width}, batch {batch}, {activation}"
+        table(title, alternate(runs, steps, rounds=5), "us", 1e6)
 
 
 def _training(
@@ -86,16 +76,3 @@ def _training(
         )
 
     return run
-
-
-def _norms(network: Network, step: Array) -> None:
-    """The share of every block's norms, which every step has."""
-    repeats = 500
-    norms_of = Norms(network.layout, network.parameters)
-
-    def run() -> None:
-        for _ in range(repeats):
-            norms_of.measure()
-
-    norms = np.median(alternate({"norms": run}, repeats)["norms"])
-    print(f"  every block's norms: {norms * 1e6:.1f} us, {100 * norms / np.median(step):.1f} % of an update")

@@ -5,7 +5,8 @@ import sys
 
 import numpy as np
 
-from experiments.benchmarks.step import on_two_threads, ours, problem, torch_loop
+from experiments.benchmarks.peers import torch_loop
+from experiments.benchmarks.step import on_two_threads, ours, problem
 from experiments.benchmarks.tables import alternate, ratio, table
 
 EXAMPLES, INPUTS, DEPTH, WIDTH, BATCH = 60_000, 784, 5, 512, 256

@@ -1,21 +1,25 @@
 """One update of a network, beside its bare products, PyTorch and scikit-learn."""
 
-import warnings
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from blocks import GradientDescent, Network, losses, reshuffled, train
-from blocks.arrays import Array, product, transpose
-from blocks.parameters import Layout, Norms
-from blocks.tape.program import program
+import blocks
+from blocks.arrays import Array, transpose
+from blocks.parameters import Layout
+from blocks.tape import program
+from blocks.tape.recorder import Tape
+from blocks.tape.replay import Replay
+from experiments.benchmarks.peers import scikit_learn, torch_loop
 from experiments.benchmarks.tables import alternate, ratio, table
 
-# depth, width, batch, epochs a turn: long enough that a training's start is a hundredth of it, and short, so that a busy
-# machine slows all contestants alike.
+T = TypeVar("T")
+# depth, width, batch, epochs a turn: short, so that a busy machine slows all contestants alike.
 SHAPES = ((9, 64, 64, 20), (33, 64, 64, 5), (5, 512, 256, 1), (5, 16, 32, 40))
 BATCHES, ROUNDS = 22, 15
 TOGETHER = 11
@@ -28,15 +32,14 @@ def step() -> None:
         sizes, x, y = problem(depth, width, batch)
         steps = epochs * BATCHES
         contestants = {
-            "ours, with norms": ours(sizes, x, y, batch, epochs),
-            "ours, NumPy alone": by_numpy_alone(ours(sizes, x, y, batch, epochs)),
+            "ours, with norms": steps_alone(sizes, x, y, batch, epochs),
+            "ours, NumPy alone": by_numpy_alone(steps_alone(sizes, x, y, batch, epochs)),
             "bare np.matmul": bare(sizes, batch, steps),
-            "bare, the calls that ours makes": bare(sizes, batch, steps, fast=True),
             "the norms alone": _norms(sizes, steps),
             "the norms, checked to be finite": _norms(sizes, steps, checked=True),
             "PyTorch eager, with norms": torch_loop(sizes, x, y, batch, True, epochs),
             "PyTorch eager, without norms": torch_loop(sizes, x, y, batch, False, epochs),
-            "scikit-learn, without norms": _sklearn(sizes, x, y, batch, epochs),
+            "scikit-learn, without norms": scikit_learn(sizes, x, y, batch, epochs),
         }
         times_of = alternate(contestants, steps, ROUNDS)
         table(f"a step of {depth} blocks x {width}, batch {batch}, float32, relu, one thread", times_of, "us", 1e6)
@@ -55,73 +58,109 @@ def problem(depth: int, width: int, batch: int, inputs: int = INPUTS, batches: i
 
 
 def ours(
-    sizes: list[int], x: Array, y: Array, batch: int, epochs: int, lanes: int | None = None, rate: float = 1e-3
+    sizes: list[int],
+    x: Array,
+    y: Array,
+    batch: int,
+    epochs: int,
+    lanes: int | None = None,
+    rate: float = 1e-3,
+    *,
+    engine: Any = blocks,
+    watch: Callable[..., None] | None = None,
+    instruments: Sequence[Any] = (),
+    **network: str,
 ) -> Callable[[], None]:
-    """Epochs of training, the whole sets not measured."""
-    network = Network.create(sizes, rng=np.random.default_rng(1), dtype=np.float32, lanes=lanes)
-    start = network.parameters.copy()
-    orders = reshuffled(np.random.default_rng(2), x.shape[1])
-    rule = GradientDescent(rate)
+    """A training, the whole sets not measured. engine: the package `blocks`, this one or an earlier version's."""
+    trained = engine.Network.create(sizes, rng=np.random.default_rng(1), dtype=np.float32, lanes=lanes, **network)
+    start = trained.parameters.copy()
+    orders = engine.reshuffled(np.random.default_rng(2), x.shape[1])
+    rule = engine.GradientDescent(rate if lanes is None else np.full(lanes, rate))
 
     def run() -> None:
-        network.parameters[...] = start
-        train(
-            network,
+        trained.parameters[...] = start
+        engine.train(
+            trained,
             x,
             y,
-            loss=losses.softmax_cross_entropy,
+            loss=engine.losses.softmax_cross_entropy,
             optimizer=rule,
             epochs=epochs,
             batch_size=batch,
             orders=orders,
             evaluations=0,
+            watch=watch,
+            instruments=instruments,
         )
 
     return run
 
 
-def by_numpy_alone(run: Callable[[], None]) -> Callable[[], None]:
-    """The same without the extra `compiled`."""
+def steps_alone(
+    sizes: list[int],
+    x: Array,
+    y: Array,
+    batch: int,
+    epochs: int,
+    lanes: int | None = None,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    **more: Any,
+) -> Callable[[], float]:
+    """Seconds of so many epochs of a training: one before them, in which it records, and what comes after are not counted."""
+    ends: list[float] = []
+    training = ours(sizes, x, y, batch, epochs + 1, lanes, watch=lambda step, history: ends.append(clock()), **more)
 
-    def alone() -> None:
-        with patch("blocks.program._machine", lambda: None):
-            run()
+    def run() -> float:
+        ends.clear()
+        training()
+        return ends[-1] - ends[0]
+
+    return run
+
+
+def by_numpy_alone(run: Callable[[], T], engine_program: Any = program) -> Callable[[], T]:
+    """The same without the extra `compiled`. engine_program: the module that makes one program of many calls."""
+
+    def alone() -> T:
+        with patch.object(engine_program, "_machine", lambda: None):
+            return run()
 
     return alone
 
 
-def on_two_threads(run: Callable[[], None]) -> Callable[[], None]:
+def on_two_threads(run: Callable[[], T]) -> Callable[[], T]:
     """The same with two threads for every product."""
 
-    def on_two() -> None:
+    def on_two() -> T:
         with threadpool_limits(2, user_api="blas"):
-            run()
+            return run()
 
     return on_two
 
 
 def _norms(sizes: list[int], repeats: int, checked: bool = False) -> Callable[[], None]:
     """All blocks' gradient norms; checked: with what tells a training that a lane has diverged."""
-    layout = Layout(sizes)
-    norms = Norms(layout, np.random.default_rng(1).standard_normal(layout.size, np.float32))
+    layout, tape = Layout(sizes), Tape()
+    gradient = np.random.default_rng(1).standard_normal(layout.size, np.float32)
     # In a step they are part of a longer program, and cost no call of their own.
-    calls = program(norms.calls * TOGETHER)
+    flat = tape.watch(gradient)
+    squares = [layout.squares(flat) for _ in range(TOGETHER)]
+    norms = [np.sqrt(each) for each in squares]
+    replay = Replay(tape, [*squares, *norms])
+    measured = [(replay.array(norm), replay.array(square)) for norm, square in zip(norms, squares, strict=True)]
 
     def run() -> None:
         for _ in range(repeats // TOGETHER):
-            for call in calls:
-                call()
-            for _ in range(TOGETHER * checked):
-                norms.checked()
+            replay()
+            for norm, square in measured * checked:
+                layout.rescale(norm, square, gradient)
 
     return run
 
 
-def bare(sizes: list[int], batch: int, repeats: int, fast: bool = False) -> Callable[[], None]:
-    """The products no step can do without: W a_prev, dz a_prev^T and, above block 1, W^T dz.
-
-    fast: by the calls that ours makes, `blocks.arrays.product`.
-    """
+def bare(sizes: list[int], batch: int, repeats: int) -> Callable[[], None]:
+    """The products no step can do without: W a_prev, dz a_prev^T and, above block 1, W^T dz."""
     rng = np.random.default_rng(3)
 
     def matrix(*shape: int) -> Array:
@@ -133,73 +172,10 @@ def bare(sizes: list[int], batch: int, repeats: int, fast: bool = False) -> Call
         products += [(W, a_prev, z.copy()), (z, transpose(a_prev), W.copy())]
         if index:
             products.append((transpose(W), z, a_prev.copy()))
-    calls = [product(*matrices) for matrices in products]
 
     def run() -> None:
         for _ in range(repeats):
             for left, right, out in products:
                 np.matmul(left, right, out=out)
-
-    def run_fast() -> None:
-        for _ in range(repeats):
-            for call in calls:
-                call()
-
-    return run_fast if fast else run
-
-
-def torch_loop(
-    sizes: list[int], x: Array, y: Array, batch: int, norms: bool, epochs: int, threads: int = 1
-) -> Callable[[], None]:
-    """Epochs of PyTorch's eager loop."""
-    import torch
-
-    layers: list[torch.nn.Module] = []
-    for n_prev, n in pairwise(sizes):
-        layers += [torch.nn.Linear(n_prev, n), torch.nn.ReLU()]
-    model = torch.nn.Sequential(*layers[:-1])
-    rule = torch.optim.SGD(model.parameters(), lr=1e-3)
-    criterion = torch.nn.CrossEntropyLoss()
-    X, labels = torch.from_numpy(x.T.copy()), torch.from_numpy(y)
-
-    def run() -> None:
-        torch.set_num_threads(threads)
-        history, steps = [], []
-        for _ in range(epochs):
-            order = torch.randperm(len(X))
-            for start in range(0, len(X), batch):
-                rows = order[start : start + batch]
-                rule.zero_grad()
-                loss = criterion(model(X[rows]), labels[rows])
-                loss.backward()
-                if norms:
-                    steps.append(torch.stack(torch._foreach_norm([p.grad for p in model.parameters() if p.grad is not None])))
-                history.append(loss.item())
-                rule.step()
-
-    return run
-
-
-def _sklearn(sizes: list[int], x: Array, y: Array, batch: int, epochs: int) -> Callable[[], None]:
-    from sklearn.neural_network import MLPClassifier
-
-    X = x.T.copy()
-    model = MLPClassifier(
-        tuple(sizes[1:-1]),
-        solver="sgd",
-        momentum=0,
-        alpha=0,
-        batch_size=batch,
-        learning_rate_init=1e-3,
-        max_iter=epochs,
-        # It would stop once the loss stands still.
-        n_iter_no_change=10**9,
-        warm_start=True,
-    )
-
-    def run() -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model.fit(X, y)
 
     return run

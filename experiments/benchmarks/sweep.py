@@ -7,8 +7,7 @@ import numpy as np
 
 from blocks import GradientDescent, History, Network, reshuffled, train
 from blocks.arrays import Array
-from experiments.benchmarks.compiled import jax_training
-from experiments.benchmarks.step import torch_loop
+from experiments.benchmarks.peers import jax_training, torch_loop
 from experiments.benchmarks.tables import alternate, table
 from experiments.run.config import Config, DatasetConfig, NetworkConfig, OptimizerConfig, TrainingConfig
 from experiments.run.data import Task

@@ -3,19 +3,17 @@
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra_plugins.depth_laboratory._composer import Composer
 from hydra_plugins.depth_laboratory._context import job_context
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf._utils import get_omega_conf_dumper
-
-if TYPE_CHECKING:
-    from hydra_plugins.depth_laboratory.launcher import StackedLauncher
 
 log = logging.getLogger(__name__)
 
@@ -51,31 +49,36 @@ class StackedJobReturn(JobReturn):
         return config
 
 
-def launch(launcher: "StackedLauncher", job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-    """Train the jobs in stacks; each becomes a Hydra job as it ends."""
+def launch(
+    launcher: BasicLauncher, composer: Composer, jobs: dict[int, Sequence[str]], outcomes: Generator[tuple[int, Any], None, None]
+) -> Sequence[JobReturn]:
+    """Make each job a Hydra job as it ends.
+
+    jobs: number -> its overrides. outcomes: (number, what its task function would return), which trains the jobs.
+    """
     assert launcher.config is not None
     setup_globals()
     configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
     Path(str(launcher.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
     returns: dict[int, JobReturn] = {}
-    jobs = range(initial_job_idx, initial_job_idx + len(job_overrides))
     try:
         # What ends this loop ends the training at once, and not when its traceback is thrown away.
-        with contextlib.closing(launcher.around.run(jobs, launcher.n_jobs, launcher.stack_size)) as outcomes:
+        with contextlib.closing(outcomes):
             for number, outcome in outcomes:
-                returns[number] = _job(launcher, job_overrides[number - initial_job_idx], number, outcome)
+                returns[number] = _job(launcher, composer, jobs[number], number, outcome)
     finally:
         configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
     return [returns[number] for number in jobs]
 
 
-def _job(launcher: "StackedLauncher", overrides: Sequence[str], number: int, outcome: Any) -> JobReturn:
+def _job(launcher: BasicLauncher, composer: Composer, overrides: Sequence[str], number: int, outcome: Any) -> JobReturn:
     """What `hydra.core.utils.run_job` does around a task function, at a third of its time: nothing runs here that could
     change the config, so it is not copied.
     """
     assert launcher.hydra_context is not None
+    assert launcher.task_function is not None
     callbacks = launcher.hydra_context.callbacks
-    config = launcher.composer.job(overrides, number)
+    config = composer.job(overrides, number)
     with job_context(config, "hydra.sweep.dir", "hydra.sweep.subdir"):
         folder = Path(config.hydra.runtime.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +87,7 @@ def _job(launcher: "StackedLauncher", overrides: Sequence[str], number: int, out
             _save(config, folder / config.hydra.output_subdir)
         callbacks.on_job_start(config=config, task_function=launcher.task_function)
         log.log(logging.ERROR if isinstance(outcome, Exception) else logging.INFO, outcome)
-        ended = StackedJobReturn(launcher.composer, number, config, outcome)
+        ended = StackedJobReturn(composer, number, config, outcome)
         callbacks.on_job_end(config=config, job_return=ended)
     return ended
 

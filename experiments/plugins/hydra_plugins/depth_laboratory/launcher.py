@@ -58,4 +58,6 @@ class StackedLauncher(BasicLauncher):
             return super().launch(job_overrides, initial_job_idx)
         from hydra_plugins.depth_laboratory._jobs import launch
 
-        return launch(self, job_overrides, initial_job_idx)
+        jobs = range(initial_job_idx, initial_job_idx + len(job_overrides))
+        outcomes = self.around.run(jobs, self.n_jobs, self.stack_size)
+        return launch(self, self.composer, dict(zip(jobs, job_overrides, strict=True)), outcomes)
