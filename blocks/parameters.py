@@ -150,15 +150,17 @@ class Layout:
         self.rescale(norms, squares, flat)
         return norms
 
-    def rescale(self, norms: Array, squares: Array, flat: Array) -> None:
-        """Mend the norms whose sum of squares has left the range of its dtype: ||v|| = c ||v / c||, c the largest |v_i|.
+    def rescale(self, norms: Array, squares: Array, flat: Array) -> bool:
+        """Whether all norms are finite, after those are mended whose sum of squares has left the range of its dtype:
+
+            ||v|| = c ||v / c||        c: the largest |v_i|
 
         It does so long before the norm does: in float32 where a norm is below 1e-19 or above 1e19, as in any network that
         vanishes or explodes.
         """
         safe = SAFE[flat.dtype]
         if smallest(squares) > safe and largest(squares) < np.inf:
-            return
+            return True
         starts, size = self.starts, self.size
         squares, norms = (values.reshape(-1, values.shape[-1]) for values in (squares, norms))
         unsafe = ~((squares > safe) & (squares < np.inf))
@@ -169,3 +171,4 @@ class Layout:
         scale[~((scale > 0) & (scale < np.inf))] = 1
         flat /= np.repeat(scale, np.diff(starts, append=size), axis=-1)
         norms[rows] = np.where(unsafe[rows], scale * np.sqrt(np.add.reduceat(flat * flat, starts, axis=-1)), norms[rows])
+        return bool(np.isfinite(norms).all())

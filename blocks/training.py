@@ -243,18 +243,9 @@ class _Training:
             sets["validation"] = self._encoded("validation ", *validation)
 
         batches = [slice(start, min(start + self.batch_size, self.m)) for start in range(0, self.m, self.batch_size)]
-        steps, lanes, depth = epochs * len(batches), self.live.size, self.network.depth
+        steps = epochs * len(batches)
         measured_epochs = log_spaced(epochs + 1, evaluations) if evaluations else np.empty(0, int)
-        self.batch_sizes = np.array([batch.stop - batch.start for batch in batches] * epochs)
-        self.steps_an_epoch, self.evaluated = len(batches), measured_epochs * len(batches)
-        dtype = self.network.parameters.dtype
-        self.losses = np.full((steps, lanes), np.nan, dtype)
-        self.norms = np.full((steps, lanes, 2 * depth), np.nan, dtype)
-        score = "r2" if self.loss.decides is None else "accuracy"
-        self.measures = {
-            f"{kind}/{name}": np.full((len(measured_epochs), lanes), np.nan) for kind in ("loss", score) for name in sets
-        }
-        self.diverged = np.full((2, lanes), -1)
+        self._open_history(steps, [batch.stop - batch.start for batch in batches], measured_epochs, list(sets))
         self.instruments = {
             instrument.name: instrument.mounted(self.network, self.x, self.y, self.loss, self.batch_size, steps)
             for instrument in instruments
@@ -289,6 +280,17 @@ class _Training:
         np.copyto(self.whole.parameters, np.nan, where=np.isnan(self.whole.parameters))
         return self._history(steps)
 
+    def _open_history(self, steps: int, batch_sizes: list[int], measured_epochs: Array, sets: list[str]) -> None:
+        """Room for what every step and every evaluation will give: nan where they are still to come."""
+        lanes, depth, dtype = self.live.size, self.network.depth, self.network.parameters.dtype
+        self.steps_an_epoch, self.evaluated = len(batch_sizes), measured_epochs * len(batch_sizes)
+        self.batch_sizes = np.array(batch_sizes * (steps // len(batch_sizes)))
+        self.losses = np.full((steps, lanes), np.nan, dtype)
+        self.norms = np.full((steps, lanes, 2 * depth), np.nan, dtype)
+        kinds = "loss", "r2" if self.loss.decides is None else "accuracy"
+        self.measures = {f"{kind}/{name}": np.full((len(measured_epochs), lanes), np.nan) for kind in kinds for name in sets}
+        self.diverged = np.full((2, lanes), -1)
+
     def _checked(self, order: Array | None, epoch: int) -> Array:
         if order is None:
             raise ValueError(f"orders ends before epoch {epoch + 1}, it must have an order for every epoch")
@@ -306,14 +308,14 @@ class _Training:
         batch = self.gathered(self.rows, self.target, examples, self.weights)
         batch.cycle()
         value, norms = batch.value, batch.norms
-        self.network.layout.rescale(norms, batch.squares, self.gradient)
+        finite = self.network.layout.rescale(norms, batch.squares, self.gradient)
         self.losses[step, self.place] = value
         if not largest(value) <= self.loss_bound:
             # Caches of its own, since a workspace's z may be overwritten by a.
             stays, block = np.asarray(value <= self.loss_bound), _first(_lost_blocks(self.network.forward(batch.x)[1]))
         else:
             self.norms[step, self.place] = norms
-            if largest(norms) < np.inf:
+            if finite:
                 self._update(step, factor)
                 return
             stays, block = np.asarray(np.isfinite(norms).all(axis=-1)), _last_block(norms)
