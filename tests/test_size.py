@@ -75,9 +75,12 @@ def table():
 
 
 def test_a_line_of_code_is_no_docstring_no_comment_and_no_blank_line():
-    text = '"""A file.\n\nOf lines.\n"""\n\nx = 1  # a number\n\n# why\ndef f():\n    """Said."""\n    return [\n        """text""",\n    ]\n'
+    text = (
+        '"""A file.\n\nOf lines.\n"""\n\nx = 1  # a number\n\n# why\ndef f():\n    """Said."""\n'
+        '    return [\n        """text""",\n    ]\n'
+    )
     assert (lines(text), code_lines(text)) == (13, 5)
-    assert functions(f"@decorated\n{text[text.index('def'):]}") == {"f": 6}
+    assert functions(f"@decorated\n{text[text.index('def') :]}") == {"f": 6}
 
 
 @pytest.mark.parametrize("names", CODE)
@@ -178,7 +181,9 @@ def test_the_engine_imports_in_no_circle_and_nothing_above_it():
     assert graph["blocks.network"] >= {"blocks.block", "blocks.residual", "blocks.normalized"}
     assert circles(graph) == []
     above = {name: found for name, found in graph_of("blocks", "experiments").items() if name.startswith("blocks")}
-    assert not [name for name, found in above.items() if any(other.startswith(("experiments", "hydra_plugins")) for other in found)]
+    assert not [
+        name for name, found in above.items() if any(other.startswith(("experiments", "hydra_plugins")) for other in found)
+    ]
 
 
 @pytest.mark.xfail(reason="benchmarks.compiled and benchmarks.sweep, the launcher and its jobs", strict=True)

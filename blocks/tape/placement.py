@@ -10,7 +10,7 @@ from blocks.tape.recorder import Operation, Owner, Tracer, axes_by_stride, lies_
 
 
 class Destination(NamedTuple):
-    """Where a result is computed: in the memory of `tracer`, its axes in that order; `source`, all of it, lies as `tracer` does."""
+    """Where a result is computed: in the memory of `tracer`, its axes in that order. source: all of it, as `tracer` has it."""
 
     tracer: Tracer
     order: list[int]
@@ -179,7 +179,11 @@ class Placement:
     def _are_multiplied(self, source: Tracer, place: Tracer) -> bool:
         """Whether a product has both as its operands: of one matrix with itself BLAS makes another product."""
         products = [
-            {touch.number for touch in self._touches[self._key(tracer.owner)] if self._numbered[touch.number].function is np.matmul}
+            {
+                touch.number
+                for touch in self._touches[self._key(tracer.owner)]
+                if self._numbered[touch.number].function is np.matmul
+            }
             for tracer in (source, place)
         ]
         return not products[0].isdisjoint(products[1])

@@ -81,7 +81,7 @@ class Replay:
 
 
 def _constants_apart(placement: Placement) -> tuple[list[Operation], dict[Owner, list[Operation]]]:
-    """The operations, and apart from them, by result, what is copied once: numbers, and read-only arrays, written over by none."""
+    """The operations, and apart from them, by result, what is copied once: read-only arrays and numbers that none writes over."""
     rest: list[Operation] = []
     constants: dict[Owner, list[Operation]] = defaultdict(list)
     writes: dict[Owner, list[Operation]] = defaultdict(list)
@@ -89,12 +89,13 @@ def _constants_apart(placement: Placement) -> tuple[list[Operation], dict[Owner,
         writes[placement.root(operation.out.owner)].append(operation)
     for operation in placement.operations:
         out = operation.out
-        if operation.function is not np.copyto or operation.tracers or placement.root(out.owner) is not out.owner or out.owner.exists:
-            rest.append(operation)
-        elif any(other is not operation and placement.overlap(other.out, out) for other in writes[out.owner]):
-            rest.append(operation)
-        else:
+        is_fixed = operation.function is np.copyto and not operation.tracers
+        is_own = placement.root(out.owner) is out.owner and not out.owner.exists
+        others = (other for other in writes[out.owner] if other is not operation)
+        if is_fixed and is_own and not any(placement.overlap(other.out, out) for other in others):
             constants[out.owner].append(operation)
+        else:
+            rest.append(operation)
     return rest, constants
 
 
@@ -178,7 +179,8 @@ def _elementwise_calls(ufunc: np.ufunc, operands: Sequence[Any], out: Array) -> 
         # NumPy 2.4's loop gives wrong numbers where each fourth number of floats becomes each second one, and others like it.
         ufunc, operands = np.multiply, [*operands, -1]
     # Against an array NumPy's maximum is twice as fast as against one number.
-    shape = out.shape if ufunc in (np.maximum, np.minimum) else ()
+    is_extremum = ufunc in (np.maximum, np.minimum)
+    shape = out.shape if is_extremum else ()
     dtype = next(operand.dtype for operand in operands if isinstance(operand, np.ndarray))
     # With truth values NumPy counts a whole number as one of its own type.
     numbers = {"f": (int, float), "i": (int,), "u": (int,)}.get(dtype.kind, ())
@@ -190,7 +192,7 @@ def _elementwise_calls(ufunc: np.ufunc, operands: Sequence[Any], out: Array) -> 
             calls = [partial(np.copyto, out, operand)]
             operands = [out if other is operand else other for other in operands]
     # Keywords take longer; without them NumPy's maximum warns.
-    return [*calls, partial(ufunc, *operands, out=out) if shape else partial(ufunc, *operands, out)]
+    return [*calls, partial(ufunc, *operands, out=out) if is_extremum else partial(ufunc, *operands, out)]
 
 
 # Held here as long as somebody else does: calls on arrays of one shape share them.

@@ -202,9 +202,11 @@ def trained(activation, loss, rule, rates, kind="plain", lanes=None, start=None,
         loss_bound=1e4,
     )
     results = network.parameters, history.loss, history.grad_norm, history.diverged_step
-    return [[np.asarray(result[k]).tobytes() for result in results] for k in range(3)] if start is None else [
-        np.asarray(result).tobytes() for result in results
-    ]
+    return (
+        [[np.asarray(result[k]).tobytes() for result in results] for k in range(3)]
+        if start is None
+        else [np.asarray(result).tobytes() for result in results]
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -1,6 +1,7 @@
 """The tangent of what is recorded: each rule, and H v of whole networks, against JAX's forward mode."""
 
 from functools import cache
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +70,11 @@ def test_every_rule_is_jaxs(function):
     def cases(f, compare):
         """The function of what moves in every place, and in all of them."""
         if function is np.where:
-            return [lambda x, y, c: f(compare(c), x, y), lambda x, y, c: f(compare(c), y, x), lambda x, y, c: f(compare(c), x, x * y)]
+            return [
+                lambda x, y, c: f(compare(c), x, y),
+                lambda x, y, c: f(compare(c), y, x),
+                lambda x, y, c: f(compare(c), x, x * y),
+            ]
         if count == 1:
             return [lambda x, y, c: f(x), lambda x, y, c: f(x * y)]
         return [lambda x, y, c: f(x, y), lambda x, y, c: f(y, x), lambda x, y, c: f(x, x * y), lambda x, y, c: f(x * y, 0.5)]
@@ -141,7 +146,6 @@ def arctan_derivative(z, a):
     return 1 / (1 + z * z)
 
 
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_activation_without_a_rule_is_refused_by_name_when_a_hessian_is_made(monkeypatch, kind):
     monkeypatch.setitem(ACTIVATIONS, "arctan", Activation("arctan", arctan, arctan_derivative))
@@ -157,7 +161,7 @@ def test_an_activation_without_a_rule_is_refused_by_name_when_a_hessian_is_made(
 def jax_product(activation, loss, kind, sizes):
     """f(flat, x, y, v) = H v, a block's [W b] column by column in the flat vector."""
     n = Layout(sizes).sizes
-    ends = np.cumsum([units * (inputs + 1) for inputs, units in zip(n, n[1:], strict=False)])[:-1]
+    ends = np.cumsum([units * (inputs + 1) for inputs, units in pairwise(n)])[:-1]
 
     def value(flat, x, y):
         joined = [part.reshape(-1, units).T for part, units in zip(jnp.split(flat, ends), n[1:], strict=True)]
@@ -167,7 +171,7 @@ def jax_product(activation, loss, kind, sizes):
         a, g = x, JAX_ACTIVATIONS[activation]
         for index, block in enumerate(joined):
             W, b, last = block[:, :-1], block[:, -1:], index == len(joined) - 1
-            if kind == "residual" and 0 < index and not last:
+            if kind == "residual" and index > 0 and not last:
                 a = a + (W @ g(a) + b) / np.sqrt(len(joined))
                 continue
             z = W @ (oracle.standardised(a) if kind == "normalized" and index else a) + b
