@@ -75,7 +75,10 @@ def table():
 
 
 def test_a_line_of_code_is_no_docstring_no_comment_and_no_blank_line():
-    text = '"""A file.\n\nOf lines.\n"""\n\nx = 1  # a number\n\n# why\ndef f():\n    """Said."""\n    return [\n        """text""",\n    ]\n'
+    text = (
+        '"""A file.\n\nOf lines.\n"""\n\nx = 1  # a number\n\n# why\ndef f():\n    """Said."""\n'
+        '    return [\n        """text""",\n    ]\n'
+    )
     assert (lines(text), code_lines(text)) == (13, 5)
     assert functions(f"@decorated\n{text[text.index('def') :]}") == {"f": 6}
 

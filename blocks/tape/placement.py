@@ -10,7 +10,7 @@ from blocks.tape.recorder import Operation, Owner, Tracer, axes_by_stride, lies_
 
 
 class Destination(NamedTuple):
-    """Where a result is computed: in the memory of `tracer`, its axes in that order; `source`, all of it, lies as `tracer` does."""
+    """Where a result is computed: in the memory of `tracer`, its axes in that order. source: all of it, as `tracer` has it."""
 
     tracer: Tracer
     order: list[int]

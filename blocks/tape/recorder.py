@@ -210,7 +210,7 @@ def axes_by_stride(array: Array) -> list[int]:
     return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
 
 
-def may_change(array: Array) -> bool:
+def may_change(array: Any) -> bool:
     """Whether anybody may write into an array's memory."""
     memory: Any = array
     while isinstance(memory, np.ndarray):
@@ -322,7 +322,7 @@ class Tracer(NDArrayOperatorsMixin):
         return self.tape.call(ufunc, operands, target)
 
     def _extremum(self, ufunc: np.ufunc, axis: Any, keepdims: Any) -> "Tracer":
-        if type(axis) is not int or keepdims is not True:
+        if type(axis) is not int or keepdims is not True or not -self.ndim <= axis < self.ndim:
             refuse(f"{ufunc.__name__}.reduce with axis={axis} and keepdims={keepdims}")
         shape = list(self.shape)
         shape[axis] = 1

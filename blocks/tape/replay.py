@@ -86,7 +86,7 @@ def _part(operand: Any, index: tuple[Any, ...], shape: tuple[int, ...], memory: 
 
 
 def _constants_apart(placement: Placement) -> tuple[list[Operation], dict[Owner, list[Operation]]]:
-    """The operations, and apart from them, by result, what is copied once: numbers, and read-only arrays, written over by none."""
+    """The operations, and apart from them, by result, what is copied once: read-only arrays and numbers that none writes over."""
     rest: list[Operation] = []
     constants: dict[Owner, list[Operation]] = defaultdict(list)
     writes: dict[Owner, list[Operation]] = defaultdict(list)
@@ -94,16 +94,13 @@ def _constants_apart(placement: Placement) -> tuple[list[Operation], dict[Owner,
         writes[placement.root(operation.out.owner)].append(operation)
     for operation in placement.operations:
         out = operation.out
-        if (
-            operation.function is not np.copyto
-            or operation.tracers
-            or placement.root(out.owner) is not out.owner
-            or out.owner.exists
-            or any(other is not operation and placement.overlap(other.out, out) for other in writes[out.owner])
-        ):
-            rest.append(operation)
-        else:
+        is_fixed = operation.function is np.copyto and not operation.tracers
+        is_own = placement.root(out.owner) is out.owner and not out.owner.exists
+        others = (other for other in writes[out.owner] if other is not operation)
+        if is_fixed and is_own and not any(placement.overlap(other.out, out) for other in others):
             constants[out.owner].append(operation)
+        else:
+            rest.append(operation)
     return rest, constants
 
 

@@ -1,6 +1,7 @@
 """The tangent of what is recorded: each rule, and H v of whole networks, against JAX's forward mode."""
 
 from functools import cache
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -160,7 +161,7 @@ def test_an_activation_without_a_rule_is_refused_by_name_when_a_hessian_is_made(
 def jax_product(activation, loss, kind, sizes):
     """f(flat, x, y, v) = H v, a block's [W b] column by column in the flat vector."""
     n = Layout(sizes).sizes
-    ends = np.cumsum([units * (inputs + 1) for inputs, units in zip(n, n[1:], strict=False)])[:-1]
+    ends = np.cumsum([units * (inputs + 1) for inputs, units in pairwise(n)])[:-1]
 
     def value(flat, x, y):
         joined = [part.reshape(-1, units).T for part, units in zip(jnp.split(flat, ends), n[1:], strict=True)]

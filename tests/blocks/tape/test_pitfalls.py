@@ -152,6 +152,7 @@ METHODS = {
     "maximum.reduce with axis=None": lambda x, y: np.maximum.reduce(x, axis=None, keepdims=True),
     "maximum.reduce with axis=0 and keepdims=False": lambda x, y: np.maximum.reduce(x, axis=0, keepdims=False),
     "maximum.reduce with axis=\\(0, 1\\)": lambda x, y: np.maximum.reduce(x, axis=(0, 1), keepdims=True),
+    "maximum.reduce with axis=-1 and keepdims=True": lambda x, y: np.maximum.reduce(x[0, 0], axis=-1, keepdims=True),
     "maximum.reduce with no keywords": lambda x, y: np.maximum.reduce(x),
     "matmul of shapes": lambda x, y: x @ y[0],
 }
@@ -505,6 +506,11 @@ def test_numbers_and_arrays_of_one_number_promote_as_numpy_has_it():
     assert recording(lambda x, wide: x * wide, single, np.array(0.1)).dtype == np.float64
 
 
+@pytest.mark.usefixtures("machine")
+def test_arrays_of_one_number_have_every_ufunc():
+    assert_replays(lambda x, y: (np.maximum(x, y) + np.minimum(x, 0) * np.tanh(y), np.where(x > y, x, -y)), random(), random())
+
+
 @pytest.mark.usefixtures("machine", "part")
 def test_truth_values_count_as_numpy_has_it():
     assert_replays(lambda x: ((x > 0) + 1, (x > 0) * 2, (x > 0) * 0.5, (x > 0) & (x < 1), (x > 0) * x), random(*SHAPE))
@@ -553,8 +559,7 @@ READS = {
     "the array's item": lambda x, y: x.item(),
     "the array's tolist": lambda x, y: x.tolist(),
     "the array's all": lambda x, y: (x > 0).all(),
-    "a loop over a recorded array": lambda x, y: [row for row in x],
-    "a loop over": lambda x, y: list(x),
+    "a loop over a recorded array": lambda x, y: list(x),
     "loop over a recorded array": lambda x, y: sum(x),
     r"has no len\(\)": lambda x, y: len(x),
     "unhashable": lambda x, y: {x: y},
