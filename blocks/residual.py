@@ -13,10 +13,7 @@ from blocks.parameters import above_ones, join
 
 @dataclass
 class ResidualCache(Cache):
-    """What forward leaves for backward: x = g(a_prev) stands where other blocks keep a_prev.
-
-    skip: (..., n_{l-1}, m) a_prev.
-    """
+    """What forward leaves for backward: x = g(a_prev) stands where other blocks keep a_prev; skip: (..., n_{l-1}, m) a_prev."""
 
     skip: Array
 

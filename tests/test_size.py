@@ -4,7 +4,6 @@ A line of code has a token of code: no docstring, no comment, no blank line.
 """
 
 import ast
-import sys
 import token
 import tokenize
 from pathlib import Path
@@ -106,90 +105,3 @@ def test_no_function_is_longer_than_a_page():
 
 
 # What imports what.
-
-
-def modules(*folders):
-    """{name: (text, whether it is a package)} of all modules below; a plugin's package begins below `plugins`."""
-    found = {}
-    for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            parts = path.relative_to(ROOT).with_suffix("").parts
-            parts = parts[2:] if parts[:2] == ("experiments", "plugins") else parts
-            is_package = parts[-1] == "__init__"
-            found[".".join(parts[:-1] if is_package else parts)] = path.read_text(), is_package
-    return found
-
-
-def imported(name, text, is_package, known):
-    """The modules that one imports at any level, in functions too; of a package's names the modules where they are defined."""
-    found = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                package = name.split(".") if is_package else name.split(".")[:-1]
-                base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [base])])
-            for alias in node.names:
-                below = f"{base}.{alias.name}"
-                found.add(below if below in known else base)
-    return {module for module in found if module in known and module != name}
-
-
-def circles(graph):
-    """The strongly connected components of more than one module (Tarjan 1972)."""
-    number, low, stack, found = {}, {}, [], []
-
-    def visit(node):
-        number[node] = low[node] = len(number)
-        stack.append(node)
-        for below in graph[node]:
-            if below not in number:
-                visit(below)
-            if below in stack:
-                low[node] = min(low[node], low[below])
-        if low[node] == number[node]:
-            component = stack[stack.index(node) :]
-            del stack[stack.index(node) :]
-            if len(component) > 1:
-                found.append(sorted(component))
-
-    for node in graph:
-        if node not in number:
-            visit(node)
-    return found
-
-
-def graph_of(*folders):
-    found = modules(*folders)
-    return {name: imported(name, text, is_package, found) for name, (text, is_package) in found.items()}
-
-
-def test_a_circle_would_be_found():
-    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
-    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
-    known = {"p", "p.a", "p.b", "p.q", "p.q.c"}
-    text = "from p import a\nfrom .b import x\ndef f():\n    from ..p.q import c, y\n    import p.q.c\nimport os\n"
-    assert imported("p.d", text, False, known) == {"p.a", "p.b", "p.q", "p.q.c"}
-    assert imported("p.q.c", "from ..b import x\nfrom . import y\nfrom .. import a", False, known) == {"p.b", "p.q", "p.a"}
-    assert imported("p.q", "from .c import x\nfrom ..a import y", True, known) == {"p.q.c", "p.a"}
-
-
-def test_the_engine_imports_in_no_circle_and_nothing_above_it():
-    graph = graph_of("blocks")
-    assert graph["blocks.network"] >= {"blocks.block", "blocks.residual", "blocks.normalized"}
-    assert circles(graph) == []
-    above = {name: found for name, found in graph_of("blocks", "experiments").items() if name.startswith("blocks")}
-    assert not [
-        name for name, found in above.items() if any(other.startswith(("experiments", "hydra_plugins")) for other in found)
-    ]
-
-
-@pytest.mark.xfail(reason="benchmarks.compiled and benchmarks.sweep, the launcher and its jobs", strict=True)
-def test_the_experiments_import_in_no_circle():
-    assert circles(graph_of("blocks", "experiments")) == []
-
-
-if __name__ == "__main__":
-    sys.stdout.write(f"{table()}\n")

@@ -48,6 +48,9 @@ def test_no_imports_go_round_in_a_circle():
     sources = {name: file.read_text(encoding="utf-8") for name, file in modules().items()}
     assert {"blocks.block", "experiments.train", "hydra_plugins.depth_laboratory.launcher"} <= sources.keys()
     assert circle(sources) is None
+    for name, source in sources.items():
+        if name.startswith("blocks"):
+            assert not [above for above in imported(source, sources) if not above.startswith("blocks")]
 
 
 @pytest.mark.parametrize("back", ["import a.b", "from a import b", "from a.b import x", "def f():\n    from a.b import x"])
