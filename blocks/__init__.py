@@ -8,6 +8,7 @@ from blocks.history import History
 from blocks.initializers import INITIALIZERS
 from blocks.instruments import INSTRUMENTS, Instrument
 from blocks.losses import LOSSES, Loss
+from blocks.machine import Machine
 from blocks.network import KINDS, Network
 from blocks.normalized import Normalized
 from blocks.optimizers import OPTIMIZERS, Adam, GradientDescent, Momentum, Nesterov, Optimizer
@@ -31,6 +32,7 @@ __all__ = [
     "History",
     "Instrument",
     "Loss",
+    "Machine",
     "Momentum",
     "Nesterov",
     "Network",
