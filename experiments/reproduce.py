@@ -21,7 +21,7 @@ from experiments.run.config import Config, UserError, printable
 from experiments.run.data import Task, task
 from experiments.run.environment import uncommitted
 from experiments.run.interrupts import end_in_order, raise_lost_interrupt
-from experiments.run.machine import as_recorded
+from experiments.run.machine import as_recorded, settle
 from experiments.run.pool import Pool, cores
 from experiments.run.stack import Trained, check_size, plan, train_stack, work
 from experiments.run.trust import ALLOWS, from_record
@@ -126,6 +126,8 @@ def main() -> None:
         parser.error("RUN_ID, --sweep or --all must say which runs")
     if arguments.tolerance is not None and not arguments.tolerance > 0:
         parser.error(f"--tolerance is {arguments.tolerance}, it must be above 0")
+    # Each run is trained again as it was; what is not trained, the data, as most are.
+    settle("portable")
     from experiments.record.reading import Archive
 
     try:

@@ -26,6 +26,7 @@ from experiments.record.address import absolute, check_reachable
 from experiments.record.identity import trajectory_hash
 from experiments.run.config import TrackingConfig, UserError, composed, register, typed
 from experiments.run.interrupts import end_in_order
+from experiments.run.machine import settle
 from experiments.run.paper import agreement
 from experiments.run.stack import train_stack
 from experiments.scikit_learn import ReorderedAdam, trained_as_theirs
@@ -378,6 +379,7 @@ def main() -> None:
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI")
     parser.add_argument("--no-record", action="store_true", help="print the table and record nothing")
     arguments = parser.parse_args()
+    settle("portable")
     try:
         if not arguments.no_record:
             check_reachable(absolute(arguments.uri))

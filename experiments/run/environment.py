@@ -31,6 +31,7 @@ def environment() -> dict[str, str]:
         "blas": machine.blas,
         "blas_kernel": machine.kernel,
         "simd": " ".join(machine.targets),
+        "machine": "portable" if machine.is_portable else "native",
         "scikit-learn": version_of("scikit-learn"),
         "hydra-core": version_of("hydra-core"),
         "mlflow": version_of("mlflow"),

@@ -46,8 +46,10 @@ HELD = variables("Haswell", ["X86_V3"])
 # As a user types them.
 TYPED = " ".join(f"{name}={shlex.quote(value)}" for name, value in HELD.items())
 CALLER = "DEPTH_LABORATORY_CALLER"
-# What the variables were before this process started itself again, None where it has not. What it starts must not see that.
-_caller: dict[str, str | None] | None = json.loads(os.environ.pop(CALLER, "null"))
+# What the variables were before this process started itself again, None where it has not, and why it is without them again.
+# What it starts must not see that.
+_caller: dict[str, str | None] | None
+_caller, _reason = json.loads(os.environ.pop(CALLER, '[null, ""]'))
 # A command changes its environment on its way, but starts again as it was started.
 _environ = dict(os.environ)
 
@@ -66,8 +68,7 @@ def begin() -> None:
         try:
             import numpy  # noqa: F401
         except RuntimeError:
-            # A NumPy that was built for AVX-512 alone cannot be without.
-            _start_again(_caller)
+            _start_again(_caller, "this NumPy was built for newer processors alone")
 
 
 def settle(asked: str) -> str:
@@ -87,9 +88,12 @@ def settle(asked: str) -> str:
         os.environ.update(HELD)
         return ""
     main = getattr(sys.modules.get("__main__"), "__spec__", None)
-    if _caller is None and has_avx2() and main is not None and main.name in COMMANDS:
-        _start_again(HELD)
-    return f"machine=portable cannot be had here, it is trained native: {_obstacle(here)}"
+    if main is not None and main.name in COMMANDS:
+        if _caller is None and not held() and has_avx2():
+            _start_again(HELD)
+        if _caller is not None and held() and not _reason:
+            _start_again(_caller, _obstacle(here))
+    return f"machine=portable cannot be had here, it is trained native: {_reason or _obstacle(here)}"
 
 
 def held() -> dict[str, str]:
@@ -116,6 +120,8 @@ def as_recorded(environment: Mapping[str, str]) -> dict[str, str]:
             f"it was trained with OpenBLAS's kernel {kernel} and NumPy's targets {' '.join(targets)}, which need a processor "
             f"with {', '.join(missing)}; --tolerance compares with what this one has"
         )
+    if _reason and variables(kernel, targets) == HELD:
+        raise ValueError(f"it was trained portable, and {_reason}; --tolerance compares with what this one has")
     return variables(kernel, targets)
 
 
@@ -135,19 +141,24 @@ def flags() -> frozenset[str]:
 
 
 def _obstacle(here: "Machine") -> str:
+    """Why a process that computes so is not portable."""
+    from blocks.machine import PORTABLE
+
     if platform.machine() not in ("x86_64", "AMD64"):
         return f"it needs an x86-64 processor with AVX2, this one is {platform.machine()}"
     if not here.blas.startswith("openblas"):
         return f"it needs a NumPy with OpenBLAS, this one has {here.blas}"
     if not has_avx2():
         return "it needs an x86-64 processor with AVX2, which this one is not known to have"
+    if (here.kernel, here.targets) == PORTABLE:
+        return f"on this processor {here.blas} adds up in an order of its own, as 0.3.34 does with AMD's AVX-512"
     return f"NumPy is {here} and stays so; a process is portable that is started with {TYPED}"
 
 
-def _start_again(values: Mapping[str, str | None]) -> None:
+def _start_again(values: Mapping[str, str | None], reason: str = "") -> None:
     """This process becomes the one that it was when it started, with those variables; None is without."""
     before = _caller if _caller is not None else {name: _environ.get(name) for name in HELD}
-    changed = {**_environ, **values, CALLER: json.dumps(before)}
+    changed = {**_environ, **values, CALLER: json.dumps([before, reason])}
     sys.stdout.flush()
     sys.stderr.flush()
     environ = {name: value for name, value in changed.items() if value is not None}

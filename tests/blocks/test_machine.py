@@ -45,6 +45,14 @@ def test_the_way_of_small_products_is_that_of_the_kernels_in_use():
     assert here(OPENBLAS_CORETYPE="Haswell")[-2:] == ["False", "False"]
 
 
+def test_another_order_of_addition_is_not_portable(monkeypatch):
+    """As of OpenBLAS 0.3.34 on an AMD processor with AVX-512, which names Haswell's kernels all the same."""
+    held = Machine("2.5.5", "openblas 0.3.34", *machine.PORTABLE)
+    for product, is_portable in ((machine.PRODUCT, True), ("another", False)):
+        monkeypatch.setattr(machine, "_product", lambda product=product: product)
+        assert held.is_portable == is_portable
+
+
 @pytest.mark.parametrize("library", ["mkl", "flexiblas"])
 def test_another_blas_is_not_portable_whatever_it_says(library, monkeypatch):
     loaded = {

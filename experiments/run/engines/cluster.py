@@ -22,7 +22,7 @@ HELD = 2
 # What must be the same everywhere, or a run's bits and its record would depend on which worker trained it.
 ALIKE = ("package", "numpy", "git.commit")
 # In a sweep that is portable.
-MACHINE = ("blas_kernel", "simd")
+MACHINE = ("machine", "blas_kernel", "simd")
 # A worker with several threads works on one item at a time: BLAS's number of threads is one for the whole process.
 ALONE = threading.Lock()
 

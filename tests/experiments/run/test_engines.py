@@ -118,10 +118,15 @@ def native_worker(monkeypatch):
     """This process as a worker that was started without the variables, and what a portable sweep expects of it."""
     if not machine.has_avx2():
         pytest.skip("no process is portable here")
-    monkeypatch.setattr(engine, "environment", lambda: {**environment(), "blas_kernel": "SkylakeX", "simd": "X86_V3 X86_V4"})
+    monkeypatch.setattr(engine, "environment", lambda: {**environment(), "machine": "native", "blas_kernel": "SkylakeX"})
     for name in machine.HELD:
         monkeypatch.delenv(name)
-    return {**{key: environment()[key] for key in engine.ALIKE}, "blas_kernel": "Haswell", "simd": "X86_V3"}
+    return {
+        **{key: environment()[key] for key in engine.ALIKE},
+        "machine": "portable",
+        "blas_kernel": "Haswell",
+        "simd": "X86_V3",
+    }
 
 
 def test_a_worker_that_was_started_native_has_a_portable_process_work(native_worker):
@@ -140,8 +145,8 @@ def test_a_worker_that_was_started_native_has_a_portable_process_work(native_wor
 
 
 def test_a_worker_that_cannot_be_portable_is_refused_by_name(native_worker, monkeypatch):
-    line = r"^its worker on \S+ has blas_kernel 'SkylakeX' instead of 'Haswell', simd 'X86_V3 X86_V4' instead of 'X86_V3'$"
-    with pytest.raises(UserError, match=r"^its worker on \S+ has numpy .* instead of 'another', blas_kernel"):
+    line = r"^its worker on \S+ has machine 'native' instead of 'portable', blas_kernel 'SkylakeX' instead of 'Haswell'$"
+    with pytest.raises(UserError, match=r"^its worker on \S+ has numpy .* instead of 'another', machine 'native'"):
         work({**native_worker, "numpy": "another"}, os.getpid)
     monkeypatch.setattr(engine, "has_avx2", lambda: False)
     with pytest.raises(UserError, match=line):

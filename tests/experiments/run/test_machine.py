@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -193,17 +194,87 @@ def test_a_process_that_is_no_command_never_starts_again(monkeypatch):
     assert settle("native") == ""
 
 
+class StartedAgain(Exception):
+    """With this environment."""
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """This process as a command that a user with an OPENBLAS_CORETYPE of his own has typed; it raises where it starts again."""
+
+    def execve(file, arguments, environ):
+        assert [file, *sys.orig_argv[1:]] == [sys.executable, *arguments[1:]]
+        raise StartedAgain(environ)
+
+    monkeypatch.setattr(os, "execve", execve)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", SimpleNamespace(name="experiments.train"))
+    monkeypatch.setattr(machine, "_environ", {"OPENBLAS_CORETYPE": "Zen", "HOME": "/"})
+    monkeypatch.setattr(machine, "flags", lambda: frozenset(["avx2"]))
+    for name in HELD:
+        monkeypatch.delenv(name, raising=False)
+
+    def started(environ):
+        """The next process."""
+        for name in HELD:
+            if name in environ:
+                monkeypatch.setenv(name, environ[name])
+            else:
+                monkeypatch.delenv(name, raising=False)
+        caller, reason = json.loads(environ[machine.CALLER])
+        monkeypatch.setattr(machine, "_caller", caller)
+        monkeypatch.setattr(machine, "_reason", reason)
+
+    return started
+
+
+def test_a_command_that_holding_does_not_make_portable_gives_back_what_it_was_given(command, monkeypatch):
+    """As OpenBLAS 0.3.34 on a Zen 4: Haswell's kernels, and another order of addition."""
+    monkeypatch.setattr("blocks.machine._product", lambda: "another")
+    monkeypatch.setattr(Machine, "here", lambda: Machine("2.5.5", "openblas 0.3.34", "SkylakeX", ("X86_V3", "X86_V4")))
+    with pytest.raises(StartedAgain) as held:
+        settle("portable")
+    assert {**HELD, "HOME": "/"}.items() <= held.value.args[0].items()
+    command(held.value.args[0])
+    monkeypatch.setattr(Machine, "here", lambda: Machine("2.5.5", "openblas 0.3.34", "Haswell", ("X86_V3",)))
+    with pytest.raises(StartedAgain) as given_back:
+        settle("portable")
+    assert {name: given_back.value.args[0].get(name) for name in HELD} == {
+        "OPENBLAS_CORETYPE": "Zen",
+        "NPY_DISABLE_CPU_FEATURES": None,
+    }
+    command(given_back.value.args[0])
+    monkeypatch.setattr(Machine, "here", lambda: Machine("2.5.5", "openblas 0.3.34", "SkylakeX", ("X86_V3", "X86_V4")))
+    line = "on this processor openblas 0.3.34 adds up in an order of its own, as 0.3.34 does with AMD's AVX-512"
+    assert settle("portable") == f"machine=portable cannot be had here, it is trained native: {line}"
+    assert settle("native") == ""
+    with pytest.raises(ValueError, match="it was trained portable, and on this processor openblas 0"):
+        as_recorded({"blas_kernel": "Haswell", "simd": "X86_V3"})
+
+
+def test_native_is_what_the_caller_s_environment_says(command, monkeypatch):
+    assert settle("native") == ""
+    command({**HELD, machine.CALLER: json.dumps([{"OPENBLAS_CORETYPE": "Zen", "NPY_DISABLE_CPU_FEATURES": ""}, ""])})
+    with pytest.raises(StartedAgain) as given_back:
+        settle("native")
+    assert {name: given_back.value.args[0][name] for name in HELD} == {"OPENBLAS_CORETYPE": "Zen", "NPY_DISABLE_CPU_FEATURES": ""}
+    command(given_back.value.args[0])
+    assert settle("native") == ""
+
+
 def test_a_numpy_that_cannot_be_without_avx_512_is_left_native(lab):
     """NumPy refuses to be imported without a target that it was built for; this one was built for X86_V2."""
     code = (
         "import sys, experiments.run.machine as m; m.HELD = m.HELD | {'NPY_DISABLE_CPU_FEATURES': 'X86_V2'};"
         "sys.argv = ['-m', 'x']; m.begin();"
-        "import numpy, os; print(sorted(m.HELD.items() & os.environ.items()), m._caller)"
+        "import numpy, os; print(sorted(m.HELD.items() & os.environ.items()), m._caller, m._reason)"
     )
     command = [sys.executable, "-c", code, "experiments.train", "x"]
     own = {key: value for key, value in os.environ.items() if key not in HELD}
     done = subprocess.run(command, env=own, capture_output=True, text=True, check=False)
-    assert done.stdout == "[] {'OPENBLAS_CORETYPE': None, 'NPY_DISABLE_CPU_FEATURES': None}\n", done.stderr
+    assert (
+        done.stdout
+        == "[] {'OPENBLAS_CORETYPE': None, 'NPY_DISABLE_CPU_FEATURES': None} this NumPy was built for newer processors alone\n"
+    ), done.stderr
 
 
 def test_numpy_is_not_imported_by_what_holds_the_variables():
