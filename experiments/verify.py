@@ -379,7 +379,7 @@ def main() -> None:
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI")
     parser.add_argument("--no-record", action="store_true", help="print the table and record nothing")
     arguments = parser.parse_args()
-    settle("portable")
+    reason = settle("portable")
     try:
         if not arguments.no_record:
             check_reachable(absolute(arguments.uri))
@@ -392,7 +392,7 @@ def main() -> None:
             with threadpool_limits(1, user_api="blas"):
                 rows += list(SECTIONS[name]())
     print(text(rows))
-    print(Machine.here())
+    print(reason or Machine.here())
     try:
         if not arguments.no_record:
             record(rows, TrackingConfig(uri=arguments.uri))
