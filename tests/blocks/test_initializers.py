@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -58,6 +62,26 @@ def test_orthogonal_weights_of_a_matrix_that_is_nearly_singular_are_orthogonal()
     rows = rng.normal(size=20) + 1e-9 * rng.normal(size=(5, 20))
     Q = _orthonormal(rows)
     np.testing.assert_allclose(Q @ Q.T, np.eye(5), rtol=0, atol=1e-14)
+
+
+ORTHOGONAL = """
+import hashlib, numpy as np
+from blocks.initializers import orthogonal
+weights = [orthogonal(np.random.default_rng(n), n, k, 2.0) for n, k in ((64, 64), (3, 8), (100, 37), (129, 129), (10, 64))]
+print(hashlib.sha256(b"".join(W.tobytes() for W in weights)).hexdigest())
+"""
+
+
+def test_orthogonal_weights_have_the_same_bits_whatever_code_the_processor_runs():
+    machines = [
+        {"OPENBLAS_CORETYPE": "Haswell"},
+        {"OPENBLAS_CORETYPE": "SandyBridge"},
+        {"OPENBLAS_CORETYPE": "Nehalem", "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR"},
+    ]
+    command = [sys.executable, "-c", ORTHOGONAL]
+    assert 1 == len(
+        {subprocess.run(command, env=os.environ | environ, capture_output=True, check=True).stdout for environ in machines}
+    )
 
 
 def test_zeros_and_gain_zero_are_zero():
