@@ -6,11 +6,12 @@ from blocks.block import Block, Cache
 from blocks.history import History
 from blocks.initializers import INITIALIZERS
 from blocks.losses import LOSSES, Loss
+from blocks.machine import Machine
 from blocks.measure.gradient_check import check_block, check_network
 from blocks.measure.instruments import INSTRUMENTS, Instrument
 from blocks.network import KINDS, Network
 from blocks.normalized import Normalized
-from blocks.optimizers import OPTIMIZERS, Adam, GradientDescent, Momentum, Nesterov, Optimizer
+from blocks.optimizers import OPTIMIZERS, Adam, GradientDescent, Momentum, Nesterov, Optimizer, RMSProp
 from blocks.residual import Residual
 from blocks.schedules import SCHEDULES
 from blocks.training import reshuffled, train
@@ -31,11 +32,13 @@ __all__ = [
     "History",
     "Instrument",
     "Loss",
+    "Machine",
     "Momentum",
     "Nesterov",
     "Network",
     "Normalized",
     "Optimizer",
+    "RMSProp",
     "Residual",
     "check_block",
     "check_network",

@@ -7,11 +7,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from blocks.machine import Machine
+
 Array = NDArray[Any]
 # A computation with its arrays in place: called again and again, it looks nothing up.
 Call = Callable[[], Any]
 T = TypeVar("T")
-AVX_512 = not {"X86_V4", "AVX512_SKX"}.isdisjoint(np.show_config(mode="dicts")["SIMD Extensions"]["found"])
+# Where a process is portable, it is not.
+AVX_512 = Machine.here().kernel in ("SkylakeX", "Cooperlake", "Sapphirerapids")
 TINY, SMALL = 1200, 10**6
 # Numbers that calls one after another go through at a time, so that they stay in the cache from call to call.
 PART = 32768

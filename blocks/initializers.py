@@ -58,10 +58,23 @@ def _he(n: int, n_prev: int) -> float:
 def orthogonal(rng: np.random.Generator, n: int, n_prev: int, gain: float) -> Array:
     """The orthonormal factor of a Gaussian matrix, uniform over such matrices, times sqrt(gain)."""
     tall = rng.normal(size=(max(n, n_prev), min(n, n_prev)))
-    Q, R = np.linalg.qr(tall)
-    # Without the signs of R's diagonal, Q is not uniformly distributed (Mezzadri 2007).
-    Q *= np.sign(np.diag(R))
-    return np.sqrt(gain) * (Q if n >= n_prev else Q.T)
+    Q = np.sqrt(gain) * _orthonormal(np.ascontiguousarray(tall.T))
+    return Q.T if n >= n_prev else Q
+
+
+def _orthonormal(rows: Array) -> Array:
+    """(k, n) from (k, n), k <= n, in place: Q^T of (k, n)^T = Q R with a positive diagonal of R.
+
+    By Gram-Schmidt, each row taken out of all later ones. Without a positive diagonal Q would not be uniformly distributed
+    (Mezzadri 2007). Not by LAPACK, whose last bits are another version's too: products and sums of NumPy's own are in every one
+    the same.
+    """
+    # Once loses as many digits of orthogonality as the matrix is ill-conditioned, twice none (Giraud et al. 2005).
+    for _ in range(2):
+        for k, row in enumerate(rows, 1):
+            row /= np.sqrt((row * row).sum())
+            rows[k:] -= (rows[k:] * row).sum(axis=-1, keepdims=True) * row
+    return rows
 
 
 INITIALIZERS: dict[str, Law] = {

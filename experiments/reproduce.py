@@ -21,6 +21,7 @@ from experiments.run.config import Config, UserError, printable
 from experiments.run.data import Task, task
 from experiments.run.environment import uncommitted
 from experiments.run.interrupts import end_in_order, raise_lost_interrupt
+from experiments.run.machine import as_recorded, settle
 from experiments.run.pool import Pool, cores
 from experiments.run.stack import Trained, check_size, plan, train_stack, work
 from experiments.run.trust import ALLOWS, from_record
@@ -68,33 +69,46 @@ def reproduce(runs: Sequence["Recorded"], allow: Sequence[str], tolerance: float
     """Train the runs again, those that share shapes, data and order as stacks, and judge each."""
     verdicts: dict[str, Verdict] = {}
     ready: list[tuple[Recorded, Files, Config, Task]] = []
+    # The variables with which processes compute as the records' did -> places in `ready`.
+    machines: dict[tuple[tuple[str, str], ...], list[int]] = {}
     for run in runs:
         try:
             kept = run.files()
             config = from_record(kept.config, allow)
             of = task(config)
             check_size(config, of)
+            machines.setdefault(tuple(_variables(kept, tolerance).items()), []).append(len(ready))
             ready.append((run, kept, config, of))
         except UserError as error:
             verdicts[run.run_id] = Verdict(run, False, str(error))
     configs, tasks = [config for _, _, config, _ in ready], [of for *_, of in ready]
-    stacks = plan(configs, tasks)
-    items = [([configs[k] for k in stack], tasks[stack[0]]) for stack in stacks]
-    weights = [work(configs[stack[0]], tasks[stack[0]]) * len(stack) for stack in stacks]
-    with (
-        tqdm(total=sum(weights), bar_format=BAR, disable=None) as bar,
-        Pool(train_stack, items, cores()) as pool,
-    ):
-        for number, trained in pool.results(raise_lost_interrupt, 1.0):
-            for lane, index in enumerate(stacks[number]):
-                run, kept, _, of = ready[index]
-                if isinstance(trained, Exception):
-                    verdicts[run.run_id] = Verdict(run, False, f"could not be trained again: {trained}")
-                else:
-                    verdicts[run.run_id] = judge(run, kept, trained[lane], of, tolerance)
-            bar.update(weights[number])
-            bar.set_description_str(f"{len(verdicts)}/{len(runs)} runs")
+    whole = sum(work(config, of) for config, of in zip(configs, tasks, strict=True))
+    with tqdm(total=whole, bar_format=BAR, disable=None) as bar:
+        for machine, members in machines.items():
+            some = plan([configs[k] for k in members], [tasks[k] for k in members])
+            stacks = [[members[k] for k in stack] for stack in some]
+            items = [([configs[k] for k in stack], tasks[stack[0]]) for stack in stacks]
+            with Pool(train_stack, items, cores(), dict(machine)) as pool:
+                for number, trained in pool.results(raise_lost_interrupt, 1.0):
+                    for lane, index in enumerate(stacks[number]):
+                        run, kept, _, of = ready[index]
+                        if isinstance(trained, Exception):
+                            verdicts[run.run_id] = Verdict(run, False, f"could not be trained again: {trained}")
+                        else:
+                            verdicts[run.run_id] = judge(run, kept, trained[lane], of, tolerance)
+                        bar.update(work(configs[index], of))
+                    bar.set_description_str(f"{len(verdicts)}/{len(runs)} runs")
     return [verdicts[run.run_id] for run in runs]
+
+
+def _variables(kept: Files, tolerance: float | None) -> dict[str, str]:
+    """See `as_recorded`; where that cannot be had and bits are not asked for, those of this process."""
+    try:
+        return as_recorded(kept.environment)
+    except ValueError as error:
+        if tolerance is None:
+            raise UserError(str(error)) from None
+        return {}
 
 
 @end_in_order()
@@ -112,6 +126,8 @@ def main() -> None:
         parser.error("RUN_ID, --sweep or --all must say which runs")
     if arguments.tolerance is not None and not arguments.tolerance > 0:
         parser.error(f"--tolerance is {arguments.tolerance}, it must be above 0")
+    # Each run is trained again as it was; what is not trained, the data, as most are.
+    settle("portable")
     from experiments.record.reading import Archive
 
     try:

@@ -22,7 +22,7 @@ from experiments.record.address import StoreError, absolute, anchor, may_know
 from experiments.record.identity import SURROUNDINGS, fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
 from experiments.record.ownership import VARIABLE, TakenOver
-from experiments.run.config import Config, UserError, flat, run_name, shown, sweep_name, typed, varied, words
+from experiments.run.config import Config, UserError, flat, run_name, settled, shown, sweep_name, typed, varied, words
 from experiments.run.engines import Engine, Loky, connect
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import defer_interrupts, raise_lost_interrupt
@@ -101,8 +101,16 @@ class Sweep:
         self.configs: list[Config] = []
         self.fingerprints: list[str] = []
         check_folder("hydra.sweep.dir", folder)
+        asked, self.reason = "", ""
         for cfg, job_folder in jobs:
             config = typed(cfg)
+            if asked not in ("", config.machine):
+                raise UserError(
+                    f"machine differs between job 0 and job {len(self.configs)}: {asked!r} and {config.machine!r}; "
+                    "the processes of a sweep have one, it must be the same"
+                )
+            asked = config.machine
+            config, self.reason = settled(config)
             self.fingerprints.append(fingerprint(config, check_run(config).dataset.digest))
             check_folder("hydra.sweep.subdir", job_folder)
             self.configs.append(config)
@@ -275,6 +283,8 @@ class Sweep:
         with contextlib.ExitStack() as entered:
             self.engine = entered.enter_context(connect(*self.cluster))
             print(self._task())
+            if self.reason:
+                print(self.reason)
             if tracking.enabled and may_know(absolute(tracking.uri), fingerprint_of_sweep(self.fingerprints)):
                 with contextlib.ExitStack() as failed:
                     failed.push(lambda kind, error, trace: self._close(error))

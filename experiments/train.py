@@ -25,7 +25,7 @@ from experiments.record.identity import fingerprint
 from experiments.record.outbox import Outbox
 from experiments.run import config as schema
 from experiments.run import grid
-from experiments.run.config import CONF, Config, UserError, register, run_name, typed
+from experiments.run.config import CONF, Config, UserError, register, run_name, settled, typed
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import defer_interrupts, end_in_order
 from experiments.run.loaders import needing_allowance
@@ -51,8 +51,10 @@ def train(cfg: DictConfig) -> Result:
     hydra_config = HydraConfig.get()
     # With hydra.job.chdir, this is another folder than the one that the command was typed in.
     with contextlib.chdir(hydra_config.runtime.cwd):
-        config = typed(cfg)
+        config, reason = settled(typed(cfg))
         sweep = parent_of_job()
+        if reason and not sweep:
+            print(reason)
         config = replace(config, tracking=sweep.tracking if sweep else anchor(config.tracking))
         of = task(config)
     steps = steps_of(config, of)
@@ -152,7 +154,7 @@ class CheckRun(Callback):
             with job_context(config, "hydra.run.dir") as task:
                 check_logging(config)
                 check_log_files(config)
-                checked = typed(task)
+                checked, _ = settled(typed(task))
                 check_run(checked)
                 check_folder("hydra.run.dir", config.hydra.runtime.output_dir)
                 check_tracking(checked.tracking)

@@ -34,7 +34,7 @@ from experiments.record.tiles import Tiles, assemble, bands, rows_of
 from experiments.run import paper
 from experiments.run.boundary import Dimension, beside, box_sizes, dimension
 from experiments.run.bounded import text
-from experiments.run.config import UserError, composed, flat, register
+from experiments.run.config import UserError, composed, flat, register, settled
 from experiments.run.data import load
 from experiments.run.engines import Engine, connect
 from experiments.run.folder import check_folder, hold
@@ -335,6 +335,9 @@ def _mark(config: MappedConfig) -> str:
 
 def run_map(config: MappedConfig) -> None:
     """Check, train, record."""
+    config, reason = settled(config)
+    if reason:
+        print(reason)
     check_trainable(config)
     # A zoom's first map has the tiles of the map without a zoom.
     mark = _mark(_window(config))

@@ -5,6 +5,7 @@ Exit status 1 where one of them is not reproduced. The table is logged to MLflow
 
 import argparse
 import contextlib
+import json
 import math
 import os
 import sys
@@ -17,16 +18,19 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from blocks import GradientDescent, Momentum, Nesterov, Network, Optimizer, losses, train
+from blocks import GradientDescent, Machine, Momentum, Nesterov, Network, Optimizer, losses, train
 from blocks.arrays import Array
 from blocks.measure.diagnostics import backward_by_block
 from blocks.measure.lanczos import sharpness
 from blocks.theory import MeanField, critical_gain, largest_curvature, softmax_sharpness
 from experiments.job import reason_of, status_of
 from experiments.record.address import absolute, check_reachable
-from experiments.run.config import TrackingConfig, UserError
+from experiments.record.identity import trajectory_hash
+from experiments.run.config import TrackingConfig, UserError, composed, register, typed
 from experiments.run.interrupts import end_in_order
+from experiments.run.machine import settle
 from experiments.run.paper import agreement
+from experiments.run.stack import train_stack
 from experiments.scikit_learn import ReorderedAdam, trained_as_theirs
 
 SCHOENHOLZ = "Schoenholz et al. 2017"
@@ -40,6 +44,9 @@ LIU = "Liu 2024"
 SOHL_DICKSTEIN = "Sohl-Dickstein 2024"
 # In a clone of the project; what they are: tests/published/README.md.
 PUBLISHED = Path(__file__).resolve().parents[1] / "tests" / "published"
+
+
+register()
 
 
 @dataclass(frozen=True)
@@ -294,6 +301,20 @@ def trainability() -> Iterator[Row]:
         yield Row(f"{name}, n = 8: share of labels that are the author's", SOHL_DICKSTEIN, 1.0, share, tolerance)
 
 
+def bits() -> Iterator[Row]:
+    """Trainings' bits on any x86-64 processor with AVX2: every sixth run of the default sweep, and small ones."""
+    for name, runs in json.loads((PUBLISHED / "bits.json").read_text()).items():
+        some = list(runs)[:: 6 if name == "default sweep" else 1]
+        equal = sum(trajectory(overrides) in runs[overrides] for overrides in some)
+        yield Row(f"{name}: runs of {len(some)} with the published bits", "tests/published/bits.json", len(some), equal, 0)
+
+
+def trajectory(overrides: str) -> str:
+    """What `record.identity.trajectory_hash` is of the run with those overrides, separated by spaces."""
+    (trained,) = train_stack([typed(composed("config", overrides.split()))])
+    return trajectory_hash(trained.history, trained.parameters)
+
+
 SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
     section.__name__: section
     for section in (
@@ -306,6 +327,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
         training_curves,
         scaling,
         trainability,
+        bits,
     )
 }
 
@@ -360,6 +382,7 @@ def main() -> None:
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI")
     parser.add_argument("--no-record", action="store_true", help="print the table and record nothing")
     arguments = parser.parse_args()
+    reason = settle("portable")
     try:
         if not arguments.no_record:
             check_reachable(absolute(arguments.uri))
@@ -372,6 +395,7 @@ def main() -> None:
             with threadpool_limits(1, user_api="blas"):
                 rows += list(SECTIONS[name]())
     print(text(rows))
+    print(reason or Machine.here())
     try:
         if not arguments.no_record:
             record(rows, TrackingConfig(uri=arguments.uri))

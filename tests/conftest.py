@@ -1,6 +1,9 @@
 """The rules of the whole session: a silent numeric mistake is an error, BLAS has one thread, examples are the same every time.
 
-Warnings are errors too: `filterwarnings` in pyproject.toml.
+Warnings are errors too: `filterwarnings` in pyproject.toml. The session computes as `machine=portable` does, unless the caller's
+environment says otherwise:
+
+    OPENBLAS_CORETYPE=SkylakeX NPY_DISABLE_CPU_FEATURES= python -m pytest tests/blocks        # the engine with AVX-512
 """
 
 import os
@@ -10,6 +13,12 @@ import signal
 os.environ["JAX_ENABLE_X64"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+
+from experiments.run.machine import HELD
+
+# Read when NumPy is imported.
+os.environ["OPENBLAS_CORETYPE"] = os.environ.get("OPENBLAS_CORETYPE", HELD["OPENBLAS_CORETYPE"])
+os.environ["NPY_DISABLE_CPU_FEATURES"] = os.environ.get("NPY_DISABLE_CPU_FEATURES", HELD["NPY_DISABLE_CPU_FEATURES"])
 
 import numpy as np
 import pytest

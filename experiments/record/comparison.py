@@ -19,6 +19,7 @@ MATTERS = (
     "numpy",
     "blas",
     "blas_kernel",
+    "simd",
     "cpu",
     "platform",
     "threads",

@@ -83,7 +83,8 @@ def read(folder: Path) -> Files:
         parameters = np.load(at, allow_pickle=False)
         _check_shape("parameters", parameters, parameters.shape[:1], FLOATS)
         at = folder / CONFIG
-        config = bounded.yaml_mapping(at)
+        # Before there was a choice, a run had this.
+        config = {"machine": "native", **bounded.yaml_mapping(at)}
         at = folder / ENVIRONMENT
         environment = bounded.json_texts(at)
         at = folder / DIFF

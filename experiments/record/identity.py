@@ -16,7 +16,12 @@ from experiments.run.environment import version_of
 # Where the record goes, and what becomes of an earlier one: not what is trained.
 SURROUNDINGS = ("tracking", "sweep")
 # Keys that came later, with what every run had before: left out there, so that an older run keeps its fingerprint.
-LATER: dict[str, Any] = {"network.kind": "plain", "optimizer.block_rates": None, "instruments": asdict(InstrumentsConfig())}
+LATER: dict[str, Any] = {
+    "network.kind": "plain",
+    "optimizer.block_rates": None,
+    "instruments": asdict(InstrumentsConfig()),
+    "machine": "native",
+}
 
 
 def fingerprint(config: Config, digest: str, package: str | None = None) -> str:

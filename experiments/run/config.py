@@ -1,7 +1,7 @@
 """What a run can be asked for: the typed schema, with units, and the checks of every value."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from blocks.measure.instruments import INSTRUMENTS, Instrument, scheduled
 from blocks.network import KINDS
 from blocks.optimizers import OPTIMIZERS, Momentum
 from blocks.schedules import SCHEDULES
+from experiments.run.machine import MACHINES, settle
 
 CONF = str(Path(__file__).resolve().parents[2] / "conf")
 DTYPES = ("float32", "float64")
@@ -185,7 +186,11 @@ class SweepConfig:
 
 @dataclass
 class Config:
-    """A run. seed: of the initial weights and the order of the batches, 0 to 2^128 - 1. dtype: float32 or float64."""
+    """A run.
+
+    seed: of the initial weights and the order of the batches, 0 to 2^128 - 1. dtype: float32 or float64.
+    machine: `portable` has the same bits on every x86-64 processor with AVX2, `native` uses what else this one can do.
+    """
 
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -196,6 +201,7 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     seed: int = 0
     dtype: str = "float32"
+    machine: str = "portable"
 
 
 T = TypeVar("T", bound=Config)
@@ -242,6 +248,15 @@ def typed_as(schema: type[T], cfg: DictConfig) -> T:
     return config
 
 
+def settled(config: T) -> tuple[T, str]:
+    """The config with the machine that this process has, and in one line why that is not the one asked for.
+
+    See `run.machine.settle`, which may start the command again.
+    """
+    reason = settle(config.machine)
+    return (replace(config, machine="native") if reason else config), reason
+
+
 def _check_keys(key: str, node: DictConfig, schema: type, path: str = "") -> None:
     # Hydra lets `+network.foo=1` through, and to_object drops it without a word.
     known = {f.name: f.type for f in fields(schema)}
@@ -271,6 +286,7 @@ def check(config: Config) -> None:
         for name, schedule in schedules(config).items():
             scheduled(f"instruments.{name}", schedule, 1)
         choice("dtype", config.dtype, dict.fromkeys(DTYPES))
+        choice("machine", config.machine, dict.fromkeys(MACHINES))
         choice("tracking.pictures", config.tracking.pictures, dict.fromkeys(OF_RUNS))
         choice("tracking.models", config.tracking.models, dict.fromkeys(OF_RUNS))
     except ValueError as error:

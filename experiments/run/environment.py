@@ -8,8 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from threadpoolctl import threadpool_info
+from blocks.machine import Machine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,16 +20,18 @@ def project_folder() -> Path:
 
 @cache
 def environment() -> dict[str, str]:
-    """Versions, BLAS and its kernel, CPU and git commit, as text."""
-    blas = _blas()
+    """Versions, the code that BLAS and NumPy have chosen, CPU and git commit, as text."""
+    machine = Machine.here()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cores": str(os.cpu_count()),
-        "numpy": np.__version__,
-        "blas": f"{blas.get('internal_api', 'unknown')} {blas.get('version', '')}".strip(),
-        "blas_kernel": str(blas.get("architecture", "unknown")),
+        "numpy": machine.numpy,
+        "blas": machine.blas,
+        "blas_kernel": machine.kernel,
+        "simd": " ".join(machine.targets),
+        "machine": "portable" if machine.is_portable else "native",
         "scikit-learn": version_of("scikit-learn"),
         "hydra-core": version_of("hydra-core"),
         "mlflow": version_of("mlflow"),
@@ -38,12 +39,6 @@ def environment() -> dict[str, str]:
         "git.commit": _git("rev-parse", "HEAD").strip(),
         "git.branch": _git("rev-parse", "--abbrev-ref", "HEAD").strip(),
     }
-
-
-def _blas() -> dict[str, Any]:
-    """NumPy's BLAS as threadpoolctl describes it: SciPy may have loaded another one, of its own."""
-    loaded = [library for library in threadpool_info() if library["user_api"] == "blas"]
-    return next((library for library in loaded if "numpy" in Path(library["filepath"]).parent.name), next(iter(loaded), {}))
 
 
 @cache

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -37,10 +37,17 @@ class Pool:
     Every process has an executor of its own: in a shared one, a process that dies takes all others' work with it.
 
     function: what is called for every item; it and what it returns must be picklable.
+    environ: variables that the processes have besides this one's.
     """
 
-    def __init__(self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]], n_jobs: int) -> None:
-        self.function, self.items = function, items
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        items: Sequence[tuple[Any, ...]],
+        n_jobs: int,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.function, self.items, self.environ = function, items, environ
         self.waiting = deque(range(len(items)))
         self.ended: queue.Queue[tuple[int, int, Future[Any]]] = queue.Queue()
         self.idle: deque[int] = deque()
@@ -58,9 +65,8 @@ class Pool:
         for executor in self.executors:
             executor.shutdown(wait=False, kill_workers=True)
 
-    @staticmethod
-    def _executor() -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(max_workers=1, initializer=_begin)
+    def _executor(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(max_workers=1, initializer=begin, env=self.environ)
 
     def _start(self, slot: int) -> None:
         """Hand the next item to that process."""
@@ -104,7 +110,8 @@ class Pool:
             yield index, future.result() if error is None else error
 
 
-def _begin() -> None:
+def begin() -> None:
+    """At the start of a process that works for this one: it leaves signals to it, and ends with it."""
     # Ctrl-C and the end of a terminal reach every process of it; the main one ends the others in order.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,7 +1,11 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from blocks.initializers import INITIALIZERS, initialize
+from blocks.initializers import INITIALIZERS, _orthonormal, initialize
 from blocks.network import Network
 from blocks.parameters import Layout, split
 
@@ -41,6 +45,42 @@ def test_orthogonal_has_orthonormal_rows_or_columns_times_the_gain(n, k):
     W, _ = drawn("orthogonal", n, k, gain=2.0)
     product = W @ W.T if k <= n else W.T @ W
     np.testing.assert_allclose(product, 2 * np.eye(min(n, k)), atol=1e-12)
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (1, 6), (6, 1), (64, 64), (64, 10), (10, 64), (200, 200)])
+def test_orthogonal_weights_are_lapack_s_with_the_signs_of_a_positive_diagonal(n, k):
+    W, _ = drawn("orthogonal", n, k, gain=2.0, seed=3)
+    tall = np.random.default_rng(3).normal(size=(max(n, k), min(n, k)))
+    Q, R = np.linalg.qr(tall)
+    Q = np.sqrt(2) * Q * np.sign(np.diag(R))
+    np.testing.assert_allclose(W, Q if k >= n else Q.T, rtol=0, atol=1e-12)
+
+
+def test_orthogonal_weights_of_a_matrix_that_is_nearly_singular_are_orthogonal():
+    """Of columns that are alike but for 1e-9, Gram-Schmidt once gives rows that are 1e-7 off."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=20) + 1e-9 * rng.normal(size=(5, 20))
+    Q = _orthonormal(rows)
+    np.testing.assert_allclose(Q @ Q.T, np.eye(5), rtol=0, atol=1e-14)
+
+
+ORTHOGONAL = """
+import hashlib, numpy as np
+from blocks.initializers import orthogonal
+weights = [orthogonal(np.random.default_rng(n), n, k, 2.0) for n, k in ((64, 64), (3, 8), (100, 37), (129, 129), (10, 64))]
+print(hashlib.sha256(b"".join(W.tobytes() for W in weights)).hexdigest())
+"""
+
+
+def test_orthogonal_weights_have_the_same_bits_whatever_code_the_processor_runs():
+    machines = [
+        {"OPENBLAS_CORETYPE": "Haswell"},
+        {"OPENBLAS_CORETYPE": "SandyBridge"},
+        {"OPENBLAS_CORETYPE": "Nehalem", "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR"},
+    ]
+    command = [sys.executable, "-c", ORTHOGONAL]
+    bits = {subprocess.run(command, env=os.environ | environ, capture_output=True, check=True).stdout for environ in machines}
+    assert len(bits) == 1
 
 
 def test_zeros_and_gain_zero_are_zero():

@@ -1,6 +1,7 @@
 """Sweeps on real clusters, as a user types them: a Ray cluster of two nodes, a Dask scheduler with two workers."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from experiments.run.machine import HELD, has_avx2
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 SMALL = ["training.epochs=2", "network.width=16", "network.depth=2,9", "optimizer.learning_rate=0.01,0.1,1e9"]
@@ -56,21 +59,28 @@ def wait_until(condition, what, seconds=60):
     return value
 
 
-@pytest.fixture(scope="module")
-def ray_cluster(tmp_path_factory):
-    """The address of a Ray cluster of two nodes with a core each, and the processes that started them."""
-    logs = tmp_path_factory.mktemp("ray")
+@contextlib.contextmanager
+def _ray(logs, nodes=("head", "second")):
+    """The address of a Ray cluster of nodes with a core each, and the processes that started them."""
     address = f"127.0.0.1:{free_port()}"
-    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as nodes:
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as running_nodes:
         for key, value in RAY.items():
             patch.setenv(key, value)
         own = ["--head", f"--port={address.partition(':')[2]}", "--node-ip-address=127.0.0.1", "--include-dashboard=false"]
         started = []
-        for name, where in (("head", own), ("second", [f"--address={address}"])):
-            log = logs / name
-            started.append(nodes.enter_context(running(SCRIPTS / "ray", "start", "--block", "--num-cpus=1", *where, log=log)))
+        for name in nodes:
+            log, where = logs / name, own if name == "head" else [f"--address={address}"]
+            node = running(SCRIPTS / "ray", "start", "--block", "--num-cpus=1", *where, log=log)
+            started.append(running_nodes.enter_context(node))
             wait_until(lambda log=log: "Ray runtime started" in log.read_text(), "a Ray node")
         yield address, started
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(tmp_path_factory):
+    """The address of a Ray cluster of two nodes with a core each, and the processes that started them."""
+    with _ray(tmp_path_factory.mktemp("ray")) as cluster:
+        yield cluster
 
 
 @contextlib.contextmanager
@@ -132,6 +142,22 @@ def test_a_sweep_has_the_same_bits_on_every_engine(lab, request, on_this_machine
     output = lab.run("-m", *SMALL, *on(backend, address))
     assert output.partition("\n\n")[2].startswith("final training loss"), "an engine's own words"
     assert trajectories(lab) == on_this_machine(SMALL)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_avx2(), reason="no process is portable here")
+@pytest.mark.parametrize("backend", ["ray", "dask"])
+def test_a_cluster_that_was_started_native_trains_a_portable_sweep(lab, tmp_path, on_this_machine, backend):
+    with contextlib.ExitStack() as started:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in HELD:
+                patch.delenv(name)
+            cluster = _ray(tmp_path, ["head"]) if backend == "ray" else _dask(tmp_path)
+            address, *_ = started.enter_context(cluster)
+        lab.run("-m", *SMALL, *on(backend, address))
+    assert trajectories(lab) == on_this_machine(SMALL)
+    recorded = [json.loads(lab.artifact(run, "environment.json").read_text()) for run in lab.runs()]
+    assert {(environment["blas_kernel"], environment["simd"]) for environment in recorded} == {("Haswell", "X86_V3")}
 
 
 @pytest.mark.slow

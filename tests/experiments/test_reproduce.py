@@ -18,6 +18,7 @@ import experiments.reproduce
 from experiments.record.reading import Archive
 from experiments.run import stack
 from experiments.run.config import UserError, typed
+from experiments.run.machine import HELD
 from experiments.run.trust import from_record
 
 # Nothing here looks at pictures or models.
@@ -29,6 +30,7 @@ AXES = [
     "dtype=float32,float64",
     "dataset=digits,diabetes",
 ]
+NEWER = "X86_V4 AVX512_ICL AVX512_SPR"
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -227,7 +229,7 @@ def test_another_thread_count_and_commit_are_named(one):
     file = lab.artifact(run, "environment.json")
     recorded = json.loads(file.read_text())
     assert recorded["threads"] == "1"
-    file.write_text(json.dumps({**recorded, "threads": "8", "git.commit": "f" * 40, "blas_kernel": "Sandybridge"}))
+    file.write_text(json.dumps({**recorded, "threads": "8", "git.commit": "f" * 40, "blas_kernel": "Katmai"}))
     history = lab.artifact(run, "config.yaml")
     config = yaml.safe_load(history.read_text())
     config["seed"] = 9
@@ -235,19 +237,64 @@ def test_another_thread_count_and_commit_are_named(one):
     output = again(lab, run.info.run_id, status=1)
     assert "may explain it: threads 8, here 1" in output
     assert f"may explain it: git.commit {'f' * 40}, here" in output
-    assert "may explain it: blas_kernel Sandybridge, here" in output
+    assert "may explain it: blas_kernel Katmai, here" in output
 
 
-def test_another_blas_kernel_gives_other_bits_within_a_tolerance_and_is_named(one):
+def started(lab, module, *arguments, status=0, **environ):
+    """Its output, from a process with these variables, as a user starts one."""
+    own = {key: value for key, value in lab.environ.items() if key not in HELD}
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, cwd=lab.folder, env={**own, **environ}, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout
+
+
+def surroundings(lab, run):
+    """The kernel and the targets that trained it."""
+    recorded = json.loads(lab.artifact(run, "environment.json").read_text())
+    return recorded["blas_kernel"], recorded["simd"]
+
+
+def test_runs_of_several_machines_are_each_trained_again_as_recorded(lab):
+    run = ["network.depth=9", *FEW]
+    # No variable makes a portable run another one, and a native one is what they say.
+    started(lab, "experiments.train", *run, OPENBLAS_CORETYPE="Nehalem")
+    started(lab, "experiments.train", *run, "machine=native", OPENBLAS_CORETYPE="SandyBridge", NPY_DISABLE_CPU_FEATURES=NEWER)
+    started(
+        lab, "experiments.train", *run, "machine=native", OPENBLAS_CORETYPE="Nehalem", NPY_DISABLE_CPU_FEATURES=f"X86_V3 {NEWER}"
+    )
+    runs = lab.runs()
+    assert [surroundings(lab, run) for run in runs] == [("Haswell", "X86_V3"), ("Sandybridge", "X86_V3"), ("Nehalem", "")]
+    assert len({run.data.tags["trajectory"] for run in runs}) == 3
+    assert [run.data.params["machine"] for run in runs] == ["portable", "native", "native"]
+    ids = [run.info.run_id for run in runs]
+    assert "3 of 3 runs are identical" in started(lab, "experiments.reproduce", *ids)
+    compared = started(lab, "experiments.compare", *ids[:2])
+    assert "machine: 'portable' and 'native'\n" in compared
+    assert "environment blas_kernel: 'Haswell' and 'Sandybridge'\n" in compared
+
+
+def test_a_run_of_a_processor_that_can_more_is_refused_before_it_is_trained_and_compared_where_asked(one):
     lab, run = one
-    environ = {**os.environ, "MLFLOW_TRACKING_URI": lab.uri, "OPENBLAS_CORETYPE": "Prescott", "DO_NOT_TRACK": "true"}
-    command = [sys.executable, "-m", "experiments.reproduce", run.info.run_id, "--tolerance", "1e-3"]
-    done = subprocess.run(command, cwd=lab.folder, env=environ, capture_output=True, text=True, check=False)
-    if "openblas" not in json.loads(lab.artifact(run, "environment.json").read_text())["blas"]:
-        pytest.skip("NumPy is built on another BLAS")
-    assert done.returncode == 0
-    assert "may explain it: blas_kernel" in done.stdout
-    assert "within 0.001: losses and norms are at most" in done.stdout
+    file = lab.artifact(run, "environment.json")
+    recorded = json.loads(file.read_text())
+    file.write_text(json.dumps({**recorded, "blas_kernel": "SkylakeX", "simd": "X86_V3 X86_V4 AVX1024"}))
+    output = again(lab, run.info.run_id, status=1)
+    assert "it was trained with OpenBLAS's kernel SkylakeX and NumPy's targets X86_V3 X86_V4 AVX1024, which need" in output
+    assert "AVX1024; --tolerance compares with what this one has" in output
+    assert "may explain" not in output
+    output = again(lab, run.info.run_id, "--tolerance", "1e-3", status=0)
+    assert "1 of 1 runs are identical or within 0.001" in output
+
+
+def test_a_record_of_before_there_was_a_choice_is_native(one, tmp_path):
+    lab, run = one
+    file = lab.artifact(run, "config.yaml")
+    config = yaml.safe_load(file.read_text())
+    assert config.pop("machine") == "portable"
+    file.write_text(yaml.safe_dump(config))
+    kept = Archive(lab.uri, tmp_path).run(run.info.run_id).files()
+    assert from_record(kept.config).machine == "native"
 
 
 @pytest.mark.slow

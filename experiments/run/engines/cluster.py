@@ -1,19 +1,28 @@
 """Items as tasks of a cluster: handed to its workers a few at a time, fetched as they finish."""
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from pickle import dumps, loads
 from typing import Any, Protocol
 
 from experiments.run.config import UserError
 from experiments.run.environment import environment
+from experiments.run.machine import HELD as VARIABLES
+from experiments.run.machine import has_avx2, held
+from experiments.run.pool import Lost, begin
 
 # Tasks a core that the cluster holds: one that is worked on and one that waits, so that no worker waits for this process.
 HELD = 2
 # What must be the same everywhere, or a run's bits and its record would depend on which worker trained it.
 ALIKE = ("package", "numpy", "git.commit")
+# In a sweep that is portable.
+MACHINE = ("machine", "blas_kernel", "simd")
 # A worker with several threads works on one item at a time: BLAS's number of threads is one for the whole process.
 ALONE = threading.Lock()
 
@@ -42,7 +51,7 @@ class Tasks:
 
     def __init__(self, cluster: Cluster, function: Callable[..., Any], items: Sequence[tuple[Any, ...]], n_jobs: int) -> None:
         self.cluster, self.function, self.items, self.n_jobs = cluster, function, items, n_jobs
-        self.alike = _alike()
+        self.alike = _alike((*ALIKE, *MACHINE) if held() else ALIKE)
         self.waiting = deque(range(len(items)))
         # Task -> index of its item, the oldest first.
         self.held: dict[Any, int] = {}
@@ -88,15 +97,44 @@ class Tasks:
             return error
 
 
-def _alike() -> dict[str, str]:
-    return {key: environment()[key] for key in ALIKE}
+def _alike(keys: Iterable[str]) -> dict[str, str]:
+    return {key: environment()[key] for key in keys}
 
 
 def work(expected: dict[str, str], function: Callable[..., Any], *arguments: Any) -> Any:
     """Call the function, in a worker; raises UserError where that has another code or NumPy than the main process."""
-    own = _alike()
-    differing = [f"{key} {own[key]!r} instead of {expected[key]!r}" for key in ALIKE if own[key] != expected[key]]
-    if differing:
-        raise UserError(f"its worker on {socket.gethostname()} has {', '.join(differing)}")
+    own = _alike(expected)
+    differing = [key for key in expected if own[key] != expected[key]]
     with ALONE:
+        if differing and set(differing) <= set(MACHINE) and not held() and has_avx2():
+            return _in_process(expected, function, *arguments)
+        if differing:
+            told = ", ".join(f"{key} {own[key]!r} instead of {expected[key]!r}" for key in differing)
+            raise UserError(f"its worker on {socket.gethostname()} has {told}")
         return function(*arguments)
+
+
+def _in_process(*task: Any) -> Any:
+    """`work(*task)` in a process of the worker's own that is portable; the worker was started otherwise."""
+    command = [sys.executable, "-c", f"from {__name__} import answer; answer()"]
+    # Not one of joblib's: Dask's workers may not have children of that kind.
+    done = subprocess.run(command, input=dumps(task), stdout=subprocess.PIPE, env={**os.environ, **VARIABLES}, check=False)
+    if done.returncode:
+        raise Lost(f"its process left with {done.returncode}")
+    result, error = loads(done.stdout)
+    if error is not None:
+        raise error
+    return result
+
+
+def answer() -> None:
+    """In that process: its standard input is a task, its standard output what came of it."""
+    begin()
+    output, sys.stdout = sys.stdout, sys.stderr
+    came: tuple[Any, Exception | None]
+    try:
+        came = work(*loads(sys.stdin.buffer.read())), None
+    except Exception as error:
+        came = None, error
+    output.buffer.write(dumps(came))
+    output.flush()

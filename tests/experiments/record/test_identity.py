@@ -27,12 +27,14 @@ def test_a_fingerprint_is_of_what_is_trained_and_of_nothing_around_it(config, co
     assert fingerprint(config, "d", package="0.0.0") != fingerprint(config, "d")
 
 
-def test_a_plain_network_has_the_fingerprint_it_had_before_later_keys(config, composed):
+def test_a_plain_network_of_a_native_run_has_the_fingerprint_it_had_before_later_keys(config, composed):
     before = {key: value for key, value in asdict(config).items() if key not in ("tracking", "sweep")}
-    del before["network"]["kind"], before["instruments"], before["optimizer"]["block_rates"]
+    del before["network"]["kind"], before["instruments"], before["optimizer"]["block_rates"], before["machine"]
     content = json.dumps([before, "d", "1"], sort_keys=True).encode()
-    assert fingerprint(config, "d", package="1") == hashlib.sha256(content).hexdigest()
-    assert fingerprint(typed(composed("network.kind=residual")), "d", package="1") != fingerprint(config, "d", package="1")
+    native = typed(composed("machine=native"))
+    assert fingerprint(native, "d", package="1") == hashlib.sha256(content).hexdigest()
+    for other in (config, typed(composed("machine=native", "network.kind=residual"))):
+        assert fingerprint(other, "d", package="1") != fingerprint(native, "d", package="1")
 
 
 def test_a_sweep_s_fingerprint_knows_the_order_of_its_runs():

@@ -1,5 +1,7 @@
 """Items as tasks, on a cluster of threads: what is handed over, and what comes back. Real clusters: test_clusters.py."""
 
+import os
+import sys
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -7,9 +9,12 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 import numpy as np
 import pytest
 
+from experiments.run import machine
 from experiments.run.config import UserError
+from experiments.run.engines import cluster as engine
 from experiments.run.engines.cluster import HELD, Tasks, work
 from experiments.run.environment import environment
+from experiments.run.pool import Lost
 
 
 class Threads:
@@ -106,3 +111,48 @@ def test_a_worker_with_another_code_or_numpy_is_refused_by_name(key):
     with pytest.raises(UserError, match=rf"^its worker on \S+ has {key} '.*' instead of 'another'$"):
         work({**here, key: "another"}, square, 3)
     assert here["numpy"] == np.__version__
+
+
+@pytest.fixture
+def native_worker(monkeypatch):
+    """This process as a worker that was started without the variables, and what a portable sweep expects of it."""
+    if not machine.has_avx2():
+        pytest.skip("no process is portable here")
+    monkeypatch.setattr(engine, "environment", lambda: {**environment(), "machine": "native", "blas_kernel": "SkylakeX"})
+    for name in machine.HELD:
+        monkeypatch.delenv(name)
+    return {
+        **{key: environment()[key] for key in engine.ALIKE},
+        "machine": "portable",
+        "blas_kernel": "Haswell",
+        "simd": "X86_V3",
+    }
+
+
+def test_a_worker_that_was_started_native_has_a_portable_process_work(native_worker):
+    assert work(native_worker, os.getenv, "OPENBLAS_CORETYPE") == "Haswell"
+    assert work(native_worker, os.getppid) == os.getpid()
+    # What is printed there is not taken for an answer.
+    assert work(native_worker, print, "hello") is None
+    with pytest.raises(ZeroDivisionError):
+        work(native_worker, divmod, 1, 0)
+    with pytest.raises(Lost, match="its process left with -6"):
+        work(native_worker, os.abort)
+    with pytest.raises(Lost, match="its process left with 3"):
+        work(native_worker, sys.exit, 3)
+    # A sweep that is native asks for nothing.
+    assert work({key: native_worker[key] for key in engine.ALIKE}, os.getenv, "OPENBLAS_CORETYPE") is None
+
+
+def test_a_worker_that_cannot_be_portable_is_refused_by_name(native_worker, monkeypatch):
+    line = r"^its worker on \S+ has machine 'native' instead of 'portable', blas_kernel 'SkylakeX' instead of 'Haswell'$"
+    with pytest.raises(UserError, match=r"^its worker on \S+ has numpy .* instead of 'another', machine 'native'"):
+        work({**native_worker, "numpy": "another"}, os.getpid)
+    monkeypatch.setattr(engine, "has_avx2", lambda: False)
+    with pytest.raises(UserError, match=line):
+        work(native_worker, os.getpid)
+    # Started with the variables, and NumPy's BLAS is another all the same.
+    monkeypatch.setattr(engine, "has_avx2", lambda: True)
+    monkeypatch.setattr(engine, "held", lambda: machine.HELD)
+    with pytest.raises(UserError, match=line):
+        work(native_worker, os.getpid)
