@@ -135,6 +135,12 @@ class Placement:
             return False
         if source.array.nbytes != owner.array.nbytes or source.shape != place.shape:
             return False
+        # Numbers side by side, each once: read in reverse, or again and again, they would have another place.
+        if any(stride <= 0 for n, stride in zip(source.shape, source.array.strides, strict=True) if n > 1):
+            return False
+        steps = [stride for n, stride in zip(place.shape, place.array.strides, strict=True) if n > 1]
+        if min(map(abs, steps), default=place.itemsize) > place.itemsize and any(map(self._is_multiplied, self._touches[owner])):
+            return False
         turned = place.array.transpose(order)
         # BLAS reads a matrix that lies the other way round by other kernels, which may round otherwise.
         if list(turned.strides) != sorted(turned.strides, reverse=True):
@@ -149,6 +155,11 @@ class Placement:
             return True
         # Of an output the caller may read any view.
         return owner not in self.outputs and all(self._has_view(owner, touch.tracer, axes) for touch in self._touches[owner])
+
+    def _is_multiplied(self, touch: Touch) -> bool:
+        """Whether a product reads it, or makes it as a matrix: BLAS may round otherwise where there are gaps between numbers."""
+        function = self._numbered[touch.number].function
+        return function is np.matmul or (function is np.vecdot and not touch.writes)
 
     def _has_view(self, owner: Owner, tracer: Tracer, axes: Sequence[tuple[int, int, int]]) -> bool:
         """Whether a view of an owner is one still when there are gaps between the rows: along no axis it goes on in the next."""

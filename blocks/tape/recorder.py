@@ -160,8 +160,10 @@ class Tape:
             order = _order(map(_array, operands))
         elif ufunc is np.matmul and min(map(len, shapes)) > 1 and shapes[0][-1] == shapes[1][-2]:
             shape = (*np.broadcast_shapes(shapes[0][:-2], shapes[1][:-2]), shapes[0][-2], shapes[1][-1])
+            order = [*_order(_array(operand)[..., 0, 0] for operand in operands), len(shape) - 2, len(shape) - 1]
         elif ufunc is np.vecdot and shapes[0][-1] == shapes[1][-1]:
             shape = np.broadcast_shapes(shapes[0][:-1], shapes[1][:-1])
+            order = _order(_array(operand)[..., 0] for operand in operands)
         else:
             refuse(f"{ufunc.__name__} of shapes {shapes}")
         if out is None:
@@ -364,7 +366,8 @@ def _concatenate(tape: Tape, arrays: Sequence[Any], axis: int = 0) -> Tracer:
     shape = list(_array(arrays[0]).shape)
     shape[axis] = sum(_array(array).shape[axis] for array in arrays)
     pieces = [np.asarray(_array(array)) for array in arrays]
-    order = _order(array_at(NOWHERE, shape, piece.strides, piece.dtype) for piece in pieces)
+    strides = [[0 if n == 1 else stride for n, stride in zip(piece.shape, piece.strides, strict=True)] for piece in pieces]
+    order = _order(array_at(NOWHERE, shape, own, piece.dtype) for own, piece in zip(strides, pieces, strict=True))
     joined = tape.new(shape, np.result_type(*pieces), order)
     end = 0
     for array in arrays:

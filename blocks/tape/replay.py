@@ -165,7 +165,7 @@ def _calls(operation: Operation, operands: Sequence[Any], out: Array) -> list[Ca
         return [partial(left.dot, right, out) if single else partial(np.matmul, left, right, out)]
     if function is np.vecdot:
         left, right = operands
-        single = 1 < left.size == right.size == left.shape[-1]
+        single = 1 < left.size == right.size == left.shape[-1] and min(left.strides[-1], right.strides[-1]) > 0
         return [
             partial(left.reshape(-1).dot, right.reshape(-1), out.reshape(())) if single else partial(function, left, right, out)
         ]

@@ -274,9 +274,32 @@ def test_results_lie_as_numpy_s_do_and_so_products_round_alike():
     def function(x, y):
         left = (x.mT * y, y * x.mT, np.tanh(x.mT), x.mT.astype(np.float64), x.mT.copy(), np.where(x.mT > 0, x.mT, x.mT - 1))
         joined = np.concatenate([x.mT, y]), np.concatenate([x.mT, y.mT]), np.concatenate([y, x.mT])
+        joined = *joined, np.concatenate([x[:, :1].mT, y[1:].mT.copy().mT])
         return tuple(matrix @ y for matrix in (*left, *joined))
 
     assert_replays(function, random(33, 33), random(33, 33))
+
+
+@pytest.mark.usefixtures("machine")
+def test_lanes_lie_as_numpy_s_do():
+    """Of what lies otherwise a sum of products may round otherwise."""
+
+    def function(x):
+        lanes = np.moveaxis(x, 0, 1)
+        squares, products = np.vecdot(lanes, lanes), lanes[..., None] @ lanes[..., None, :]
+        return np.vecdot(squares, squares), np.vecdot(products.mT, products), (products + 1).reshape(9, 9, 4, 4)
+
+    assert_replays(function, random(9, 9, 4).astype(np.float32))
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_column_among_columns_is_multiplied_as_one_alone():
+    def function(x):
+        column = x[:, :1] * 2
+        joined = np.concatenate([x, column], axis=-1)
+        return joined, x.mT @ column
+
+    assert_replays(function, random(7, 8))
 
 
 @pytest.mark.usefixtures("machine")
@@ -323,6 +346,12 @@ def test_a_result_that_is_computed_where_it_is_needed_has_its_views(views):
 
 
 @pytest.mark.usefixtures("machine", "part")
+@pytest.mark.parametrize("index", [np.s_[::-1], np.s_[:, ::-1], np.s_[::-1, ::-1]])
+def test_a_copy_in_reverse_is_in_reverse(index):
+    assert_replays(lambda x: (x + x)[index].copy(), random(3, 4))
+
+
+@pytest.mark.usefixtures("machine", "part")
 def test_a_result_that_changes_after_it_was_copied_leaves_the_copy():
     def function(x):
         t = x * 2
@@ -364,7 +393,8 @@ def test_products_of_one_number_and_of_rows_in_reverse_are_matmul_s():
     def function(x, y):
         zero = np.vecdot(x[:1], 0 * x[:1])
         one = x[:1, :1]
-        return np.vecdot(0 * zero, zero - 1), (0 * one) @ (y[:1] - 9), x[::-1] @ y, x @ y[:, ::-1], x[:, ::2] @ y[::2]
+        reverse = np.vecdot(x[0, ::-1], x[0, ::-1]), np.vecdot(x[0, ::2], y[::2, 0])
+        return *reverse, np.vecdot(0 * zero, zero - 1), (0 * one) @ (y[:1] - 9), x[::-1] @ y, x @ y[:, ::-1], x[:, ::2] @ y[::2]
 
     for dtype in (np.float32, np.float64):
         assert_replays(function, random(34, 34).astype(dtype), random(34, 34).astype(dtype))
