@@ -66,8 +66,9 @@ def by_itself(function):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_network_trains_to_the_same_bits(plain, activation, kind, lanes):
-    for dtype in (np.float32, np.float64):
-        for loss in LOSSES:
+    # Every loss with one activation: a loss sees logits, whatever they come from.
+    for loss in LOSSES if activation == "tanh" else ["softmax_cross_entropy"]:
+        for dtype in (np.float32, np.float64):
             run = partial(trained, activation=activation, kind=kind, loss=loss, lanes=lanes, dtype=dtype)
             assert run() == plain(run) == by_itself(run)
 
