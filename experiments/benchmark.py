@@ -21,6 +21,7 @@ from experiments.benchmarks.compiled import compiled, stacks
 from experiments.benchmarks.drills import kills, outages, reproductions
 from experiments.benchmarks.instruments import instruments
 from experiments.benchmarks.larger import larger, start_up
+from experiments.benchmarks.machine import machine
 from experiments.benchmarks.profile import profile
 from experiments.benchmarks.step import step
 from experiments.benchmarks.sweep import sweep
@@ -43,6 +44,7 @@ BENCHMARKS = {
         end_to_end,
         scale,
         backends,
+        machine,
         reproductions,
         kills,
         outages,

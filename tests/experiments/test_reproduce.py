@@ -255,6 +255,7 @@ def surroundings(lab, run):
     return recorded["blas_kernel"], recorded["simd"]
 
 
+@pytest.mark.slow
 def test_runs_of_several_machines_are_each_trained_again_as_recorded(lab):
     run = ["network.depth=9", *FEW]
     # No variable makes a portable run another one, and a native one is what they say.

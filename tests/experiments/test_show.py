@@ -110,6 +110,7 @@ def test_the_best_run_alone_has_the_sweep_s_pictures_as_images_and_the_view_says
     )
 
 
+@pytest.mark.slow
 def test_another_best_run_takes_the_sweep_s_pictures_over(lab):
     axes = ["network.depth=2", "optimizer.learning_rate=0.01,0.1"]
     lab.run("-m", *FEW, *axes)

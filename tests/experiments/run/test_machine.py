@@ -109,6 +109,7 @@ def test_the_workers_of_every_engine_compute_as_their_sweep(engine, asked, lab):
     assert [each.data.params["machine"] for each in [*lab.runs(), *lab.runs("sweep")]] == [asked] * 3
 
 
+@pytest.mark.slow
 def test_a_config_of_the_user_s_own_may_say_native(lab):
     """Which is known when it is composed: the command has started itself again by then, and gives back what it was given."""
     folder = lab.folder / "conf" / "experiment"
@@ -121,6 +122,7 @@ def test_a_config_of_the_user_s_own_may_say_native(lab):
     assert {each.data.params["machine"] for each in lab.runs()} == {"native"}
 
 
+@pytest.mark.slow
 def test_a_map_s_tiles_and_what_verify_trains_are_portable(lab):
     small = ["map.resolution=8", "map.floor=false", "trainability=linear"]
     process = start(lab, *small, module="experiments.trainability")
@@ -348,6 +350,7 @@ def test_no_target_of_this_numpy_is_forgotten():
     assert variables("Haswell", ["X86_V3"]) == HELD == {"OPENBLAS_CORETYPE": "Haswell", "NPY_DISABLE_CPU_FEATURES": OFF}
 
 
+@pytest.mark.slow
 def test_the_data_sets_have_the_same_digests_on_every_machine(composed):
     names = sorted(file.stem for file in Path(run_config.CONF, "dataset").glob("*.yaml"))
     offline = [name for name in names if not typed(composed(f"dataset={name}")).dataset.loader["_target_"].count("fetch_")]

@@ -1,0 +1,41 @@
+"""What `machine=portable` costs here: a step and a command's start beside `native`, each in processes of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+from experiments.benchmarks.step import BATCHES, SHAPES, problem, steps_alone
+from experiments.benchmarks.tables import alternate, table
+from experiments.run.machine import HELD
+
+ROUNDS = 5
+
+
+def machine() -> None:
+    """Medians of a few turns: processes start anew for each."""
+    for index, (depth, width, batch, _) in enumerate(SHAPES):
+        steps = {name: _step(held, index) for name, held in (("portable", HELD), ("native", {}))}
+        table(f"a step of {depth} x {width}, batch {batch}", alternate(steps, 1, rounds=ROUNDS, warm_up=False), "us", 1e6)
+    starts = {name: _start(f"machine={name}") for name in ("portable", "native")}
+    table("python -m experiments.train --help", alternate(starts, 1, rounds=ROUNDS), "s ", 1)
+
+
+def _run(arguments: list[str], held: dict[str, str]) -> str:
+    environ = {name: value for name, value in os.environ.items() if name not in HELD} | held
+    return subprocess.run([sys.executable, *arguments], env=environ, check=True, capture_output=True, text=True).stdout
+
+
+def _step(held: dict[str, str], index: int) -> Callable[[], float]:
+    return lambda: float(_run(["-m", "experiments.benchmarks.machine", str(index)], held))
+
+
+def _start(choice: str) -> Callable[[], None]:
+    return lambda: None if _run(["-m", "experiments.train", "--help", choice], {}) else None
+
+
+if __name__ == "__main__":
+    depth, width, batch, epochs = SHAPES[int(sys.argv[1])]
+    run = steps_alone(*problem(depth, width, batch), batch, epochs)
+    run()
+    print(min(run() for _ in range(5)) / (epochs * BATCHES))
