@@ -31,7 +31,10 @@ def _step(held: dict[str, str], index: int) -> Callable[[], float]:
 
 
 def _start(choice: str) -> Callable[[], None]:
-    return lambda: None if _run(["-m", "experiments.train", "--help", choice], {}) else None
+    def run() -> None:
+        _run(["-m", "experiments.train", "--help", choice], {})
+
+    return run
 
 
 if __name__ == "__main__":
