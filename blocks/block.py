@@ -68,7 +68,7 @@ class Block:
         a_prev: (..., n_{l-1}, m) activations of block l-1, one example a column.
         Returns a (..., n_l, m) and the cache for backward.
         """
-        a_prev = self._fitting("a_prev", a_prev, self.W.shape[-1], "m")
+        a_prev = self._check("a_prev", a_prev, self.W.shape[-1], "m")
         a_prev_1 = above_ones(a_prev)
         z = self.joined @ a_prev_1
         a = self.activation.function(z)
@@ -80,7 +80,7 @@ class Block:
         da: (..., n_l, m) the loss's derivative with respect to a; left unchanged, as is forward's cache.
         Returns da_prev (..., n_{l-1}, m), dW (..., n_l, n_{l-1}), db (..., n_l, 1).
         """
-        da = self._fitting("da", da, *cache.z.shape[-2:])
+        da = self._check("da", da, *cache.z.shape[-2:])
         dz, da_prev = self.backpropagate(da, cache)
         dW, db = split(joined_gradient(dz, cache.a_prev_1))
         return da_prev, dW, db
@@ -94,7 +94,7 @@ class Block:
         """What g was applied to, and what it gave: z and a."""
         return cache.z, cache.a
 
-    def _fitting(self, name: str, array: Array, *shape: int | str) -> Array:
+    def _check(self, name: str, array: Array, *shape: int | str) -> Array:
         """The array in the parameters' dtype; raises ValueError where its last axes do not have that shape."""
         check_shape(name, array, shape)
         return array.astype(self.W.dtype, copy=False)

@@ -36,7 +36,7 @@ class Normalized(Block):
 
     def forward(self, a_prev: Array) -> tuple[Array, NormalizedCache]:
         """a, cache:  x_hat = r (a_prev - mean),  z = W x_hat + b,  a = g(z). See `Block.forward`."""
-        a_prev = self._fitting("a_prev", a_prev, self.W.shape[-1], "m")
+        a_prev = self._check("a_prev", a_prev, self.W.shape[-1], "m")
         centered = a_prev - mean_over_units(a_prev)
         variance = mean_over_units(centered * centered) + EPSILON
         # sqrt(v) / v is nan where the squares have overflown, and that lane has diverged; 1 / sqrt(v) would be 0, and hide it.

@@ -14,7 +14,7 @@ import numpy as np
 from blocks.arrays import Array, check_number, choice
 from blocks.network import Network
 from blocks.tape.recorder import Tape
-from blocks.tape.replay import Replay, replayed
+from blocks.tape.replay import Replay, replay_is_on
 
 ALLOWED: dict[str, dict[str, float]] = {
     "learning_rate": {"above": 0},
@@ -123,7 +123,7 @@ class Optimizer:
                 state.numbers = [np.array(number) for number in numbers]
             for number, value in zip(state.numbers, numbers, strict=True):
                 number[...] = value
-        if not replayed():
+        if not replay_is_on():
             self._apply(parameters, gradient, state.moments, state.numbers, state.decays)
             return
         if state.replay is None or parameters is not state.parameters or gradient is not state.gradient:

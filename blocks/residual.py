@@ -54,7 +54,7 @@ class Residual(Block):
     def forward(self, a_prev: Array) -> tuple[Array, ResidualCache]:
         """a, cache:  x = g(a_prev),  z = W x + b,  a = a_prev + scale z. See `Block.forward`."""
         # The cache's own: what is done to the caller's array later is not seen in backward.
-        a_prev = self._fitting("a_prev", a_prev, self.W.shape[-1], "m").copy()
+        a_prev = self._check("a_prev", a_prev, self.W.shape[-1], "m").copy()
         x_1 = above_ones(self.activation.function(a_prev))
         z = self.joined @ x_1
         a = a_prev + self.scale * z

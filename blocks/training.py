@@ -14,7 +14,7 @@ from blocks.network import Network
 from blocks.optimizers import Optimizer
 from blocks.schedules import schedule_named
 from blocks.tape.recorder import Tape
-from blocks.tape.replay import Replay, replayed
+from blocks.tape.replay import Replay, replay_is_on
 
 Watch = Callable[[int, Callable[[], History]], None]
 # Targets of more numbers than these are encoded batch by batch: those of 10,000 classes would be far larger than the data.
@@ -102,7 +102,7 @@ class Workspace:
         self.shares = np.empty(m, dtype) if weighted else None
         self.held: Array | None = None
         self.replay: Replay | None = None
-        if replayed():
+        if replay_is_on():
             self._record(Tape(), inputs, m)
         else:
             self.rows = np.ones((m, inputs + 1), dtype)

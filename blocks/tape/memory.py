@@ -20,7 +20,7 @@ class Memory:
     placement: who lies in whom. inputs, outputs: whose memory is nobody else's.
     series: the operations in order, those together that are made part by part.
     constants: by root, what is copied into it once for all.
-    passing: results of which one part at a time is needed.
+    transient: results of which one part at a time is needed.
     """
 
     def __init__(
@@ -29,9 +29,9 @@ class Memory:
         inputs: set[Owner],
         series: Sequence[Sequence[Operation]],
         constants: dict[Owner, list[Operation]],
-        passing: set[Owner],
+        transient: set[Owner],
     ) -> None:
-        self.placement, self.series, self.constants, self.passing = placement, series, constants, passing
+        self.placement, self.series, self.constants, self.transient = placement, series, constants, transient
         self._slots: dict[Owner, Array] = {}
         self._owners: dict[Owner, Array] = {}
         self._arrays: dict[tuple[Any, ...], Array] = {}
@@ -56,7 +56,7 @@ class Memory:
                     self._give_over(operation, number, last)
                     self._give(root(operation.out.owner), free)
                 for owner in {root(tracer.owner) for tracer in (*operation.tracers, operation.out)}:
-                    if last[owner] == number and owner in self.passing:
+                    if last[owner] == number and owner in self.transient:
                         free[self._kind(owner)].append(self._slots[owner])
                     elif last[owner] == number and not owner.exists:
                         unread.append(owner)
@@ -82,7 +82,7 @@ class Memory:
 
     def _kind(self, root: Owner) -> tuple[Any, ...]:
         """What memory has to be alike in to be used again: its size, and the constants in it."""
-        if root in self.passing:
+        if root in self.transient:
             return "part", root.array.itemsize
         constants = [
             (
@@ -98,7 +98,7 @@ class Memory:
     def _give(self, root: Owner, free: Slots) -> None:
         if not root.exists and root not in self._slots:
             slots = free[self._kind(root)]
-            nbytes = PART * root.array.itemsize if root in self.passing else root.array.nbytes
+            nbytes = PART * root.array.itemsize if root in self.transient else root.array.nbytes
             self._slots[root] = slots.pop() if slots else np.empty(nbytes + ALIGNED, np.uint8)
 
     def _give_over(self, operation: Operation, number: int, last: dict[Owner, int]) -> None:
@@ -121,19 +121,19 @@ class Memory:
     def array(self, tracer: Tracer) -> Array:
         """The array that a tracer stands for."""
         if tracer.owner.exists:
-            return self.one(tracer.array)
+            return self.unique(tracer.array)
         home, view, imagined = self._owners_array(tracer.owner), tracer.array, tracer.owner.array
         offset, strides = tracer.address - tracer.owner.address, list(view.strides)
         if home.strides != imagined.strides:
             axes = joined_axes(imagined.shape, imagined.strides, home.strides)
-            offset, *strides = [_through(distance, axes) for distance in (offset, *strides)]
-        return self.one(array_at(address_of(home) + offset, view.shape, strides, view.dtype, home))
+            offset, *strides = [_real_distance(distance, axes) for distance in (offset, *strides)]
+        return self.unique(array_at(address_of(home) + offset, view.shape, strides, view.dtype, home))
 
     def part(self, tracer: Tracer, shape: tuple[int, ...]) -> Array:
-        """A part of a passing result."""
-        return self.one(self._in_slot(tracer.owner, shape, strides_for(shape, tracer.itemsize), tracer.dtype))
+        """A part of a transient result."""
+        return self.unique(self._in_slot(tracer.owner, shape, strides_for(shape, tracer.itemsize), tracer.dtype))
 
-    def one(self, array: Array) -> Array:
+    def unique(self, array: Array) -> Array:
         """The same array for all that stand for the same numbers: NumPy is quicker with one that stands twice in a call."""
         key = address_of(array), array.shape, array.strides, array.dtype, array.flags.writeable
         return self._arrays.setdefault(key, array)
@@ -167,10 +167,10 @@ def _value(constant: Any) -> Any:
     return constant.tobytes() if isinstance(constant, np.ndarray) else constant
 
 
-def _through(distance: int, axes: Sequence[tuple[int, int, int]]) -> int:
+def _real_distance(distance: int, axes: Sequence[tuple[int, int, int]]) -> int:
     """A distance between imagined numbers as one between the real ones."""
     if distance < 0:
-        return -_through(-distance, axes)
+        return -_real_distance(-distance, axes)
     real = 0
     for _, imagined_stride, real_stride in axes:
         steps, distance = divmod(distance, imagined_stride)

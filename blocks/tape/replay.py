@@ -39,7 +39,7 @@ class Replay:
         placement = Placement(operations, owners)
         operations, constants = _constants_apart(placement)
         series = _series(operations, placement)
-        memory = Memory(placement, inputs, series, constants, _passing(series, placement))
+        memory = Memory(placement, inputs, series, constants, _transient(series, placement))
         for constant in (constant for series in constants.values() for constant in series):
             np.copyto(memory.array(constant.out), constant.operands[0])
         stages: dict[int, list[Call]] = defaultdict(list)
@@ -74,7 +74,7 @@ def _calls_in_parts(series: Sequence[Operation], memory: Memory) -> list[Call]:
 def _part(operand: Any, index: tuple[Any, ...], shape: tuple[int, ...], memory: Memory) -> Any:
     """The part of an operand that broadcasts to that shape."""
     if isinstance(operand, Tracer):
-        if operand.owner in memory.passing:
+        if operand.owner in memory.transient:
             return memory.part(operand, np.broadcast_to(0, shape)[index].shape)
         operand = memory.array(operand)
     # An index makes a number of an array without axes, and the number would stand still.
@@ -82,7 +82,7 @@ def _part(operand: Any, index: tuple[Any, ...], shape: tuple[int, ...], memory: 
         return operand
     own = index[len(shape) - operand.ndim :] if operand.ndim < len(shape) else index
     place = [slice(None) if n == 1 else part for n, part in zip(operand.shape, own, strict=False)]
-    return memory.one(operand[tuple(place)])
+    return memory.unique(operand[tuple(place)])
 
 
 def _constants_apart(placement: Placement) -> tuple[list[Operation], dict[Owner, list[Operation]]]:
@@ -126,7 +126,7 @@ def _fits_behind(series: Sequence[Operation], operation: Operation, placement: P
     return all(placement.same(one, other) for one, other in pairs if placement.overlap(one, other))
 
 
-def _passing(series: Sequence[Sequence[Operation]], placement: Placement) -> set[Owner]:
+def _transient(series: Sequence[Sequence[Operation]], placement: Placement) -> set[Owner]:
     """Results that are made and read in one series alone: memory for one part of them will do."""
     used: dict[Owner, set[int]] = defaultdict(set)
     lasting = {*placement.outputs, *placement.destinations, *(place.tracer.owner for place in placement.destinations.values())}
@@ -214,20 +214,20 @@ def _full(value: float, shape: tuple[int, ...], dtype: np.dtype) -> Array:
     return array
 
 
-_REPLAYED = True
+_REPLAY = True
 
 
 @contextmanager
-def plainly() -> Iterator[None]:
+def replay_off() -> Iterator[None]:
     """Every call is made as it is written, and none is recorded: to look for a fault, and for the tests."""
-    global _REPLAYED
-    before, _REPLAYED = _REPLAYED, False
+    global _REPLAY
+    before, _REPLAY = _REPLAY, False
     try:
         yield
     finally:
-        _REPLAYED = before
+        _REPLAY = before
 
 
-def replayed() -> bool:
+def replay_is_on() -> bool:
     """Whether computations are recorded and replayed."""
-    return _REPLAYED
+    return _REPLAY

@@ -23,7 +23,7 @@ from blocks.losses import half_mean_squared_error
 from blocks.measure.hessian import hessian_vector_product
 from blocks.optimizers import Optimizer
 from blocks.tape import memory, program, replay
-from blocks.tape.replay import plainly
+from blocks.tape.replay import replay_off
 from blocks.theory import MeanField
 from experiments.run.config import UserError, composed, register, typed
 from tests.blocks import oracle
@@ -217,7 +217,7 @@ def test_a_stack_has_the_bits_of_runs_alone_recorded_compiled_or_not(monkeypatch
     stack = trained(activation, loss, rule, rates, kind, dtype=dtype)
     for lane, rate in enumerate(rates):
         assert trained(activation, loss, rule, rate, kind, start=lane, dtype=dtype) == stack[lane]
-    with plainly():
+    with replay_off():
         assert trained(activation, loss, rule, rates, kind, dtype=dtype) == stack
     monkeypatch.setattr(replay, "PART", 100)
     monkeypatch.setattr(memory, "PART", 100)

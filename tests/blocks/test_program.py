@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from blocks import ACTIVATIONS, KINDS, LOSSES, OPTIMIZERS, Network, reshuffled, train
 from blocks.tape import program as module
 from blocks.tape.program import _Program, program
-from blocks.tape.replay import plainly
+from blocks.tape.replay import replay_off
 from blocks.training import Workspace
 from tests.blocks import oracle
 
@@ -58,7 +58,7 @@ def trained(
 
 def by_itself(function):
     """The function called with every computation as it is written, none replayed."""
-    with plainly():
+    with replay_off():
         return function()
 
 

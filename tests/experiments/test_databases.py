@@ -167,6 +167,7 @@ def run(composed):
     return trained
 
 
+@pytest.mark.slow
 def test_options_of_a_sqlite_uri_are_honoured_by_a_sweep_and_by_what_reads_it(lab):
     uri = f"sqlite:///{lab.folder}/m?.db?timeout=60".replace("m?", "m%3F")
     lab.run(*FOUR, f"tracking.uri='{uri}'")

@@ -135,6 +135,7 @@ def test_runs_that_somebody_has_edited_are_left_alone_and_their_jobs_trained_aga
     assert set(frame["outcome"]) <= {"trained", "stuck"}
 
 
+@pytest.mark.slow
 def test_a_sweep_gives_signs_of_life(lab):
     process = lab.start("-m", "network.depth=9", "optimizer.learning_rate=0.1,0.2", "training.epochs=100000")
     try:

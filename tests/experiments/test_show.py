@@ -88,6 +88,7 @@ def test_the_sweep_has_the_counts_of_its_outcomes_and_the_numbers_of_its_best_ru
     assert parent.data.metrics == pytest.approx(ends | counts)
 
 
+@pytest.mark.slow
 def test_pictures_and_models_of_every_run_of_which_the_best_alone_is_registered(lab):
     axes = ["network.depth=2,3", "optimizer.learning_rate=0.1"]
     lab.run("-m", *FEW, *axes, "tracking.pictures=all", "tracking.models=all", "tracking.register=one")

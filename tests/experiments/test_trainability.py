@@ -256,6 +256,7 @@ def test_what_cannot_be_mapped_is_one_line_and_makes_nothing(lab, arguments, tol
     assert list(lab.folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_zoom_is_a_series_of_frames_in_one_run(lab):
     from PIL import Image
 
@@ -280,6 +281,7 @@ def test_a_zoom_is_a_series_of_frames_in_one_run(lab):
     assert [point.step for point in history] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_zoom_has_the_tiles_of_the_map_before_it_and_another_zoom_tiles_of_its_own(lab):
     few = ["map.resolution=16", "map.tile=16", "map.floor=false", "map.n_jobs=1"]
     lab.run(*few, module=MODULE)
@@ -315,6 +317,7 @@ def linear_boundary(lab, *overrides):
     return run, np.load(lab.artifact(run, "map.npy")), grid(config).x > limit[:, None]
 
 
+@pytest.mark.slow
 def test_the_boundary_of_a_linear_model_is_at_the_right_pixel_everywhere(lab):
     _, pixels, above = linear_boundary(lab, "map.resolution=24")
     np.testing.assert_array_equal(pixels["outcome"] == DIVERGED, above)

@@ -15,7 +15,7 @@ import blocks.training
 from blocks import LOSSES, OPTIMIZERS, Network, train
 from blocks.tape import memory, program, replay
 from blocks.tape.recorder import Tape, Tracer
-from blocks.tape.replay import Replay, plainly, replayed
+from blocks.tape.replay import Replay, replay_off
 from blocks.tape.tangent import tangent
 from blocks.training import Workspace
 
@@ -132,7 +132,7 @@ def trained(rule="momentum", schedule="cosine", lanes=None, rate=0.05, m=14):
 
 
 def plain_trained(*arguments, **keywords):
-    with plainly():
+    with replay_off():
         return trained(*arguments, **keywords)
 
 
@@ -789,7 +789,7 @@ def test_lanes_that_leave_are_recorded_anew_and_trained_to_the_same_bits(recordi
     cycles, updates = [n for n in recordings if n], [n for n in recordings if not n]
     assert (len(cycles), len(updates)) == (2, 2)
     recordings.clear()
-    with plainly():
+    with replay_off():
         assert run()[1] == results
     assert not recordings
 
@@ -851,21 +851,21 @@ def test_the_arrays_live_as_long_as_somebody_reads_them():
 
 
 def test_a_switch_turns_replay_off(recordings):
-    assert replayed()
-    with plainly():
-        assert not replayed()
+    assert replay_is_on()
+    with replay_off():
+        assert not replay_is_on()
         trained()
-        with plainly():
+        with replay_off():
             pass
-        assert not replayed()
-    assert replayed()
+        assert not replay_is_on()
+    assert replay_is_on()
     assert not recordings
 
 
 def test_the_switch_is_on_again_after_an_error():
-    with pytest.raises(ZeroDivisionError), plainly():
+    with pytest.raises(ZeroDivisionError), replay_off():
         raise ZeroDivisionError
-    assert replayed()
+    assert replay_is_on()
 
 
 @pytest.mark.usefixtures("machine", "part")
@@ -887,6 +887,6 @@ def test_a_workspace_has_the_bytes_of_plain_calls(loss, lanes):
             workspace.cycle()
         return [np.asarray(values).tobytes() for values in (workspace.value, workspace.logits, workspace.norms, gradient)]
 
-    with plainly():
+    with replay_off():
         expected = results()
     assert results() == expected
