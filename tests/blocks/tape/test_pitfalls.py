@@ -15,7 +15,7 @@ import blocks.training
 from blocks import LOSSES, OPTIMIZERS, Network, train
 from blocks.tape import memory, program, replay
 from blocks.tape.recorder import Tape, Tracer
-from blocks.tape.replay import Replay, replay_off
+from blocks.tape.replay import Replay, replay_is_on, replay_off
 from blocks.tape.tangent import tangent
 from blocks.training import Workspace
 
