@@ -109,7 +109,7 @@ def test_a_lane_has_the_products_bits_of_the_network_alone(activation, loss, dty
     v = np.random.default_rng(1).standard_normal((4, *network.parameters.shape))
     together = hessian_vector_product(network, x, y, LOSSES[loss], v)
     assert together.dtype == dtype
-    for lane in np.ndindex(2, 3):
+    for lane in [(0, 0), (1, 2)]:
         alone = Network(network.layout.sizes, activation, network.parameters[lane].copy())
         for direction in range(4):
             product = hessian_vector_product(alone, x, y, LOSSES[loss], v[(direction, *lane)])
@@ -124,7 +124,7 @@ def test_a_lane_of_every_kind_has_the_bits_of_the_network_alone(kind, dtype):
     v = np.random.default_rng(1).standard_normal((4, *network.parameters.shape))
     products, norms = hessian_vector_product(network, x, y, loss, v), example_gradient_norms(network, x, y, loss)
     tops = sharpness(network, x, y, loss, 2, rng=np.random.default_rng(0))
-    for lane in np.ndindex(2, 3):
+    for lane in [(0, 0), (1, 2)]:
         alone = network.with_parameters(network.parameters[lane].copy())
         assert hessian_vector_product(alone, x, y, loss, v[(3, *lane)]).tobytes() == products[(3, *lane)].tobytes()
         assert example_gradient_norms(alone, x, y, loss).tobytes() == norms[lane].tobytes()
