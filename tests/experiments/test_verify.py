@@ -5,6 +5,7 @@ import json
 import pytest
 
 from experiments import verify
+from tests.published import bits
 
 
 def test_the_published_training_curves_are_reproduced():
@@ -40,3 +41,8 @@ def test_a_result_that_is_missed_is_reported_and_ends_the_command_with_1(lab, mo
 def test_an_unknown_section_is_one_line(lab):
     output = lab.run("--only", "astrology", module="experiments.verify", status=2)
     assert "invalid choice: 'astrology'" in output
+
+
+def test_the_default_sweep_and_every_kind_activation_and_optimizer_have_published_bits():
+    published = json.loads(bits.FILE.read_text())
+    assert {name: set(group) for name, group in published.items()} == {name: set(group) for name, group in bits.runs().items()}
