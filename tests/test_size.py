@@ -104,4 +104,5 @@ def test_no_function_is_longer_than_a_page():
     assert not long
 
 
-# What imports what.
+if __name__ == "__main__":
+    print(table())
