@@ -98,8 +98,8 @@ def relu_product(da: Array, z: Array, a: Array) -> Array:
     A positive float is a positive whole number when its bits are read as one: min(a's bits, 1) is 1 where a > 0 and else 0, and
     da's bits times that are da or 0, in half the time of a product of floats.
     """
-    whole = f"i{a.itemsize}"
-    return (da.view(whole) * np.minimum(a.view(whole), 1)).view(da.dtype)
+    integer = f"i{a.itemsize}"
+    return (da.view(integer) * np.minimum(a.view(integer), 1)).view(da.dtype)
 
 
 def leaky_relu(z: Array) -> Array:

@@ -1,6 +1,6 @@
 """A network: L blocks in a chain, their parameters one flat vector a lane."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -131,9 +131,13 @@ class Network:
 
     def gradient(self, dlogits: Array, caches: list[Cache]) -> Array:
         """`backward`'s results as one flat vector (..., P) that lies as the parameters do."""
-        joined: list[Array] = []
+        signals = zip(self.signals(dlogits, caches), reversed(caches), strict=True)
+        return self.layout.flat([joined_gradient(dz, cache.a_prev_1) for (_, dz), cache in signals][::-1])
+
+    def signals(self, dlogits: Array, caches: list[Cache]) -> Iterator[tuple[Array, Array]]:
+        """(da, dz) of block L, then of the blocks below it: backward without the parameters' gradients."""
         da = dlogits
         for block, cache in zip(reversed(self.blocks), reversed(caches), strict=True):
-            dz, da = block.backpropagate(da, cache)
-            joined.insert(0, joined_gradient(dz, cache.a_prev_1))
-        return self.layout.flat(joined)
+            dz, da_prev = block.backpropagate(da, cache)
+            yield da, dz
+            da = da_prev

@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from blocks import GradientDescent, Machine, Momentum, Nesterov, Network, Optimizer, losses, train
 from blocks.arrays import Array
-from blocks.measure.diagnostics import backward_by_block
 from blocks.measure.lanczos import sharpness
 from blocks.theory import MeanField, critical_gain, largest_curvature, softmax_sharpness
 from experiments.job import reason_of, status_of
@@ -139,7 +138,7 @@ def initialisation() -> Iterator[Row]:
         rng = np.random.default_rng(1)
         logits, caches = network.forward(rng.standard_normal((256, 1)))
         dlogits = rng.standard_normal(logits.shape)
-        _, dz = backward_by_block(network, caches, dlogits)[0]
+        *_, (_, dz) = network.signals(dlogits, caches)
         ratio = float(((dz**2).sum(axis=(-2, -1)) / (dlogits**2).sum(axis=(-2, -1))).mean())
         theory = MeanField("relu", 2 * gain).gradient_ratio(22).item()
         yield Row(f"relu, g = {2 * gain:g}, 22 blocks: squared gradient, theory", HE, gain**22, theory, 1e-12 * gain**22)

@@ -9,7 +9,6 @@ or inf, in that lane alone. Source:
 import numpy as np
 
 from blocks.arrays import Array, check_finite, check_number, check_shape, norm
-from blocks.block import Cache
 from blocks.losses import Loss
 from blocks.network import Network
 from blocks.parameters import SAFE, Layout
@@ -41,17 +40,6 @@ def checked(network: Network, x: Array, y: Array, loss: Loss) -> tuple[Array, Ar
     target = loss.target(y, units, dtype)
     check_lanes("y", target, network.lanes)
     return x, target
-
-
-def backward_by_block(network: Network, caches: list[Cache], dlogits: Array) -> list[tuple[Array, Array]]:
-    """[(da, dz), ...] of blocks 1..L: backward without its parameters' gradients."""
-    signals: list[tuple[Array, Array]] = []
-    da = dlogits
-    for block, cache in zip(reversed(network.blocks), reversed(caches), strict=True):
-        dz, da_prev = block.backpropagate(da, cache)
-        signals.insert(0, (da, dz))
-        da = da_prev
-    return signals
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
@@ -105,6 +93,7 @@ def example_gradient_norms(network: Network, x: Array, y: Array, loss: Loss) -> 
     _, dlogits = loss.value_and_gradient(logits, target)
     m = dlogits.shape[-1]
     norms = np.empty((*network.lanes, network.depth, m), dlogits.dtype)
-    for index, (cache, (_, dz)) in enumerate(zip(caches, backward_by_block(network, caches, dlogits), strict=True)):
+    for index, (_, dz) in zip(reversed(range(network.depth)), network.signals(dlogits, caches), strict=True):
+        cache = caches[index]
         norms[..., index, :] = m * norm(dz, -2) * norm(cache.a_prev, -2)
     return norms

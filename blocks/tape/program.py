@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from blocks.arrays import Array, Call
+from blocks.tape.recorder import address_of
 
 # A part of the table, and what it points to.
 Row = tuple[Array, Sequence[object]]
@@ -85,7 +86,7 @@ class _Program:
         self.machine = machine
         self.table = np.concatenate([table for table, _ in rows])
         self.held = [held for _, held in rows]
-        self.place = _address(self.table), len(self.table)
+        self.place = address_of(self.table), len(self.table)
 
     def __call__(self) -> None:
         self.machine.run(*self.place)
@@ -127,7 +128,7 @@ def _row(ufunc: np.ufunc, arguments: Sequence[Any]) -> Row | None:
     if walk is None or not _lie_well(operands):
         return None
     table = walk[0].copy()
-    table[:, 6 : 6 + len(operands)] += [_address(operand) for operand in operands]
+    table[:, 6 : 6 + len(operands)] += [address_of(operand) for operand in operands]
     return table, (walk, *operands)
 
 
@@ -165,13 +166,9 @@ def _walk(ufunc: np.ufunc, kinds: tuple[tuple[np.dtype, tuple[int, ...], tuple[i
     walk = np.empty((len(offsets), ROW), np.int64)
     walk[:, :3] = loop.pointers
     pointed = np.array([count, *lengths.values()], np.int64), np.array([*inner[: len(kinds)], *core_strides], np.int64)
-    walk[:, 3:5] = [_address(numbers) for numbers in pointed]
+    walk[:, 3:5] = [address_of(numbers) for numbers in pointed]
     walk[:, 5], walk[:, 6 : 6 + OPERANDS], walk[:, 6 + OPERANDS :] = calls, offsets, apart
     return walk, (loop, *pointed)
-
-
-def _address(array: Array) -> int:
-    return array.ctypes.data
 
 
 def _lie_well(operands: Sequence[Array]) -> bool:
@@ -181,7 +178,7 @@ def _lie_well(operands: Sequence[Array]) -> bool:
     def apart(operand: Array) -> bool:
         if operand is out or not np.may_share_memory(operand, out):
             return True
-        return (_address(operand), operand.shape, operand.strides) == (_address(out), out.shape, out.strides)
+        return (address_of(operand), operand.shape, operand.strides) == (address_of(out), out.shape, out.strides)
 
     return out.flags.writeable and all(operand.size and operand.flags.aligned for operand in operands) and all(map(apart, inputs))
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from blocks.arrays import sum_over_units
-from blocks.tape.recorder import Operation, Owner, Tape, Tracer, array_at, needed
+from blocks.tape.recorder import Operation, Owner, Tape, Tracer, array_at, axes_by_stride, needed
 
 # (coefficient, what moves): a tangent is the sum of their products.
 Terms = list[tuple[Any, Tracer]]
@@ -157,12 +157,12 @@ class _Rules:
 
     def view(self, tracer: Tracer) -> Tracer:
         """The tangent of an array, as an array."""
-        whole = self._summed(tracer.owner)
+        moved = self._summed(tracer.owner)
         if tracer.is_owner():
-            return whole
+            return moved
         offset = tracer.address - tracer.owner.address
-        shape, strides = (*self.directions, *tracer.shape), (*whole.array.strides[: self.axes], *tracer.array.strides)
-        return Tracer(self.tape, whole.owner, array_at(whole.address + offset, shape, strides, self.dtype, whole.array))
+        shape, strides = (*self.directions, *tracer.shape), (*moved.array.strides[: self.axes], *tracer.array.strides)
+        return Tracer(self.tape, moved.owner, array_at(moved.address + offset, shape, strides, self.dtype, moved.array))
 
     def _summed(self, owner: Owner) -> Tracer:
         """An owner's terms as one array that lies as the owner does."""
@@ -184,8 +184,7 @@ class _Rules:
         return total
 
     def _new(self, owner: Owner) -> Tracer:
-        order = sorted(range(owner.array.ndim), key=lambda axis: -owner.array.strides[axis])
-        axes = [*range(self.axes), *(axis + self.axes for axis in order)]
+        axes = [*range(self.axes), *(axis + self.axes for axis in axes_by_stride(owner.array))]
         return self.tape.new((*self.directions, *owner.array.shape), self.dtype, axes)
 
     def _lifted(self, moved: Tracer, ndim: int) -> Tracer:
