@@ -60,8 +60,11 @@ def interrupted_at(place, count, when, number, *command):
         return result
 
     def send():
-        threading.Thread(target=again, daemon=True).start()
-        os.kill(os.getpid(), number)
+        # Python handles signals that wait together by their numbers: the first one is handled before a second one is sent.
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            threading.Thread(target=again, daemon=True).start()
 
     def again():
         while True:
