@@ -13,7 +13,7 @@ from blocks.measure.lanczos import SETTLED, sharpness, top_eigenpairs
 from blocks.parameters import Layout
 from blocks.theory import largest_curvature, softmax_sharpness
 from tests.blocks import oracle
-from tests.blocks.reference import ACTIVATION_NAMES, LOSS_NAMES, PAIRS, SHAPES, assert_near, problem
+from tests.blocks.reference import LOSS_NAMES, PAIRS, SHAPES, assert_near, problem
 
 
 def flat_loss(layout, activation, loss, kind="plain"):
@@ -102,8 +102,7 @@ def test_certain_networks_have_finite_products(loss, logit):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("loss", LOSS_NAMES)
-@pytest.mark.parametrize("activation", ACTIVATION_NAMES)
+@pytest.mark.parametrize(("activation", "loss"), PAIRS)
 def test_a_lane_has_the_products_bits_of_the_network_alone(activation, loss, dtype):
     network, x, y = problem(activation, loss, [6, 16, 9, 16, 3], (2, 3), m=33, dtype=dtype)
     v = np.random.default_rng(1).standard_normal((4, *network.parameters.shape))
@@ -111,7 +110,7 @@ def test_a_lane_has_the_products_bits_of_the_network_alone(activation, loss, dty
     assert together.dtype == dtype
     for lane in [(0, 0), (1, 2)]:
         alone = Network(network.layout.sizes, activation, network.parameters[lane].copy())
-        for direction in range(4):
+        for direction in (0, 3):
             product = hessian_vector_product(alone, x, y, LOSSES[loss], v[(direction, *lane)])
             assert product.tobytes() == together[(direction, *lane)].tobytes()
 
