@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from experiments.run.config import TrackingConfig
 from experiments.run.interrupts import SIGNALS
+from experiments.run.measure import MEASURES, Measure
 
 if TYPE_CHECKING:
     from experiments.run.stack import Trained
@@ -18,24 +19,29 @@ PARENT = "DEPTH_LABORATORY_PARENT"
 
 
 class Result(float):
-    """What a job returns: its final training loss (inf where it diverged), for whoever optimises, with its outcome."""
+    """What a job returns, for whoever optimises: the value of its `sweep.measure`, with its outcome.
+
+    The worst value, inf of a loss and -inf of an accuracy or r2, stands for one that is not finite.
+    """
 
     outcome: str
+    measure: Measure
 
     @classmethod
     def of(cls, trained: "Trained") -> "Result":
-        """inf stands for a loss that is not finite."""
-        return cls.made(trained.final("loss/train"), trained.outcome)
+        """The result of a trained run."""
+        measure = MEASURES[trained.config.sweep.measure]
+        return cls.made(trained.final(measure.name), trained.outcome, measure)
 
     @classmethod
-    def made(cls, loss: float, outcome: str) -> "Result":
-        """The result with that final training loss."""
-        result = cls(loss if math.isfinite(loss) else math.inf)
-        result.outcome = outcome
+    def made(cls, value: float, outcome: str, measure: Measure) -> "Result":
+        """The result with that value of the measure."""
+        result = cls(value if math.isfinite(value) else measure.worst)
+        result.outcome, result.measure = outcome, measure
         return result
 
     def __str__(self) -> str:
-        return f"{self.outcome}: final training loss {float(self):.4g}"
+        return f"{self.outcome}: {self.measure.title} {float(self):.4g}"
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from experiments.run.engines import Engine, Loky, connect
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import defer_interrupts, raise_lost_interrupt
 from experiments.run.loaders import needing_allowance
+from experiments.run.measure import MEASURES
 
 if TYPE_CHECKING:
     from experiments.pictures.report import Report
@@ -47,9 +48,17 @@ def check_run(config: Config) -> "Task":
 
     of = task(config)
     check_size(config, of)
+    check_measure(config, of)
     if config.tracking.enabled:
         check_recordable(config, of)
     return of
+
+
+def check_measure(config: Config, of: "Task") -> None:
+    """Raise UserError where the runs are to be judged by what the data set has not."""
+    allowed = [name for name, measure in MEASURES.items() if measure.kind in ("loss", of.score)]
+    if (name := config.sweep.measure) not in allowed:
+        raise UserError(f"sweep.measure is {name!r}, which {of.dataset.name} has not, allowed: {', '.join(allowed)}")
 
 
 def _check_alike(configs: Sequence[Config]) -> None:
@@ -148,8 +157,8 @@ class Sweep:
             name, mark = sweep_name(self.keys, len(self.configs)), fingerprint_of_sweep(self.fingerprints)
             self.parent, finished = self.store.begin_sweep(name, {"kind": "sweep"}, mark, first.sweep)
             done = {job: finished[run] for job, run in enumerate(enumerate(self.fingerprints)) if run in finished}
-            for job, (loss, outcome) in done.items():
-                self.results[job] = Result.made(loss, outcome)
+            for job, (value, outcome) in done.items():
+                self.results[job] = Result.made(value, outcome, MEASURES[first.sweep.measure])
             if done:
                 print(f"{len(done)} of {len(self.configs)} runs are in the record already (sweep.resume=false trains them anew)")
             self.beating.enter_context(self.parent.beating())
@@ -163,9 +172,8 @@ class Sweep:
     def _save_view(self, pictures: Sequence[str] = ()) -> None:
         from experiments.run.data import task
 
-        score = "r2" if task(self.configs[0]).loss.decides is None else "accuracy"
         assert self.store is not None
-        self.store.save_view(self.parent.run_id, self.title, self.configs, score, pictures)
+        self.store.save_view(self.parent.run_id, self.title, self.configs, task(self.configs[0]).score, pictures)
 
     @cached_property
     def keys(self) -> list[str]:

@@ -29,6 +29,7 @@ from experiments.run.config import CONF, Config, UserError, register, run_name, 
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import defer_interrupts, end_in_order
 from experiments.run.loaders import needing_allowance
+from experiments.run.measure import MEASURES
 from experiments.run.pool import Lost
 from experiments.sweep import Sweep, check_run
 
@@ -65,8 +66,9 @@ def train(cfg: DictConfig) -> Result:
     tags = tags_of_run(fingerprint(config, of.dataset.digest), job)
     if parent:
         with outbox.instead():
-            if done := store.finished(parent, job, tags["fingerprint"]):
-                return Result.made(*done)
+            measure = MEASURES[config.sweep.measure]
+            if done := store.finished(parent, job, tags["fingerprint"], measure):
+                return Result.made(*done, measure)
     with (
         _recorded(store, name, config, tags, parent, outbox) as run,
         tqdm(total=steps, desc=name, unit="step", leave=False, disable=None) as bar,

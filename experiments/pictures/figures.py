@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
@@ -50,10 +50,9 @@ def save(folder: Path, **figures: Figure) -> None:
 
 
 def sweep_map(report: Report) -> Figure:
-    """The sweep's tables as maps of the final training loss, side by side where they can still be read.
+    """The sweep's tables as maps of its measure, side by side where they can still be read.
 
     [ ] the best cell; a frame around the largest rate of each row that trains; seeds averaged, +- their standard deviation.
-    Losses far above the best constant prediction's are coloured alike: one of 1e7 would leave one colour for all others.
     """
     tables = report.tables()
     rows, columns = (max(len({place[axis] for place in cells}) for cells in tables.values()) for axis in (0, 1))
@@ -62,44 +61,59 @@ def sweep_map(report: Report) -> Figure:
     height = max(4.2, 1.2 + (0.06 + 0.14 * lines) * min(rows, MOST))
     down, across = (1, len(tables)) if len(tables) <= ABREAST and len(tables) * width <= WIDEST else (len(tables), 1)
     figure = Figure(figsize=(1 + width * across, height * down), layout="constrained")
-    losses = [row.loss for row in report.rows if math.isfinite(row.loss) and row.loss > 0]
-    ceiling = CEILING * max(task(row.config).constant_loss for row in report.rows)
-    scale = LogNorm(max(min([*losses, ceiling / 10]), 1e-8), min(max([*losses, 1e-2]), ceiling))
+    scale, alike, extend = _scale(report)
     places = list(figure.subplots(down, across, squeeze=False).flat)
     for axes, (name, cells) in zip(places, tables.items(), strict=True):
         image = _draw(axes, report, cells, scale)
-        first = name or f"final training loss, {len(report.rows)} runs: {report.outcomes}"
+        first = name or f"{report.measure.title}, {len(report.rows)} runs: {report.outcomes}"
         frame = "frame: the largest rate that trains" + (", every seed" if report.seeds > 1 else "")
         legend = f"[ ]: the best; {frame}" if report.across == COLUMNS else "[ ]: the best"
         axes.set_title("\n".join(filter(None, [first, report.averaged, legend])), fontsize=9)
-    extend = "max" if max(losses, default=0) > ceiling else "neither"
-    label = "final training loss" + (f" (all above {ceiling:.2g} alike)" if extend == "max" else "")
+    label = f"{report.measure.title}{alike}"
     figure.colorbar(image, ax=places, label=label, extend=extend, fraction=0.15 / across, pad=0.05 / across)
     return figure
 
 
-def _draw(axes: Axes, report: Report, cells: dict[tuple[Any, Any], Cell], scale: LogNorm) -> AxesImage:
+def _scale(report: Report) -> tuple[Normalize, str, str]:
+    """The scale of a map's colours, which values it shows alike, in words, and the end of the colour bar that they have.
+
+    Those far from the best constant prediction's are: a loss of 1e7 would leave one colour for all others.
+    """
+    values = [row.value for row in report.rows if math.isfinite(row.value)]
+    if report.measure.is_loss:
+        losses = [value for value in values if value > 0]
+        ceiling = CEILING * max(task(row.config).constant_loss for row in report.rows)
+        logarithmic = LogNorm(max(min([*losses, ceiling / 10]), 1e-8), min(max([*losses, 1e-2]), ceiling))
+        above = max(losses, default=0) > ceiling
+        return (logarithmic, f" (all above {ceiling:.2g} alike)", "max") if above else (logarithmic, "", "neither")
+    # r2 is 1 less the loss over the best constant prediction's; an accuracy is never below.
+    floor = 1 - CEILING
+    linear = Normalize(max(min(values, default=0), floor), max(values, default=1))
+    return (linear, f" (all below {floor:g} alike)", "min") if min(values, default=0) < floor else (linear, "", "neither")
+
+
+def _draw(axes: Axes, report: Report, cells: dict[tuple[Any, Any], Cell], scale: Normalize) -> AxesImage:
     downs, acrosses = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
-    losses = np.full((len(downs), len(acrosses)), np.nan)
+    values = np.full((len(downs), len(acrosses)), np.nan)
     readable = max(len(downs), len(acrosses)) <= MOST
     for (down, across), cell in cells.items():
         place = downs.index(down), acrosses.index(across)
-        losses[place] = cell.mean
+        values[place] = cell.mean
         if readable:
-            light = bool(cell.survivors) and scale(losses[place]) < 0.5
+            light = bool(cell.survivors) and scale(values[place]) < 0.5
             best = report.best_cell is not None and cell[0] is report.best_cell[0]
             _write(axes, place, cell, best, "white" if light else "black")
     axes.set_facecolor(DIVERGED)
-    image = axes.imshow(np.maximum(losses, scale.vmin or 0), norm=scale, cmap="viridis", aspect="auto")
+    image = axes.imshow(np.maximum(values, scale.vmin or 0), norm=scale, cmap="viridis", aspect="auto")
     if report.across == COLUMNS and readable:
         for row, down in enumerate(downs):
             training = [rate for rate in acrosses if (down, rate) in cells and cells[down, rate].all_trained]
             if training:
                 corner = acrosses.index(max(training)) - 0.47, row - 0.47
                 axes.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, edgecolor=DIVERGED, linewidth=2))
-    for axis, values in ((axes.xaxis, acrosses), (axes.yaxis, downs)):
-        labelled = evenly_spaced(len(values), MOST)
-        axis.set_ticks(labelled, [shown(values[place]) for place in labelled])
+    for axis, names in ((axes.xaxis, acrosses), (axes.yaxis, downs)):
+        labelled = evenly_spaced(len(names), MOST)
+        axis.set_ticks(labelled, [shown(names[place]) for place in labelled])
     if sum(len(shown(value)) for value in acrosses) > READABLE:
         axes.tick_params(axis="x", labelrotation=90)
     axes.set_xlabel(words(report.across))
@@ -120,17 +134,18 @@ def _write(axes: Axes, place: tuple[int, int], cell: Cell, best: bool, colour: s
 
 
 def best_curves(report: Report, best: Mapping[tuple[Any, str], History]) -> Figure:
-    """Training loss after whole epochs of the runs of `Report.best_runs`: a colour a value down, a style of line a category."""
-    figure, axes = new_axes(_titled("training loss", report))
+    """The measure after whole epochs, of the runs of `Report.best_runs`: a colour a value down, a style of line a category."""
+    measure = report.measure
+    figure, axes = new_axes(_titled(measure.curve, report))
     colours, styles = _colours([down for down, _ in best]), _styles([category for _, category in best])
     runs, name = report.best_runs(), report.down.rpartition(".")[2]
     for (down, category), history in best.items():
         rate = f"rate {runs[down, category].config.optimizer.learning_rate:g}" if COLUMNS in report.varied else ""
         label = ", ".join(filter(None, [f"{name} {shown(down)}", category, rate]))
         line, marker = styles[category]
-        drawn = history.evaluated, history.measures["loss/train"]
+        drawn = history.evaluated, history.measures[measure.name]
         axes.plot(*drawn, color=colours[down], linestyle=line, marker=marker, markersize=3, label=label)
-    axes.set(xlabel=STEPS, ylabel="training loss", yscale="log")
+    axes.set(xlabel=STEPS, ylabel=measure.curve, yscale="log" if measure.is_loss else "linear")
     _legend_beside(figure, axes)
     return figure
 
@@ -165,7 +180,7 @@ def _titled(what: str, report: Report) -> str:
     chosen = [f"rates {min(rates):g} to {max(rates):g}" if COLUMNS in report.varied else f"rate {rates[0]:g}"]
     chosen += [f"{report.seeds} seeds"] if report.seeds > 1 else []
     chosen += [f"every {key}" for key in report.varied if key not in (report.down, *report.lines_by, COLUMNS, REPEATS)]
-    return f"{what}\nthe run of smallest final loss of each {keys}, of {', '.join(chosen)}"
+    return f"{what}\nthe run of {report.measure.best_title} of each {keys}, of {', '.join(chosen)}"
 
 
 def loss_curves(history: History) -> Figure:

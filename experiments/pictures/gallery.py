@@ -159,11 +159,11 @@ def description(report: Report, experiment_id: str, parent: str, runs: dict[int,
     best, cell = report.best, report.best_cell
     if report.seeds > 1 and cell:
         place = report.place(cell[0], REPEATS)
-        lines += ["", f"Best cell: **{cell.loss:.4g}** at {place}, the mean final training loss of {len(cell)} seeds"]
+        lines += ["", f"Best cell: **{cell.mean:.4g}** at {place}, the mean {report.measure.title} of {len(cell)} seeds"]
     if best and best.job in runs:
         run = f"run `{runs[best.job].run_id}`"
         place = report.place(best) or "the only run"
-        lines += ["", f"Best run: final training loss **{best.loss:.4g}** at {place} ({run}); the metrics here are its own"]
+        lines += ["", f"Best run: {report.measure.title} **{best.value:.4g}** at {place} ({run}); the metrics here are its own"]
     if verdict:
         lines += ["", f"{report.rows[0].config.sweep.study}: {verdict}"]
     lines += ["", "Train it again and prove it identical:", "", f"    python -m experiments.reproduce --sweep {parent}"]
@@ -183,7 +183,7 @@ def views(report: Report, experiment_id: str, parent: str) -> str:
 
     if len(report.rows) <= PAGE:
         return f"[Curves of all runs]({link(experiment_id, parent)})."
-    names = {"": f"the {PAGE} runs of smallest final loss", "stuck": "the stuck", "diverged": "the diverged"}
+    names = {"": f"the {PAGE} runs of {report.measure.best_title}", "stuck": "the stuck", "diverged": "the diverged"}
     links = [f"[{name}]({link(experiment_id, view_key(parent, outcome))})" for outcome, name in names.items()]
     rest = f"MLflow's page lists {PAGE} runs, `Load more` below them fetches the next; table.json among the artifacts has all"
     return f"Curves of {', '.join(links)}: {rest}."

@@ -1,4 +1,4 @@
-"""What a sweep ends with: the depth x learning-rate table of final losses, the best run, the outcomes."""
+"""What a sweep ends with: the depth x learning-rate table of its measure, the best run, the outcomes."""
 
 import csv
 import math
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.run.config import Config, flat, shown, varied
+from experiments.run.measure import MEASURES
 from experiments.run.pool import Lost
 
 # Cells side by side that can still be read.
@@ -20,10 +21,10 @@ ROWS, COLUMNS, REPEATS = "network.depth", "optimizer.learning_rate", "seed"
 
 @dataclass(frozen=True)
 class Row:
-    """One run of a sweep. loss: final, over the training data; inf where it diverged. job: its number in the sweep."""
+    """One run of a sweep. value: of the sweep's measure, inf or -inf where it diverged. job: its number in the sweep."""
 
     config: Config
-    loss: float
+    value: float
     outcome: str
     job: int = 0
 
@@ -53,8 +54,8 @@ class Cell(list[Row]):
 
     @property
     def survivors(self) -> list[float]:
-        """The final losses of those that have not diverged."""
-        return [row.loss for row in self if math.isfinite(row.loss)]
+        """The values of those that have not diverged."""
+        return [row.value for row in self if math.isfinite(row.value)]
 
     @property
     def mean(self) -> float:
@@ -62,9 +63,9 @@ class Cell(list[Row]):
         return statistics.fmean(self.survivors) if self.survivors else math.nan
 
     @property
-    def loss(self) -> float:
-        """The mean over all seeds: inf where one has diverged."""
-        return self.mean if len(self.survivors) == len(self) else math.inf
+    def has_diverged(self) -> bool:
+        """Whether a seed has."""
+        return len(self.survivors) < len(self)
 
     @property
     def share(self) -> str:
@@ -87,6 +88,7 @@ class Report:
 
     def __init__(self, rows: Sequence[Row], untrained: Mapping[str, Exception] | None = None) -> None:
         self.rows = list(rows)
+        self.measure = MEASURES[self.rows[0].config.sweep.measure]
         self.untrained = [(fate(error), name, str(error)) for name, error in (untrained or {}).items()]
         self.varied = varied([row.values for row in self.rows])
         self.places = [row.place([*self.varied, ROWS, COLUMNS, REPEATS]) for row in self.rows]
@@ -97,15 +99,15 @@ class Report:
 
     @cached_property
     def best(self) -> Row | None:
-        """The run with the smallest final loss, None where all diverged."""
-        finite = [row for row in self.rows if math.isfinite(row.loss)]
-        return min(finite, key=lambda row: row.loss, default=None)
+        """The run with the best value, None where all diverged."""
+        finite = [row for row in self.rows if math.isfinite(row.value)]
+        return min(finite, key=lambda row: self.measure.cost(row.value), default=None)
 
     @cached_property
     def best_cell(self) -> Cell | None:
-        """The cell with the smallest mean over all its seeds, None where one has diverged in every cell."""
-        whole = [cell for cells in self.tables().values() for cell in cells.values() if math.isfinite(cell.loss)]
-        return min(whole, key=lambda cell: cell.loss, default=None)
+        """The cell with the best mean over all its seeds, None where one has diverged in every cell."""
+        whole = [cell for cells in self.tables().values() for cell in cells.values() if not cell.has_diverged]
+        return min(whole, key=lambda cell: self.measure.cost(cell.mean), default=None)
 
     @cached_property
     def lines_by(self) -> list[str]:
@@ -118,11 +120,11 @@ class Report:
         return self.tables_by if numbers or self.across == COLUMNS else [self.across, *self.tables_by]
 
     def best_runs(self) -> dict[tuple[Any, str], Row]:
-        """(value down, values of `lines_by`) -> its run with the smallest final loss; numbers down in ascending order."""
+        """(value down, values of `lines_by`) -> its run with the best value; numbers down in ascending order."""
         best: dict[tuple[Any, str], Row] = {}
         for row, values in zip(self.rows, self.places, strict=True):
             place = values[self.down], ", ".join(shown(values[key]) for key in self.lines_by)
-            if place not in best or row.loss < best[place].loss:
+            if place not in best or self.measure.cost(row.value) < self.measure.cost(best[place].value):
                 best[place] = row
         numbers = all(isinstance(down, int | float) for down, _ in best)
         return dict(sorted(best.items(), key=lambda item: item[0][0])) if numbers else best
@@ -163,7 +165,7 @@ class Report:
         """The tables as text; * marks the best cell, `-` a cell in which every run diverged."""
         lines = []
         for name, cells in self.tables().items():
-            lines += [f"final training loss, {self.down} down, {self.across} across" + (f" ({name})" if name else "")]
+            lines += [f"{self.measure.title}, {self.down} down, {self.across} across" + (f" ({name})" if name else "")]
             lines += [self.averaged] if self.averaged else []
             downs, acrosses = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
             if len(acrosses) > MOST:
@@ -180,12 +182,12 @@ class Report:
         if best is None:
             return [f"every run diverged ({len(self.rows)} runs)"]
         if self.seeds == 1:
-            return [f"best (*): {best.loss:.4g} at {self.place(best) or 'the only run'};  {self.outcomes}"]
+            return [f"best (*): {best.value:.4g} at {self.place(best) or 'the only run'};  {self.outcomes}"]
         lines = ["no best cell: in each of them a seed diverged"]
         if cell:
             place = self.place(cell[0], REPEATS) or "the only cell"
-            lines = [f"best cell (*): {cell.loss:.4g}, the mean of {len(cell)} seeds, at {place}"]
-        return [*lines, f"best run: {best.loss:.4g} at {self.place(best)};  {self.outcomes}"]
+            lines = [f"best cell (*): {cell.mean:.4g}, the mean of {len(cell)} seeds, at {place}"]
+        return [*lines, f"best run: {best.value:.4g} at {self.place(best)};  {self.outcomes}"]
 
     def place(self, row: Row, *without: str) -> str:
         """`network.depth=5, seed=1`: the swept keys' values of a run."""
@@ -198,9 +200,10 @@ class Report:
         return f"{cell.mean:.3g}{mark} {cell.share}".rstrip()
 
     def columns(self) -> dict[str, list[Any]]:
-        """The swept keys, final loss and outcome: a value for each run."""
+        """The swept keys, the measure and the outcome: a value for each run."""
         columns: dict[str, list[Any]] = {key: [values[key] for values in self.places] for key in self.varied}
-        return {**columns, "final/loss_train": [row.loss for row in self.rows], "outcome": [row.outcome for row in self.rows]}
+        values, outcomes = [row.value for row in self.rows], [row.outcome for row in self.rows]
+        return {**columns, self.measure.metric: values, "outcome": outcomes}
 
     def save(self, file: Path) -> None:
         """`columns` as CSV, one line a run."""

@@ -15,6 +15,7 @@ from experiments.run import bounded
 from experiments.run.config import Config, UserError, schedules
 from experiments.run.data import Task, load
 from experiments.run.environment import uncommitted
+from experiments.run.measure import MEASURES
 from experiments.run.memory import in_words
 from experiments.run.stack import Trained, count_parameters, steps_of
 
@@ -28,7 +29,6 @@ FLOATS, INTEGERS, LARGEST = "f", "i", 8
 DIFF_BYTES, LINE = 2**26, 300
 # What a record's history, or its final parameters, may take.
 ARRAY_BYTES = 2**28
-MEASURES = dict.fromkeys(f"{measure}/{part}" for measure in ("loss", "accuracy", "r2") for part in ("train", "validation"))
 
 
 def write(trained: Trained, folder: Path) -> None:

@@ -12,8 +12,9 @@ from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, MAX_PARAM_VAL_LENGTH
 from blocks.arrays import Array, norm
 from blocks.history import History, log_spaced
 from experiments.record.identity import SURROUNDINGS, trajectory_hash
-from experiments.record.view import LOG_FINAL, LOG_RATE, RATIO, norm_keys, quantity_keys
+from experiments.record.view import LOG_RATE, RATIO, norm_keys, quantity_keys
 from experiments.run.config import Config, flat
+from experiments.run.measure import MEASURES
 from experiments.run.stack import Trained
 
 # Up to how many times the first value a metric is drawn: a run that diverges would press all others' curves flat.
@@ -117,7 +118,7 @@ def series(history: History, steps: int, points: int, blocks: int | None) -> dic
 def summary(history: History) -> dict[str, float]:
     """final/loss_train, best/accuracy_validation and so on: the last and the best of every measure; nan where there is none.
 
-    final/log10_loss_train too, where the loss is one that is drawn.
+    final/log10_loss_train and final/log10_loss_validation too, where the loss is one that is drawn.
     """
     values = {}
     for name, measured in history.measures.items():
@@ -126,7 +127,8 @@ def summary(history: History) -> dict[str, float]:
         finite = measured[np.isfinite(measured)]
         if finite.size:
             values[f"best/{key}"] = float(finite.min() if key.startswith("loss") else finite.max())
-    if 0 < values["final/loss_train"] <= BOUNDS["loss"] * float(history.loss[0]):
-        # The dashboard's colours and parallel axes are linear.
-        values[LOG_FINAL] = math.log10(values["final/loss_train"])
+    for loss in (measure for measure in MEASURES.values() if measure.is_loss and measure.name in history.measures):
+        if 0 < values[loss.metric] <= BOUNDS["loss"] * float(history.loss[0]):
+            # The dashboard's colours and parallel axes are linear.
+            values[loss.log_metric] = math.log10(values[loss.metric])
     return values

@@ -48,6 +48,7 @@ from experiments.record.view import TAG, link, run_link, sweep_views
 from experiments.run.config import Config, DatasetConfig, SweepConfig, TrackingConfig, UserError
 from experiments.run.data import load
 from experiments.run.environment import environment, uncommitted
+from experiments.run.measure import MEASURES, Measure
 from experiments.run.stack import Trained
 
 # An experiment with more sweeps than that keeps the views that it has.
@@ -56,7 +57,7 @@ MOST_TAGS = 500
 AT_ONCE, RUNS_AT_ONCE = 8, 4
 
 T = TypeVar("T")
-# (job, fingerprint) -> (final training loss, outcome)
+# (job, fingerprint) -> (value of the measure, nan where that is not finite, and outcome)
 Finished = dict[tuple[int, str], tuple[float, str]]
 
 
@@ -184,7 +185,7 @@ class Store:
         run_id = self.claims.take_over(tags["kind"], fingerprint, config, create)
         self._open_on(run_id, tags)
         # Of a new one nothing is finished: a server that has just gone need not be asked.
-        return self.run(run_id), {} if created else self._finished(run_id)
+        return self.run(run_id), {} if created else self._finished(run_id, MEASURES[config.measure])
 
     def _open_on(self, run_id: str, tags: dict[str, str]) -> None:
         self.opened = run_id
@@ -200,15 +201,15 @@ class Store:
         """Raise TakenOver where the sweep of that parent run belongs to another process by now."""
         self.claims.check(sweep)
 
-    def finished(self, parent: str, job: int, fingerprint: str) -> tuple[float, str] | None:
-        """(final training loss, outcome) of a sweep's job, None where it is not finished."""
-        return self._finished(parent, f" and tags.job = '{job}'").get((job, fingerprint))
+    def finished(self, parent: str, job: int, fingerprint: str, measure: Measure) -> tuple[float, str] | None:
+        """(value of that measure, outcome) of a sweep's job, None where it is not finished."""
+        return self._finished(parent, measure, f" and tags.job = '{job}'").get((job, fingerprint))
 
-    def _finished(self, parent: str, which: str = "") -> Finished:
+    def _finished(self, parent: str, measure: Measure, which: str = "") -> Finished:
         runs = [run for run in self.children(parent, f"attributes.status = 'FINISHED'{which}") if is_job(run.data.tags)]
         return {
             (int(run.data.tags["job"]), run.data.tags.get("fingerprint", "")): (
-                run.data.metrics.get("final/loss_train", math.inf),
+                run.data.metrics.get(measure.metric, math.nan),
                 run.data.tags["outcome"],
             )
             for run in runs

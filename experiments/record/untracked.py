@@ -24,7 +24,7 @@ class Untracked:
         """A sweep that is not recorded, of which nothing is there."""
         return self, {}
 
-    def finished(self, parent: str, job: int, fingerprint: str) -> None:
+    def finished(self, *arguments: Any) -> None:
         """Nothing is there."""
 
     def check_owner(self) -> None:

@@ -15,12 +15,13 @@ from typing import Any
 from blocks.history import evenly_spaced
 from blocks.measure.instruments import INSTRUMENTS
 from experiments.run.config import Config, flat, schedules, varied
+from experiments.run.measure import MEASURES, Measure
 
 TAG = "mlflow.sharedViewState."
 RATE, LOG_RATE, DEPTH, SEED = "optimizer.learning_rate", "optimizer.log10_learning_rate", "network.depth", "seed"
 # The instrument whose numbers are shares, many of them 0.
 SHARE = "saturated"
-FINAL, LOG_FINAL, RATIO = "final/loss_train", "final/log10_loss_train", "norm_ratio/first_over_last"
+RATIO = "norm_ratio/first_over_last"
 MOST_RUNS = 200
 # MLflow's page fetches so many runs, and then more with every click on `Load more`.
 PAGE = 100
@@ -82,13 +83,14 @@ def sweep_views(
     charts, sections = _charts(configs, score, blocks)
     images = [_chart("IMAGE", "pictures", imageKeys=[key], step=0, showRunParams=False) for key in pictures]
     with_images = {"pictures": ("Pictures", True), **sections} if images else sections
-    columns = [*(f"params.`{key}`" for key in _swept(configs)), "tags.`outcome`", f"metrics.`{FINAL}`"]
+    measure = MEASURES[configs[0].sweep.measure]
+    columns = [*(f"params.`{key}`" for key in _swept(configs)), "tags.`outcome`", f"metrics.`{measure.metric}`"]
     if len(configs) <= PAGE:
-        return {parent: _view(name, parent, "", columns, [*images, *charts], with_images)}
+        return {parent: _view(name, parent, "", measure, columns, [*images, *charts], with_images)}
     names = {"stuck": "stuck runs", "diverged": "diverged runs"}
     best = f"the best {PAGE} of {len(configs)} runs: {name}"
-    return {parent: _view(best, parent, "", columns, [*images, *charts], with_images)} | {
-        view_key(parent, outcome): _view(f"{title}: {name}", parent, outcome, columns, charts, sections)
+    return {parent: _view(best, parent, "", measure, columns, [*images, *charts], with_images)} | {
+        view_key(parent, outcome): _view(f"{title}: {name}", parent, outcome, measure, columns, charts, sections)
         for outcome, title in names.items()
     }
 
@@ -109,7 +111,7 @@ def _charts(
 
     For what no chart shows MLflow adds one, to the section that is named as the first part of the metric's name.
     """
-    swept = _swept(configs)
+    swept, measure = _swept(configs), MEASURES[configs[0].sweep.measure]
     axes = [LOG_RATE if key == RATE else key for key in swept]
     numbers = [key for key in swept if key != SEED and all(_is_number(flat(config).get(key)) for config in configs)]
     norms = [list(norm_keys(config.network.depth, blocks).values()) for config in configs]
@@ -121,14 +123,14 @@ def _charts(
         _line("losses", "loss/validation", log=True),
         _line("losses", f"{score}/validation", range=bounds),
         _line("losses", "loss/batch", log=True),
-        _chart("PARALLEL", "sweep", selectedParams=axes, selectedMetrics=[LOG_FINAL], showAllRuns=True),
+        _chart("PARALLEL", "sweep", selectedParams=axes, selectedMetrics=[measure.log_metric], showAllRuns=True),
     ]
     if len(numbers) > 1:
         # The depth up, and the rate across, where they are swept.
         down, across = sorted(numbers, key=lambda key: {DEPTH: -1, RATE: 1}.get(key, 0))[:: len(numbers) - 1]
         places = {"xaxis": _axis("PARAM", LOG_RATE if across == RATE else across), "yaxis": _axis("PARAM", down)}
-        charts.append(_chart("CONTOUR", "sweep", **places, zaxis=_axis("METRIC", LOG_FINAL)))
-    charts.append(_bar("sweep", f"best/{score}_validation"))
+        charts.append(_chart("CONTOUR", "sweep", **places, zaxis=_axis("METRIC", measure.log_metric)))
+    charts.append(_bar("sweep", f"best/{score}_validation" if measure.is_loss else measure.metric))
     charts += [_line("norms", key, log=True) for key in (RATIO, "grad_norm/all", *viewed)]
     common = {name: _recorded_by_all(keys) for name, keys in measured.items()}
     charts += [_line("instruments", keys[0], log=name != SHARE) for name, keys in common.items() if keys]
@@ -136,7 +138,7 @@ def _charts(
         charts.append(_bar(end, f"{end}/{score}_{part}"))
         # A bar's axis is linear: of losses the largest alone would be seen. A chart that is deleted MLflow does not add again.
         charts.append(_bar(end, f"{end}/loss_{part}", deleted=True))
-    charts.append(_bar("final", LOG_FINAL))
+    charts += [_bar("final", loss.log_metric) for loss in MEASURES.values() if loss.is_loss]
     shown = {chart.get("metricKey") for chart in charts}
     charts.append(_line(score, f"{score}/train", range=bounds))
     for section, keys in {"grad_norm": norms, **measured}.items():
@@ -181,6 +183,7 @@ def _view(
     name: str,
     parent: str,
     outcome: str,
+    measure: Measure,
     columns: Sequence[str],
     charts: Sequence[dict[str, Any]],
     sections: dict[str, tuple[str, bool]],
@@ -189,8 +192,8 @@ def _view(
     which = f" and tags.outcome = '{outcome}'" if outcome else ""
     state = {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}'{which}",
-        "orderByKey": f"metrics.`{FINAL}`",
-        "orderByAsc": True,
+        "orderByKey": f"metrics.`{measure.metric}`",
+        "orderByAsc": measure.is_loss,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],

@@ -16,6 +16,7 @@ from blocks.network import KINDS
 from blocks.optimizers import OPTIMIZERS, Momentum
 from blocks.schedules import SCHEDULES
 from experiments.run.machine import MACHINES, settle
+from experiments.run.measure import MEASURES
 
 CONF = str(Path(__file__).resolve().parents[2] / "conf")
 DTYPES = ("float32", "float64")
@@ -33,6 +34,7 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "optimizer.name": OPTIMIZERS,
     "optimizer.schedule": SCHEDULES,
     "training.loss": LOSSES,
+    "sweep.measure": MEASURES,
 }
 # What NumPy's generators draw a seed from has 128 bits, what scikit-learn's are given 32.
 MOST_SEED, MOST_DATASET_SEED, MOST_THREADS = 2**128 - 1, 2**32 - 1, 1024
@@ -174,6 +176,7 @@ class TrackingConfig:
 class SweepConfig:
     """A sweep that was begun before, and what is made of it at its end.
 
+    measure: what runs are judged by: loss/train, loss/validation, accuracy/... (of labels) or r2/... (of values).
     resume: true trains only what an earlier sweep of the same runs has not finished, false starts anew.
     stale: seconds without a sign of life after which a sweep on another machine counts as dead, at least 20.
     study: a name of experiments/pictures/studies.py: theory drawn over what the sweep has measured, and a verdict.
@@ -182,6 +185,7 @@ class SweepConfig:
     resume: bool = True
     stale: float = 60.0
     study: str | None = None
+    measure: str = "loss/train"
 
 
 @dataclass

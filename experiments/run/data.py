@@ -144,6 +144,11 @@ class Task:
     units: int
     constant_loss: float
 
+    @property
+    def score(self) -> str:
+        """What is measured beside the loss: accuracy of labels, r2 of values."""
+        return "r2" if self.loss.decides is None else "accuracy"
+
 
 def task(config: Config) -> Task:
     """The data set and the loss that fits it; raises UserError where the config's loss, batch size or dtype does not."""

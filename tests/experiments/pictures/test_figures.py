@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from matplotlib.colors import LogNorm, to_rgb
+from matplotlib.colors import LogNorm, Normalize, to_rgb
 from matplotlib.patches import Rectangle
 
 from blocks.history import History
@@ -15,9 +15,9 @@ from experiments.run.config import typed
 from experiments.run.stack import train_stack
 
 
-def report(composed, cells):
-    """cells: (depth, rate, seed) -> (loss, outcome)"""
-    default, rows = typed(composed()), []
+def report(composed, cells, *overrides):
+    """cells: (depth, rate, seed) -> (value, outcome)"""
+    default, rows = typed(composed(*overrides)), []
     for job, ((depth, rate, seed), (loss, outcome)) in enumerate(cells.items()):
         network, optimizer = replace(default.network, depth=depth), replace(default.optimizer, learning_rate=rate)
         rows.append(Row(replace(default, network=network, optimizer=optimizer, seed=seed), loss, outcome, job))
@@ -176,7 +176,7 @@ def test_a_category_has_lines_of_its_own_and_the_title_says_which_runs_are_drawn
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     assert lines["sigmoid, first step"] == [0.5, 0.5**4, 0.5**8]
     assert lines["tanh, last step"] == [1, 1, 1]
-    says = "the run of smallest final loss of each depth and activation, of rates 0.01 to 1"
+    says = "the run of smallest final training loss of each depth and activation, of rates 0.01 to 1"
     assert axes.get_title().splitlines()[1] == says
 
     figure = figures.best_curves(swept, histories)
@@ -194,6 +194,24 @@ def test_twenty_depths_have_twenty_colours(composed, runs):
     swept = rows(composed, "network.depth=" + ",".join(str(depth) for depth in range(2, 22)))
     axes = figures.best_curves(swept, {(depth, ""): runs[0] for depth in range(2, 22)}).axes[0]
     assert len({tuple(to_rgb(line.get_color())) for line in axes.lines}) == 20
+
+
+def test_the_map_of_a_score_is_linear_and_marks_the_largest(composed):
+    values = {(2, 0.1, 0): (0.7, "trained"), (2, 0.2, 0): (0.9, "trained"), (2, 0.3, 0): (-np.inf, "diverged")}
+    axes, bar = figures.sweep_map(report(composed, values, "sweep.measure=accuracy/validation")).axes
+    assert bar.get_ylabel() == axes.get_title().partition(",")[0] == "final validation accuracy"
+    assert type(axes.images[0].norm) is Normalize
+    assert (axes.images[0].norm.vmin, axes.images[0].norm.vmax) == (0.7, 0.9)
+    assert [text.get_text() for text in axes.texts] == ["0.7", "[0.9]", "diverged"]
+
+
+def test_an_r2_far_below_that_of_the_best_constant_prediction_leaves_the_other_cells_their_colours(composed):
+    values = {(2, 0.1, 0): (0.5, "trained"), (2, 0.2, 0): (-1e7, "stuck")}
+    axes, bar = figures.sweep_map(report(composed, values, "dataset=diabetes", "sweep.measure=r2/train")).axes
+    # The best constant prediction has 0, one with twice its loss -1.
+    assert (axes.images[0].norm.vmin, axes.images[0].norm.vmax) == (-1, 0.5)
+    assert bar.get_ylabel() == "final training r2 (all below -1 alike)"
+    assert bar.get_ylim() == (-1, 0.5)
 
 
 @pytest.mark.parametrize("loss", [2.4e7, 16.0])

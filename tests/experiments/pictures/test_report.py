@@ -91,6 +91,21 @@ def test_one_seed_has_the_table_of_the_readme(report):
     ]
 
 
+def test_of_accuracies_the_largest_is_the_best(config):
+    cells = {(2, 0): 0.9, (2, 1): 0.5, (5, 0): 0.8, (5, 1): 0.7, (9, 0): 0.99, (9, 1): -INF}
+    runs = [
+        Row(config({DEPTH: depth, SEED: seed, "sweep.measure": "accuracy/validation"}), value, "trained", job)
+        for job, ((depth, seed), value) in enumerate(cells.items())
+    ]
+    found = Report(runs)
+    lines = found.text().splitlines()
+    assert lines[0] == "final validation accuracy, network.depth down, optimizer.learning_rate across"
+    assert lines[-2] == "best cell (*): 0.75, the mean of 2 seeds, at network.depth=5"
+    assert lines[-1].startswith("best run: 0.99 at network.depth=9, seed=0;")
+    assert found.columns()["final/accuracy_validation"] == list(cells.values())
+    assert {down: row.job for (down, _), row in found.best_runs().items()} == {2: 0, 5: 2, 9: 4}
+
+
 DEPTH, RATE, ACTIVATION, GAIN, SEED = "network.depth", "optimizer.learning_rate", "network.activation", "network.gain", "seed"
 
 

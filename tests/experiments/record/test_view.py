@@ -1,6 +1,7 @@
 """The saved views: what they ask for is recorded, and they fit into a tag."""
 
 import base64
+import itertools
 import json
 import zlib
 from dataclasses import replace
@@ -108,8 +109,29 @@ def test_no_chart_has_a_linear_axis_of_numbers_over_many_decades(configs):
     linear = {chart["metricKey"] for chart in drawn if chart["type"] == "BAR" or chart.get("scaleType") == "linear"}
     assert {key for key in linear if not key.startswith(("accuracy/", "saturated/"))} == {
         *(f"{end}/accuracy_{part}" for end in ("final", "best") for part in ("train", "validation")),
-        "final/log10_loss_train",
+        *(f"final/log10_loss_{part}" for part in ("train", "validation")),
     }
+
+
+@pytest.mark.parametrize(
+    ("measure", "order", "drawn"),
+    [
+        ("loss/train", ("metrics.`final/loss_train`", True), "final/log10_loss_train"),
+        ("loss/validation", ("metrics.`final/loss_validation`", True), "final/log10_loss_validation"),
+        ("accuracy/validation", ("metrics.`final/accuracy_validation`", False), "final/accuracy_validation"),
+    ],
+)
+def test_the_measure_orders_the_runs_and_colours_the_charts(composed, measure, order, drawn):
+    swept = ["network.depth=2", "network.depth=5"], ["optimizer.learning_rate=0.1", "optimizer.learning_rate=0.2"]
+    runs = [typed(composed(*axes, f"sweep.measure={measure}")) for axes in itertools.product(*swept)]
+    (view,) = sweep_views("a sweep", "p", runs, "accuracy", 12).values()
+    found = state(view)
+    assert (found["orderByKey"], found["orderByAsc"]) == order
+    assert found["selectedColumns"][-1] == order[0]
+    by_type = {chart["type"]: chart for chart in found["compareRunCharts"]}
+    assert by_type["PARALLEL"]["selectedMetrics"] == [drawn]
+    assert by_type["CONTOUR"]["zaxis"] == {"type": "METRIC", "key": drawn}
+    assert drawn in recorded(runs[0], 12)
 
 
 def test_the_pictures_stand_first_in_the_view_that_has_the_best_run(configs):
