@@ -50,7 +50,7 @@ class Loss:
         return self.encode(self.check(np.asarray(y), units, dtype), units, dtype)
 
     def value_and_gradient(self, logits: Array, target: Array, shares: Array | None = None) -> tuple[Array, Array]:
-        """What a call returns, of a target that is encoded. With shares (m,), weights whose sum is 1, in the logits' dtype:
+        """What a call returns, of a target that is encoded. With shares (..., m), weights whose sum is 1, in the logits' dtype:
 
             J = sum of s_i J_i        dJ/dz_i = s_i dJ_i/dz_i        J_i: the loss of example i alone
 
@@ -62,7 +62,7 @@ class Loss:
         z, y = (np.expand_dims(np.moveaxis(values, -1, 0), -1).copy() for values in (logits, target))
         values, dlogits = self.function(z, y)
         # Side by side: BLAS sums what is spread out in another order.
-        return np.vecdot(np.moveaxis(values, 0, -1).copy(), shares), np.moveaxis(dlogits[..., 0], 0, -1) * shares
+        return np.vecdot(np.moveaxis(values, 0, -1).copy(), shares), np.moveaxis(dlogits[..., 0], 0, -1) * shares[..., None, :]
 
     @classmethod
     def named(cls, name: str) -> "Loss":
@@ -80,9 +80,9 @@ def check_weights(weights: Array, m: int) -> Array:
 
 
 def shares_of(weights: Array) -> Array:
-    """Weights over their sum, which no weight can make overflow."""
-    scaled = weights / weights.max()
-    return scaled / scaled.sum()
+    """Weights (..., m) over their sum, which no weight can make overflow."""
+    scaled = weights / weights.max(axis=-1, keepdims=True)
+    return scaled / scaled.sum(axis=-1, keepdims=True)
 
 
 def r2(residual: Array, total: Array, m: int) -> Array:

@@ -41,7 +41,7 @@ def train(
     schedule: str = "constant",
     validation: tuple[Array, Array] | None = None,
     evaluations: int = 10,
-    loss_bound: float = np.inf,
+    loss_bound: float | Array = np.inf,
     watch: Watch | None = None,
     instruments: Sequence[Instrument] = (),
 ) -> History:
@@ -56,12 +56,13 @@ def train(
     optimizer: its hyperparameters numbers, or arrays with one a lane; its learning rate may be one a parameter.
     epochs: passes over the data, at least 1.
     batch_size: examples a step, 1 to m; the last batch of an epoch may be shorter. None: all.
-    orders: the examples' order in each epoch, see `reshuffled`; None keeps the data's own.
+    orders: the examples' order in each epoch, (m,) or (..., m) with one a lane, see `reshuffled`; None keeps the data's own.
     schedule: name of the learning rate's schedule.
     validation: x and y measured beside the training data before the first epoch, after the last, and log-spaced
         between, `evaluations` times at most; 0 measures nothing.
-    loss_bound: a lane whose loss is above it has diverged, as has one whose loss or gradient is not finite: it leaves the
-        stack where it stands. What the last update has led to is judged by the loss of all training data, and by the parameters.
+    loss_bound: a number, or one a lane. A lane whose loss is above it has diverged, as has one whose loss or gradient is not
+        finite: it leaves the stack where it stands. What the last update has led to is judged by the loss of all training data,
+        and by the parameters.
     watch: called after every epoch with the number of steps made so far, and a function that gives their history.
     instruments: what else to measure, see `blocks.measure.instruments`.
     Raises ValueError for data that are not finite or do not fit the network, and for numbers out of range.
@@ -80,7 +81,8 @@ def train(
 class Workspace:
     """What batches of m examples are gathered into, and computed in: recorded once, and replayed.
 
-    rows: (m, n_0 + 1) an example a row, with a 1 behind it: turned, block 1's a_prev_1, so that no batch is copied twice.
+    rows: (m, n_0 + 1) an example a row, with a 1 behind it: turned, block 1's a_prev_1, so that no batch is copied twice;
+        (lanes, m, n_0 + 1) where every lane has a batch of its own.
     gradient: (..., P) where `backward` leaves the gradient.
     value: (...,) the loss. logits: (..., n_L, m).
     norms: (..., 2 L) of all dW and db. squares: their squares, see `Layout.squares`.
@@ -91,24 +93,35 @@ class Workspace:
     norms: Array
     squares: Array
 
-    def __init__(self, network: Network, loss: Loss, gradient: Array, target: Array, m: int, weighted: bool = False) -> None:
-        self.network, self.loss, self.gradient = network, loss, gradient
+    def __init__(
+        self,
+        network: Network,
+        loss: Loss,
+        gradient: Array,
+        target: Array,
+        shape: tuple[int, ...],
+        weighted: bool = False,
+    ) -> None:
+        self.network, self.loss, self.gradient, self.shape = network, loss, gradient, shape
         inputs, units, dtype = network.layout.sizes[0], network.layout.sizes[-1], network.parameters.dtype
-        self.labels = np.empty((*target.shape[:-1], m), target.dtype)
-        self.encode = partial(loss.encode, self.labels, units, dtype) if target.dtype != dtype else None
+        *lanes, m = shape
+        self.labels = np.empty((*target.shape[:-1], *shape), target.dtype)
+        # (units, lanes, m) -> (lanes, units, m)
+        labels = self.labels.swapaxes(0, -2) if lanes else self.labels
+        self.encode = partial(loss.encode, labels, units, dtype) if target.dtype != dtype else lambda: labels
         # Every lane's own copy of the labels: broadcasting takes longer, and allocates.
-        own = bool(network.lanes) or self.encode is not None
+        own = bool(network.lanes) or target.dtype != dtype
         self.target = np.empty((*network.lanes, units, m), dtype) if own else self.labels
-        self.shares = np.empty(m, dtype) if weighted else None
+        self.shares = np.empty(shape, dtype) if weighted else None
         self.held: Array | None = None
         self.replay: Replay | None = None
         if replay_is_on():
-            self._record(Tape(), inputs, m)
+            self._record(Tape(), (*lanes, inputs, m))
         else:
-            self.rows = np.ones((m, inputs + 1), dtype)
+            self.rows = np.ones((*shape, inputs + 1), dtype)
 
-    def _record(self, tape: Tape, inputs: int, m: int) -> None:
-        x = tape.input((inputs, m), self.gradient.dtype, order=(1, 0))
+    def _record(self, tape: Tape, shape: tuple[int, ...]) -> None:
+        x = tape.input(shape, self.gradient.dtype, order=(*range(len(shape) - 2), -1, -2))
         shares = None if self.shares is None else tape.watch(self.shares)
         network = self.network.with_parameters(tape.watch(self.network.parameters))
         self._forward(network, x, tape.watch(self.target), shares)
@@ -132,8 +145,8 @@ class Workspace:
 
     @property
     def x(self) -> Array:
-        """(n_0, m) the batch."""
-        return transpose(self.rows)[:-1]
+        """(n_0, m) the batch, or one a lane."""
+        return transpose(self.rows)[..., :-1, :]
 
     def forward(self) -> None:
         """Leave value and logits."""
@@ -151,14 +164,15 @@ class Workspace:
             self.replay()
 
     def gather(self, rows: Array, target: Array, examples: Array, weights: Array | None) -> None:
-        """Take these examples of a whole set."""
+        """Take these examples of a whole set: (m,) for all lanes, or (lanes, m)."""
         if examples is not self.held:
-            rows.take(examples, 0, self.rows, "clip")
-            target.take(examples, -1, self.labels, "clip")
+            wanted = examples if examples.shape == self.shape else np.broadcast_to(examples, self.shape)
+            rows.take(wanted, 0, self.rows, "clip")
+            target.take(wanted, -1, self.labels, "clip")
             if self.target is not self.labels:
-                np.copyto(self.target, self.encode() if self.encode else self.labels)
+                np.copyto(self.target, self.encode())
             if self.shares is not None:
-                self.shares[...] = 1 / len(examples) if weights is None else shares_of(weights[examples])
+                self.shares[...] = 1 / self.shape[-1] if weights is None else shares_of(weights[wanted])
             self.held = examples
 
 
@@ -174,7 +188,7 @@ class _Training:
         loss: Loss,
         optimizer: Optimizer,
         batch_size: int | None,
-        loss_bound: float,
+        loss_bound: float | Array,
     ) -> None:
         self.lanes = network.lanes
         self.live = np.arange(int(np.prod(self.lanes)))
@@ -188,10 +202,12 @@ class _Training:
         self.weights = None if weights is None else check_weights(weights, self.m)
         self.batch_size = self.m if batch_size is None else batch_size
         self.batch_size = whole_number("batch_size", self.batch_size, at_least=1, at_most=self.m)
-        if not loss_bound > 0:
-            raise ValueError(f"loss_bound is {loss_bound}, it must be above 0")
-        self.loss_bound = min(loss_bound, float(np.finfo(network.parameters.dtype).max))
+        if np.shape(loss_bound) not in ((), self.lanes) or not np.all(np.asarray(loss_bound) > 0):
+            raise ValueError(f"loss_bound is {loss_bound}, it must be above 0, a number or one a lane")
+        bounds = np.minimum(loss_bound, float(np.finfo(network.parameters.dtype).max))
+        self.loss_bound, self.least_bound = np.broadcast_to(bounds, self.lanes).reshape(-1), float(np.min(bounds))
         self.place: slice | Array = slice(None)
+        self.own_orders = False
         self._occupy(network, optimizer)
         self.state = optimizer.start(network)
 
@@ -218,10 +234,10 @@ class _Training:
 
     def gathered(self, rows: Array, target: Array, examples: Array, weights: Array | None = None) -> Workspace:
         """These examples of a whole set, in the workspace for so many."""
-        m = len(examples)
+        m = examples.shape[-1]
         if m not in self.workspaces:
-            weighted = self.weights is not None
-            self.workspaces[m] = Workspace(self.network, self.loss, self.gradient, target, m, weighted)
+            shape, weighted = (*self.network.lanes, m) if self.own_orders else (m,), self.weights is not None
+            self.workspaces[m] = Workspace(self.network, self.loss, self.gradient, target, shape, weighted)
         self.workspaces[m].gather(rows, target, examples, weights)
         return self.workspaces[m]
 
@@ -251,8 +267,9 @@ class _Training:
             for instrument in instruments
         }
 
-        order = np.arange(self.m)
-        examples = [order[batch] for batch in batches]
+        order = np.arange(self.m) if orders is None else self._checked(next(orders, None), 0)
+        self.own_orders = order.ndim > 1
+        examples = [order[..., batch] for batch in batches]
         # A network that diverges overflows on its way, and one that vanishes underflows: both are results here.
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             step = 0
@@ -263,9 +280,9 @@ class _Training:
                         self._measure(name, rows, target, column)
                 if epoch == epochs:
                     break
-                if orders is not None:
+                if epoch and orders is not None:
                     order = self._checked(next(orders, None), epoch)
-                    examples = [order[batch] for batch in batches]
+                    examples = [order[..., batch] for batch in batches]
                 for batch in examples:
                     if self.live.size == 0:
                         break
@@ -295,24 +312,26 @@ class _Training:
         if order is None:
             raise ValueError(f"orders ends before epoch {epoch + 1}, it must have an order for every epoch")
         order = np.asarray(order)
-        if order.shape != (self.m,) or not np.issubdtype(order.dtype, np.integer) or order.min() < 0 or order.max() >= self.m:
+        fits = order.shape in ((self.m,), (*self.lanes, self.m)) and (not epoch or (order.ndim > 1) == self.own_orders)
+        if not fits or not np.issubdtype(order.dtype, np.integer) or order.min() < 0 or order.max() >= self.m:
             raise ValueError(f"an order of shape {order.shape} is no order of {self.m} examples, it must hold 0 to {self.m - 1}")
-        return order
+        return order if order.ndim == 1 else order.reshape(-1, self.m)
 
     def _cycle(self, step: int, examples: Array, factor: float) -> None:
-        """One cycle of gradient descent, its loss and norms kept at `step`.
+        """One cycle of gradient descent, its loss and norms kept at `step`. examples: (m,), or (lanes, m) of all lanes.
 
         Lanes with a loss above the bound, or a gradient that is not finite, leave; the others make the cycle anew, with
         their very bits.
         """
-        batch = self.gathered(self.rows, self.target, examples, self.weights)
+        own = examples[self.place] if self.own_orders else examples
+        batch = self.gathered(self.rows, self.target, own, self.weights)
         batch.cycle()
         value, norms = batch.value, batch.norms
         finite = self.network.layout.rescale(norms, batch.squares, self.gradient)
         self.losses[step, self.place] = value
-        if not largest(value) <= self.loss_bound:
+        if not (largest(value) <= self.least_bound or self._within_bounds(value).all()):
             # Caches of its own, since a workspace's z may be overwritten by a.
-            stays, block = np.asarray(value <= self.loss_bound), _first(_lost_blocks(self.network.forward(batch.x)[1]))
+            stays, block = self._within_bounds(value), _first(_lost_blocks(self.network.forward(batch.x)[1]))
         else:
             self.norms[step, self.place] = norms
             if finite:
@@ -322,6 +341,9 @@ class _Training:
         self._part(step, np.reshape(stays, -1), np.reshape(block, -1))
         if self.live.size:
             self._cycle(step, examples, factor)
+
+    def _within_bounds(self, value: Array) -> Array:
+        return np.asarray(value <= self.loss_bound[self.live].astype(value.dtype))
 
     def _update(self, step: int, factor: float) -> None:
         """The update, and what is measured around it."""
@@ -337,7 +359,7 @@ class _Training:
         measured = self.measures["loss/train"][-1:, self.live]
         loss = measured[0] if len(measured) else np.reshape(self._evaluate(self.rows, self.target)[0], -1)
         finite = np.isfinite(self.network.parameters).all(axis=-1)
-        bad = ~((loss <= self.loss_bound) & np.reshape(finite, -1))
+        bad = ~((loss <= self.loss_bound[self.live]) & np.reshape(finite, -1))
         if bad.any():
             batches = [self.x[:, start : start + self.batch_size] for start in range(0, self.m, self.batch_size)]
             lost = np.any([_lost_blocks(self.network.forward(batch)[1]) for batch in batches], axis=0)

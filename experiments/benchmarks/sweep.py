@@ -1,7 +1,10 @@
-"""Training alone of a depth x learning-rate grid, beside JAX, PyTorch and scikit-learn."""
+"""Training alone of a depth x learning-rate grid, beside JAX, PyTorch and scikit-learn, and of depth x seed."""
 
 import contextlib
+import time
 import warnings
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -28,6 +31,29 @@ def sweep() -> None:
     }
     times = alternate(contestants, 1, rounds=SWEEP_ROUNDS, warm_up=False)
     table(f"a sweep of {len(DEPTHS)} depths x {len(RATES)} rates on digits, float32, relu", times, "s ", 1)
+
+
+def seeds() -> None:
+    """Training alone of depths 2 to 33 x 16 seeds in stacks, whose lanes have each an order of the batches of their own,
+    beside 16 rates, which share one; none diverges.
+    """
+    rates = [
+        replace(config, optimizer=OptimizerConfig(learning_rate=float(rate)))
+        for config, rate in zip(_sweep_configs(), np.tile(np.geomspace(1e-3, 1e-2, len(RATES)), len(DEPTHS)), strict=True)
+    ]
+    alike = OptimizerConfig(learning_rate=1e-2)
+    seeds = [replace(config, seed=number % len(RATES), optimizer=alike) for number, config in enumerate(rates)]
+    contestants = {"16 rates": partial(_in_turn, rates), "16 seeds": partial(_in_turn, seeds)}
+    times = alternate(contestants, 1, rounds=SWEEP_ROUNDS, clock=time.process_time)
+    table(f"stacks of {len(DEPTHS)} depths x 16 rates or seeds on digits, one process", times, "s ", 1)
+
+
+def _in_turn(configs: list[Config]) -> None:
+    from experiments.run.stack import plan, train_stack
+
+    of = digits()
+    for stack in plan(configs, [of] * len(configs)):
+        train_stack([configs[k] for k in stack], of)
 
 
 def _sweep_configs() -> list[Config]:

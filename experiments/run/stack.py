@@ -1,8 +1,8 @@
-"""Configs that share shapes, data and batch order -> trained histories. A single run is a stack of one."""
+"""Configs that share shapes and data -> trained histories. A single run is a stack of one."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +55,9 @@ def shared(config: Config) -> tuple[object, ...]:
         repr(asdict(config.dataset)),
         (network.depth, network.width, network.activation, network.kind),
         (optimizer.name, optimizer.schedule),
-        repr(asdict(training)),
+        repr(asdict(replace(training, loss_bound=np.inf))),
         repr(asdict(config.instruments)),
-        (config.seed, config.dtype),
+        config.dtype,
     )
 
 
@@ -71,7 +71,6 @@ def train_stack(configs: Sequence[Config], of: Task | None = None, watch: Watch 
     of = of or task(first)
     started = time.time()
     network = _network(configs, of)
-    order = np.random.default_rng(first.seed).spawn(2)[1]
     training = first.training
     with threadpool_limits(training.threads, user_api="blas"):
         history = train(
@@ -82,11 +81,11 @@ def train_stack(configs: Sequence[Config], of: Task | None = None, watch: Watch 
             optimizer=_optimizer(configs, network.layout),
             epochs=training.epochs,
             batch_size=training.batch_size,
-            orders=None if training.batch_size is None else reshuffled(order, of.dataset.x.shape[-1]),
+            orders=None if training.batch_size is None else _orders(configs, of.dataset.x.shape[-1]),
             schedule=first.optimizer.schedule,
             validation=(of.dataset.x_validation, of.dataset.y_validation),
             evaluations=training.evaluations,
-            loss_bound=training.loss_bound,
+            loss_bound=np.array([config.training.loss_bound for config in configs]),
             watch=watch,
             instruments=instruments(first),
         )
@@ -125,8 +124,9 @@ def plan(configs: Sequence[Config], tasks: Sequence[Task], size: int | None = No
     size: lanes a stack; None takes as many as keep what a step touches in the processor's cache, and `most` at most.
     """
     groups: dict[tuple[object, ...], list[int]] = {}
-    for index, config in enumerate(configs):
-        groups.setdefault(shared(config), []).append(index)
+    # Lanes of one seed side by side: where all of a stack have one order of the batches, they share these.
+    for index in sorted(range(len(configs)), key=lambda index: configs[index].seed):
+        groups.setdefault(shared(configs[index]), []).append(index)
     stacks: list[list[int]] = []
     for group in groups.values():
         first = group[0]
@@ -206,6 +206,16 @@ def _network(configs: Sequence[Config], of: Task) -> Network:
 
     networks = [alone(config) for config in configs]
     return networks[0].with_parameters(np.stack([network.parameters for network in networks]))
+
+
+def _orders(configs: Sequence[Config], m: int) -> Iterator[Array]:
+    """The order of m examples in each epoch: (lanes, m), each lane's of its own seed, or (m,) where all have one seed."""
+    seeds = [config.seed for config in configs]
+    series = {seed: reshuffled(np.random.default_rng(seed).spawn(2)[1], m) for seed in dict.fromkeys(seeds)}
+    if len(series) == 1:
+        return series[seeds[0]]
+    places = [list(series).index(seed) for seed in seeds]
+    return (np.stack(orders)[places] for orders in zip(*series.values(), strict=True))
 
 
 def _optimizer(configs: Sequence[Config], layout: Layout) -> Optimizer:

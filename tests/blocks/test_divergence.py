@@ -69,6 +69,19 @@ def test_a_loss_on_its_bound_has_not_diverged():
     assert fit(chains([1, 1, 1, 3]), loss_bound=4.5).diverged_step.tolist() == [-1]
 
 
+def test_every_lane_has_its_own_bound():
+    # z = 3 in all: J = 4.5.
+    history = fit(chains(*[[1, 1, 1, 3]] * 4), loss_bound=np.array([4.4, np.inf, 4.5, 1.0]))
+    assert history.diverged_step.tolist() == [0, -1, -1, 0]
+    assert history.diverged_block.tolist() == [0, -1, -1, 0]
+
+
+@pytest.mark.parametrize("bound", [0.0, np.nan, [1.0, 0.0], [1.0, 1.0, 1.0]])
+def test_a_bound_that_is_none_is_refused(bound):
+    with pytest.raises(ValueError, match=r"loss_bound is .*, it must be above 0, a number or one a lane"):
+        fit(chains(ONE, ONE), loss_bound=np.array(bound))
+
+
 def test_after_divergence_everything_of_that_lane_is_nan_and_the_others_go_on():
     history = fit(chains([1e10, 1e30, 1, 1], ONE), epochs=4, evaluations=5)
     assert not np.isfinite(history.loss[0]).any()

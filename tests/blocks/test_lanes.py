@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blocks import ACTIVATIONS, KINDS, Adam, GradientDescent, Momentum, Nesterov, Network, losses, reshuffled, train
+from blocks import ACTIVATIONS, KINDS, OPTIMIZERS, Adam, GradientDescent, Momentum, Nesterov, Network, losses, reshuffled, train
 from blocks.losses import LOSSES
 from tests.blocks import oracle
 
@@ -24,16 +24,21 @@ def compare(
     rule=GradientDescent,
     loss="softmax_cross_entropy",
     kind="plain",
+    weights=None,
+    seeds=None,
     **rules,
 ):
-    """Train a stack with one lane a rate, and every lane alone; returns the stack's history."""
+    """Train a stack with one lane a rate, and every lane alone; returns the stack's history.
+
+    seeds: of each lane's order of the batches; None is one order for all.
+    """
     rng = np.random.default_rng(7)
     x, y = rng.standard_normal((sizes[0], m)), oracle.targets_for(loss, rng, sizes[-1], m)
 
-    def trained(network, **values):
-        orders = reshuffled(np.random.default_rng(3), m)
+    def trained(network, orders, **values):
         optimizer = rule(**values)
         common = {"loss": LOSSES[loss], "epochs": epochs, "batch_size": batch_size, "orders": orders, "evaluations": 2}
+        common["weights"] = weights
         return train(network, x, y, optimizer=optimizer, validation=(x[:, :3], y[..., :3]), **common)
 
     lanes = len(rates)
@@ -49,9 +54,12 @@ def compare(
         kind=kind,
     )
     alone = [Network(sizes, activation, stack.parameters[k].copy(), kind) for k in range(lanes)]
-    history = trained(stack, learning_rate=np.array(rates), **{name: np.array(value) for name, value in rules.items()})
+    series = [reshuffled(np.random.default_rng(seed), m) for seed in seeds or [3]]
+    orders = map(np.stack, zip(*series, strict=True)) if seeds else series[0]
+    history = trained(stack, orders, learning_rate=np.array(rates), **{name: np.array(value) for name, value in rules.items()})
     for k in range(lanes):
-        single = trained(alone[k], learning_rate=rates[k], **{name: value[k] for name, value in rules.items()})
+        own = reshuffled(np.random.default_rng(seeds[k] if seeds else 3), m)
+        single = trained(alone[k], own, learning_rate=rates[k], **{name: value[k] for name, value in rules.items()})
         lane = history.lane(k)
         assert stack.parameters[k].tobytes() == alone[k].parameters.tobytes()
         for name in ("loss", "grad_norm", "grad_norm_b"):
@@ -132,6 +140,45 @@ def test_any_shape(data):
     compare(sizes, data.draw(st.sampled_from(list(ACTIVATIONS))), dtype, rates, m=m, batch_size=data.draw(st.integers(1, m)))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+def test_lanes_with_orders_of_their_own_and_some_that_leave(rule, kind, dtype):
+    huge = float(np.finfo(dtype).max)
+    rates, seeds = [0.01, huge / 10, 0.02, 0.01, huge / 1e5, 0.02], [3, 1, 4, 1, 5, 2**100]
+    history = compare(
+        [6, 8, 8, 8, 3], "relu", dtype, rates, rule=OPTIMIZERS[rule], kind=kind, seeds=seeds, weight_decay=[0.1, 0, 0, 0, 0, 0]
+    )
+    assert (history.diverged_step >= 0).tolist() == [False, True, False, False, True, False]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("weights", [None, np.arange(1.0, 12.0)])
+def test_every_loss_with_orders_of_their_own(loss, weights):
+    sizes = [6, 8, 1 if loss == "sigmoid_cross_entropy" else 3]
+    compare(sizes, "tanh", np.float32, [0.01, 0.1, 0.1], loss=loss, seeds=[1, 2, 2], weights=weights)
+
+
+def test_labels_too_many_to_encode_at_once_with_orders_of_their_own(monkeypatch):
+    monkeypatch.setattr("blocks.training.ENCODED_AT_ONCE", 0)
+    compare([6, 8, 3], "tanh", np.float32, [0.01, 1e30, 0.1], seeds=[1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "orders",
+    [
+        pytest.param([[[0, 1, 2]] * 3], id="three orders for two lanes"),
+        pytest.param([[[0, 1, 2], [0, 1, 3]]], id="an example that there is not"),
+        pytest.param([[0, 1, 2], [[0, 1, 2]] * 2], id="one order, and then two"),
+    ],
+)
+def test_orders_that_do_not_fit_the_lanes_are_refused(orders):
+    network = Network.create([2, 2], rng=np.random.default_rng(0), lanes=2)
+    data = {"x": np.eye(2, 3), "y": np.array([0, 1, 0]), "loss": "softmax_cross_entropy"}
+    with pytest.raises(ValueError, match="is no order of 3 examples, it must hold 0 to 2"):
+        train(network, **data, optimizer=GradientDescent(0.1), epochs=2, orders=map(np.array, orders))
+
+
 def test_lanes_may_have_two_axes():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((4, 9)), rng.integers(0, 3, 9)
@@ -139,8 +186,10 @@ def test_lanes_may_have_two_axes():
     square = Network([4, 5, 3], "relu", flat.parameters.reshape(2, 3, -1).copy())
     rates = np.geomspace(0.01, 1e10, 6)
     common = {"loss": losses.softmax_cross_entropy, "epochs": 4, "batch_size": 4}
-    one = train(flat, x, y, optimizer=GradientDescent(rates), **common)
-    two = train(square, x, y, optimizer=GradientDescent(rates.reshape(2, 3)), **common)
+    orders = [np.stack([rng.permutation(9) for _ in rates]) for _ in range(4)]
+    one = train(flat, x, y, optimizer=GradientDescent(rates), orders=iter(orders), **common)
+    turned = (order.reshape(2, 3, 9) for order in orders)
+    two = train(square, x, y, optimizer=GradientDescent(rates.reshape(2, 3)), orders=turned, **common)
     np.testing.assert_array_equal(one.loss.reshape(2, 3, -1), two.loss)
     np.testing.assert_array_equal(one.diverged_step.reshape(2, 3), two.diverged_step)
     np.testing.assert_array_equal(flat.parameters.reshape(2, 3, -1), square.parameters)

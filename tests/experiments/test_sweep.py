@@ -25,7 +25,7 @@ FEW = ["training.epochs=2", "network.width=16", *BARE]
 
 def histories(lab):
     """What tells a run -> the bytes of its history."""
-    keys = ("network.kind", "network.depth", "optimizer.learning_rate", "optimizer.name", "dtype")
+    keys = ("network.kind", "network.depth", "optimizer.learning_rate", "optimizer.name", "dtype", "seed")
     return {tuple(run.data.params[key] for key in keys): lab.artifact(run, "history.npz").read_bytes() for run in lab.runs()}
 
 
@@ -34,12 +34,12 @@ def histories(lab):
 )
 def test_a_stacked_sweep_has_the_bits_of_the_jobs_one_at_a_time(lab, tmp_path_factory, options):
     # Every optimizer in both dtypes: test_stack.py.
-    axes = ["network.depth=2,33", "optimizer.learning_rate=0.01,0.1,1e9", "optimizer.name=gradient_descent,adam"]
+    axes = ["network.depth=2,33", "optimizer.learning_rate=0.01,0.1,1e9", "optimizer.name=gradient_descent,adam", "seed=0,1"]
     lab.run("-m", *FEW, *axes, *options)
     alone = type(lab)(tmp_path_factory.mktemp("alone"))
     alone.run("-m", *FEW, *axes, "hydra/launcher=basic")
     stacked, single = histories(lab), histories(alone)
-    assert len(single) == 12
+    assert len(set(single.values())) == 24
     assert stacked == single
     deep = next(run for run in lab.runs() if run.data.params["network.depth"] == "33")
     with np.load(lab.artifact(deep, "history.npz"), allow_pickle=False) as history:
@@ -79,10 +79,9 @@ def test_weights_do_not_depend_on_the_size_of_a_stack(composed, size):
             assert run.history.grad_norm.tobytes() == alone.history.grad_norm.tobytes()
 
 
-def test_only_runs_that_share_shapes_data_and_order_are_stacked(composed):
+def test_only_runs_that_share_shapes_and_data_are_stacked(composed):
     overrides = [
         "seed=0",
-        "seed=1",
         "dataset.seed=1",
         "network.depth=4",
         "network.kind=residual",
@@ -93,8 +92,15 @@ def test_only_runs_that_share_shapes_data_and_order_are_stacked(composed):
     configs = [typed(composed(override)) for override in overrides]
     assert len(plan(configs, [task(config) for config in configs])) == len(overrides)
     values = ["optimizer.learning_rate=1", "optimizer.weight_decay=1", "network.gain=2", "network.initializer=glorot"]
+    values += ["seed=1", "network.bias_variance=1", "training.loss_bound=9"]
     configs = [typed(composed(override)) for override in values]
     assert len(plan(configs, [task(config) for config in configs])) == 1
+
+
+def test_lanes_of_one_seed_are_side_by_side_in_a_stack(composed):
+    configs = [typed(composed(f"optimizer.learning_rate={rate}", f"seed={seed}")) for rate in (0.1, 0.2) for seed in (0, 1, 2)]
+    stacks = plan(configs, [task(config) for config in configs], 2)
+    assert [[configs[k].seed for k in stack] for stack in stacks] == [[0, 0], [1, 1], [2, 2]]
 
 
 def test_every_job_has_hydras_files_its_log_and_its_place_under_the_parent(lab, tmp_path_factory):

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from blocks import OPTIMIZERS
 from experiments.record.metrics import metrics, outcome_tags
 from experiments.run.config import UserError, typed
 from experiments.run.data import task
@@ -21,16 +22,18 @@ def runs(composed, *overrides):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("optimizer", ["gradient_descent", "momentum", "nesterov", "adam"])
-def test_runs_that_differ_in_values_alone_have_the_same_bits_in_a_stack(composed, optimizer, dtype):
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("seeds", [[7, 7, 7, 7, 7], [7, 8, 9, 9, 2**100]])
+def test_runs_that_differ_in_values_alone_have_the_same_bits_in_a_stack(composed, seeds, optimizer, dtype):
     base = [f"optimizer.name={optimizer}", f"dtype={dtype}", "network.depth=4"]
-    configs = runs(
-        composed,
-        [*base, "optimizer.learning_rate=0.01"],
-        [*base, "optimizer.learning_rate=0.1", "optimizer.weight_decay=0.01"],
-        [*base, "optimizer.learning_rate=1e4"],
-        [*base, "optimizer.learning_rate=0.1", "network.gain=0.5", "network.initializer=glorot"],
-    )
+    values = [
+        ["optimizer.learning_rate=0.01"],
+        ["optimizer.learning_rate=0.1", "optimizer.weight_decay=0.01"],
+        ["optimizer.learning_rate=1e4"],
+        ["optimizer.learning_rate=0.1", "network.gain=0.5", "network.initializer=glorot", "network.bias_variance=0.1"],
+        ["optimizer.learning_rate=0.1", "training.loss_bound=1.5"],
+    ]
+    configs = runs(composed, *([*base, *own, f"seed={seed}"] for own, seed in zip(values, seeds, strict=True)))
     for together, config in zip(train_stack(configs), configs, strict=True):
         alone = train_stack([config])[0]
         assert together.outcome == alone.outcome
