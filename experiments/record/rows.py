@@ -129,9 +129,11 @@ class Rows:
         key, new = list(table.primary_key), statement.excluded
         if columns:
             larger = tuple_(*(new[name] for name in newer)) > tuple_(*(table.c[name] for name in newer)) if newer else None
-            statement = statement.on_conflict_do_update(key, set_={name: new[name] for name in columns}, where=larger)
+            statement = statement.on_conflict_do_update(
+                index_elements=key, set_={name: new[name] for name in columns}, where=larger
+            )
         else:
-            statement = statement.on_conflict_do_nothing(key)
+            statement = statement.on_conflict_do_nothing(index_elements=key)
         if rows:
             session.execute(statement, list(rows))
 
