@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.job import reason_of
 from experiments.record import AnyRun, AnyStore
@@ -36,16 +36,17 @@ class OpenRuns:
         self.store, self.parent, self.outbox, self.configs, self.name, self.tags = store, parent, outbox, configs, name, tags
         self.runs: dict[int, AnyRun] = {}
         self.read: dict[Path, float] = {}
-        self.written: set[int] = set()
 
     @defer_interrupts()
     def begin(self, jobs: Iterable[int]) -> None:
         """Make the runs of those jobs that have none yet."""
 
-        def begin(job: int) -> None:
-            self.runs[job] = self.store.begin(self.name(job), self.tags(job), self.parent.run_id, self.configs[job])
+        def begin(new: Sequence[int]) -> None:
+            runs = [(self.name(job), self.tags(job), self.configs[job]) for job in new]
+            self.runs.update(zip(new, self.store.begin_runs(runs, self.parent.run_id), strict=True))
 
-        self.store.at_once(*(partial(begin, job) for job in jobs if job not in self.runs))
+        new = [job for job in jobs if job not in self.runs]
+        self.store.at_once(*(partial(begin, some) for some in self.store.together(new)))
 
     def report(self, numbers: Sequence[int], stacks: Sequence[Sequence[int]], reports: Sequence[Path]) -> None:
         """Begin the runs of the stacks of those numbers, and write what their reports say of their training so far."""
@@ -77,17 +78,19 @@ class OpenRuns:
         with self.outbox.instead():
             if not self.outbox.closed:
                 self.begin(job for job, _ in outcomes)
-                self.store.at_once(*(partial(self._write, job, outcome) for job, outcome in outcomes))
+                trained = [(job, outcome) for job, outcome in outcomes if not isinstance(outcome, Exception)]
+                self.store.at_once(
+                    *(partial(self._fail, job, outcome) for job, outcome in outcomes if isinstance(outcome, Exception)),
+                    *(partial(self._finish, some) for some in self.store.together(trained)),
+                )
         for job, outcome in outcomes:
-            self.runs.pop(job, None)
-            if job not in self.written and not isinstance(outcome, Exception):
+            run = self.runs.pop(job, None)
+            if not (run and run.ended) and not isinstance(outcome, Exception):
                 self.outbox.put(self.name(job), self.tags(job), self.parent.run_id, outcome)
 
-    def _write(self, job: int, outcome: "Trained | Exception") -> None:
-        run = self.runs[job]
-        if isinstance(outcome, Exception):
-            run.fail(reason_of(outcome), "KILLED" if isinstance(outcome, Lost) else "FAILED")
-        else:
-            run.finish(outcome)
-        # Whatever becomes of those that are written at the same time.
-        self.written.add(job)
+    def _fail(self, job: int, error: Exception) -> None:
+        self.runs[job].fail(reason_of(error), "KILLED" if isinstance(error, Lost) else "FAILED")
+
+    def _finish(self, trained: "Sequence[tuple[int, Trained]]") -> None:
+        runs: list[tuple[Any, Trained]] = [(self.runs[job], each) for job, each in trained]
+        self.store.finish(runs)

@@ -115,6 +115,11 @@ class Client:
                 time.sleep(pause)
         return patiently(self.uri, lambda: MlflowClient(with_password(self.uri)))
 
+    @property
+    def tracking_store(self) -> Any:
+        """MLflow's store behind its client."""
+        return self._client._tracking_client.store
+
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
 

@@ -11,14 +11,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock
 from mlflow.data.numpy_dataset import from_numpy
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunInfo, RunTag
+from mlflow.entities import DatasetInput, InputTag, Metric, Param
 from mlflow.entities import Run as MlflowRun
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -41,10 +40,12 @@ from experiments.record.address import (
 from experiments.record.claims import PARENT_TAG, Claims
 from experiments.record.client import Client, in_one_line, patiently
 from experiments.record.metrics import curves, metrics, outcome_tags, params, texts
-from experiments.record.moved import ARTIFACT_FOLDER, relocate
+from experiments.record.moved import ARTIFACT_FOLDER, local, relocate
 from experiments.record.ownership import BEAT_SECONDS
 from experiments.record.reading import is_job, search
+from experiments.record.rows import writer_of
 from experiments.record.view import TAG, link, run_link, sweep_views
+from experiments.record.writer import FinishedRun, NewRun, at_once
 from experiments.run.config import Config, DatasetConfig, SweepConfig, TrackingConfig, UserError
 from experiments.run.data import load
 from experiments.run.environment import environment, uncommitted
@@ -53,8 +54,6 @@ from experiments.run.stack import Trained
 
 # An experiment with more sweeps than that keeps the views that it has.
 MOST_TAGS = 500
-# So many requests to a server are under way at once for a run, and so many runs are written at once.
-AT_ONCE, RUNS_AT_ONCE = 8, 4
 
 T = TypeVar("T")
 # (job, fingerprint) -> (value of the measure, nan where that is not finite, and outcome)
@@ -70,6 +69,7 @@ class Store:
         check_reachable(self.uri)
         self._open(tracking.experiment)
         self.claims = Claims(self.client, self.experiment_id, lock_file(self.uri))
+        self.writer = writer_of(self.client, self.experiment_id)
         # The collector would look through MLflow's hundred thousand objects again and again: a fifth of the writing.
         gc.freeze()
 
@@ -150,17 +150,43 @@ class Store:
 
     def begin(self, name: str, tags: dict[str, str], parent: str = "", config: Config | None = None) -> "Run":
         """A new run, RUNNING, of this process. config: of one that trains: its params, which it has however it ends."""
-        made = self._create(name, {**tags, PARENT_TAG: parent} if parent else tags)
-        if config:
-            self.client.log_batch(made.run_id, params=[Param(key, value) for key, value in texts(params(config)).items()])
+        (made,) = self.begin_runs([(name, tags, config)], parent)
         if not parent:
             self._open_on(made.run_id, tags)
-        return Run(self, made.run_id, parent, made.artifact_uri)
+        return made
 
-    def _create(self, name: str, tags: dict[str, str]) -> RunInfo:
+    def begin_runs(self, runs: Sequence[tuple[str, dict[str, str], Config | None]], parent: str = "") -> list["Run"]:
+        """`begin` for the name, the tags and the config of each."""
         source = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "experiments.train", **_commit_tags()}
-        own = {**source, **self.claims.tags(), **tags}
-        return self.client.create_run(self.experiment_id, run_name=name, tags=own).info
+        own = {**source, **self.claims.tags(), **({PARENT_TAG: parent} if parent else {})}
+        new = [NewRun(name, {**own, **tags}, texts(params(config)) if config else {}) for name, tags, config in runs]
+        return [Run(self, run_id, parent, artifact_uri) for run_id, artifact_uri in self.writer.create(new)]
+
+    def finish(self, runs: "Sequence[tuple[Run, Trained]]") -> None:
+        """All of those runs of a sweep, or of one alone, and their end: FINISHED, whatever the outcome.
+
+        Raises TakenOver where the sweep is another process's.
+        """
+        if parent := runs[0][0].parent:
+            self.check_owner(parent)
+        with tempfile.TemporaryDirectory() as folder:
+            self.writer.finish([self._finished_run(run, trained, Path(folder, run.run_id)) for run, trained in runs])
+        for run, _ in runs:
+            run.ended = True
+
+    def _finished_run(self, run: "Run", trained: Trained, folder: Path) -> FinishedRun:
+        """folder: for its files, where they are not written where they belong at once."""
+        place = local(run.artifact_uri or "")
+        with in_one_line(self.uri):
+            (place or folder).mkdir(parents=True, exist_ok=True)
+            files.write(trained, place or folder)
+        points = list(metrics(trained, self.points, self.blocks, run.shown))
+        uploads = [] if place else run.uploads(folder)
+        return FinishedRun(run.run_id, points, outcome_tags(trained), _input(trained.config.dataset), uploads)
+
+    def together(self, runs: Sequence[T]) -> list[Sequence[T]]:
+        """Those of them that are written together, in one transaction: all, or each by itself."""
+        return [runs] if self.writer.together and runs else [[run] for run in runs]
 
     def run(self, run_id: str) -> "Run":
         """The run of that id."""
@@ -179,7 +205,7 @@ class Store:
         created = []
 
         def create() -> str:
-            created.append(self._create(name, {**tags, "fingerprint": fingerprint}).run_id)
+            created.append(self.begin(name, {**tags, "fingerprint": fingerprint}).run_id)
             return created[0]
 
         run_id = self.claims.take_over(tags["kind"], fingerprint, config, create)
@@ -217,15 +243,12 @@ class Store:
 
     @property
     def runs_at_once(self) -> int:
-        """How many runs are to be written at once: a file is written by one after the other."""
-        return 1 if sqlite_file(self.uri) else RUNS_AT_ONCE
+        """How many runs are to be written at once."""
+        return self.writer.runs_at_once
 
     def at_once(self, *calls: Callable[[], T]) -> list[T]:
         """What they return, called side by side where each waits for a server's answer; raises the first error."""
-        if sqlite_file(self.uri):
-            return [call() for call in calls]
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            return [called.result() for called in [threads.submit(call) for call in calls]]
+        return at_once(self.uri, calls)
 
     def children(self, parent: str, which: str = "") -> list[MlflowRun]:
         """A sweep's runs, newest first; those that MLflow's filter `which` takes."""
@@ -254,6 +277,7 @@ class Run:
         self.store, self.client, self.uri, self.run_id, self.parent = store, store.client, store.uri, run_id, parent
         self.artifact_uri = artifact_uri
         self.shown = 0
+        self.ended = False
 
     @cached_property
     def artifacts(self) -> ArtifactRepository:
@@ -299,33 +323,13 @@ class Run:
         self.shown = history.loss.shape[-1]
 
     def finish(self, trained: Trained) -> None:
-        """All of a trained run, and its end: FINISHED, whatever the outcome; raises TakenOver where its sweep is another's."""
-        if self.parent:
-            self.store.check_owner(self.parent)
-        with tempfile.TemporaryDirectory() as folder:
-            files.write(trained, Path(folder))
-            self.store.at_once(
-                lambda: self.client.log_batch(
-                    self.run_id,
-                    metrics=list(metrics(trained, self.store.points, self.store.blocks, self.shown)),
-                    tags=[RunTag(key, value) for key, value in outcome_tags(trained).items()],
-                ),
-                lambda: self._use(_input(trained.config.dataset)),
-                *self._uploads(Path(folder)),
-            )
-        # Last of all: what is FINISHED is whole.
-        self.end()
+        """See `Store.finish`."""
+        self.store.finish([(self, trained)])
 
     def fail(self, reason: str, status: str) -> None:
         """The end of a run that was not trained, or of a sweep that was cut off: FAILED or KILLED, and why."""
         self.store.claims.end(self.run_id, status, reason)
-
-    def _use(self, data: DatasetInput) -> None:
-        try:
-            self.client.log_inputs(self.run_id, [data])
-        except StoreError:
-            # Another run has told a database of the same data at the same moment; now they are there.
-            self.client.log_inputs(self.run_id, [data])
+        self.ended = True
 
     def describe(self, params: dict[str, str], values: dict[str, float] | None = None, step: int = 0) -> None:
         """Params and, where they are finite, metrics of a run that trains nothing itself. Params that it has stay."""
@@ -350,7 +354,7 @@ class Run:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "table.json").write_text(json.dumps({"columns": names, "data": finite}))
             self.store.at_once(
-                lambda: self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", tables), *self._uploads(Path(folder))
+                lambda: self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", tables), *self.uploads(Path(folder))
             )
 
     def note(self, markdown: str) -> None:
@@ -359,9 +363,9 @@ class Run:
 
     def keep(self, folder: Path, below: str = "") -> None:
         """The folder's files as artifacts, in the artifacts' folder `below`."""
-        self.store.at_once(*self._uploads(folder, below))
+        self.store.at_once(*self.uploads(folder, below))
 
-    def _uploads(self, folder: Path, below: str = "") -> list[Callable[[], None]]:
+    def uploads(self, folder: Path, below: str = "") -> list[Callable[[], None]]:
         """A call for every file of a folder."""
 
         def upload(file: Path) -> None:

@@ -1,7 +1,7 @@
 """A store, and the runs in it, when nothing is to be recorded."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ class Untracked:
 
     run_id = command = token = ""
     runs_at_once = 1
+    ended = True
 
     def at_once(self, *calls: Callable[[], Any]) -> list[Any]:
         """What they return."""
@@ -19,6 +20,14 @@ class Untracked:
     def begin(self, *arguments: Any) -> "Untracked":
         """A run that is not recorded."""
         return self
+
+    def begin_runs(self, runs: Sequence[Any], parent: str) -> "list[Untracked]":
+        """`begin` for each."""
+        return [self for _ in runs]
+
+    def together(self, runs: Sequence[Any]) -> list[Sequence[Any]]:
+        """Each by itself."""
+        return [[run] for run in runs]
 
     def begin_sweep(self, *arguments: Any) -> "tuple[Untracked, dict[tuple[int, str], tuple[float, str]]]":
         """A sweep that is not recorded, of which nothing is there."""
@@ -43,7 +52,7 @@ class Untracked:
     def progress(self, history: Any, steps: int) -> None:
         """Nothing."""
 
-    def finish(self, trained: Any) -> None:
+    def finish(self, *trained: Any) -> None:
         """Nothing."""
 
     def fail(self, *arguments: Any) -> None:

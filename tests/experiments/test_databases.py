@@ -21,6 +21,7 @@ from experiments.record.reading import Archive
 from experiments.record.tracking import Store
 from experiments.run.config import TrackingConfig, UserError, typed
 from experiments.run.stack import train_stack
+from tests.experiments.record.test_rows import lay_side_by_side
 
 PASSWORD = "s3cret-enough"
 TINY = ["dataset=iris", "network.width=8", "training.epochs=1", "tracking.pictures=none", "tracking.models=none"]
@@ -87,6 +88,13 @@ def own_environment(monkeypatch):
 
 def files_with(word: str, folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and word.encode() in path.read_bytes()]
+
+
+@pytest.mark.slow
+def test_a_database_s_rows_are_what_mlflow_s_client_writes(database, tmp_path, composed, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    uris = [database.uri(name) for name in ("by_client", "by_rows")]
+    lay_side_by_side(monkeypatch, composed, uris, [database.folder] * 2)
 
 
 @pytest.mark.slow

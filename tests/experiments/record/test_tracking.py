@@ -13,6 +13,7 @@ from experiments.record.address import absolute, check_reachable
 from experiments.record.metrics import metrics, texts
 from experiments.record.outbox import Outbox
 from experiments.record.tracking import Store
+from experiments.record.writer import Requests
 from experiments.run.config import TrackingConfig, UserError, flat, typed
 from experiments.run.stack import train_stack
 
@@ -262,6 +263,7 @@ def test_an_error_in_mlflow_is_one_line_once(lab, monkeypatch, raised):
         raise error
 
     monkeypatch.setattr(store.client._client, "create_run", create_run)
+    store.writer = Requests(store.client, store.experiment_id)
     with pytest.raises(UserError) as found:
         store.begin("a run", {})
     said = one_line(found.value)
