@@ -21,21 +21,21 @@ STATUS = {signal.SIGINT: 1, signal.SIGTERM: 143, signal.SIGHUP: 129}
 # (which function, its how manyth call, before or after it, which signal)
 MOMENTS = [
     ("experiments.record.tracking.Store._open", 1, "after", signal.SIGTERM),
-    ("mlflow.MlflowClient.create_run", 1, "after", signal.SIGINT),
-    ("mlflow.MlflowClient.create_run", 2, "after", signal.SIGHUP),
-    ("experiments.record.tracking.Run._uploads", 2, "before", signal.SIGTERM),
+    ("experiments.record.rows.Rows.create", 1, "after", signal.SIGINT),
+    ("experiments.record.rows.Rows.create", 2, "after", signal.SIGHUP),
+    ("experiments.record.tracking.Store._finished_run", 2, "before", signal.SIGTERM),
     ("experiments.sweep.Sweep._finish", 1, "before", signal.SIGINT),
-    ("mlflow.MlflowClient.set_terminated", 5, "before", signal.SIGHUP),
+    ("experiments.record.rows.Rows._use", 1, "before", signal.SIGHUP),
 ]
 MORE = [
     ("experiments.record.tracking.Store._open", 1, "before", signal.SIGHUP),
     ("mlflow.MlflowClient.search_runs", 1, "before", signal.SIGINT),
     ("experiments.record.ownership.Owner.hold", 1, "after", signal.SIGTERM),
-    ("mlflow.MlflowClient.create_run", 1, "before", signal.SIGHUP),
+    ("experiments.record.rows.Rows.create", 1, "before", signal.SIGHUP),
     ("mlflow.MlflowClient.set_experiment_tag", 1, "before", signal.SIGTERM),
     ("experiments.run.pool.Pool.__exit__", 1, "before", signal.SIGINT),
-    ("mlflow.MlflowClient.set_terminated", 1, "before", signal.SIGINT),
-    ("mlflow.MlflowClient.set_terminated", 3, "after", signal.SIGTERM),
+    ("experiments.record.rows.Rows.finish", 1, "before", signal.SIGINT),
+    ("experiments.record.rows.Rows.finish", 1, "after", signal.SIGTERM),
     ("experiments.pictures.gallery.keep_sweep", 1, "after", signal.SIGTERM),
     ("experiments.record.tracking.Run.tabulate", 1, "before", signal.SIGHUP),
     ("experiments.sweep.Sweep._close", 1, "before", signal.SIGTERM),
@@ -122,10 +122,10 @@ def test_a_sweep_ends_in_order_whenever_signals_come(lab, moment):
 @pytest.mark.parametrize(
     ("moment", "kind", "module", "arguments"),
     [
-        (("mlflow.MlflowClient.create_run", 1, "after", signal.SIGTERM), "run", "experiments.train", [*TINY[:3], *PLAIN]),
-        (("mlflow.MlflowClient.log_batch", 1, "before", signal.SIGHUP), "run", "experiments.train", [*TINY[:3], *PLAIN]),
+        (("experiments.record.rows.Rows.create", 1, "after", signal.SIGTERM), "run", "experiments.train", [*TINY[:3], *PLAIN]),
+        (("experiments.record.rows.Rows.finish", 1, "before", signal.SIGHUP), "run", "experiments.train", [*TINY[:3], *PLAIN]),
         (
-            ("mlflow.MlflowClient.create_run", 1, "after", signal.SIGINT),
+            ("experiments.record.rows.Rows.create", 1, "after", signal.SIGINT),
             "map",
             "experiments.trainability",
             ["dataset=iris", "trainability=rate_by_gain", "map.resolution=4", "map.floor=false", "map.folder=there"],
@@ -137,7 +137,7 @@ def test_a_sweep_ends_in_order_whenever_signals_come(lab, moment):
             ["--only", "scaling"],
         ),
         (
-            ("mlflow.MlflowClient.create_run", 2, "after", signal.SIGHUP),
+            ("experiments.record.rows.Rows.create", 2, "after", signal.SIGHUP),
             "sweep",
             "experiments.train",
             ["-m", *TINY, *PLAIN, "hydra/launcher=basic"],
