@@ -17,6 +17,9 @@ import pandas as pd
 from blocks.arrays import Array
 from experiments.record.reading import Archive
 from experiments.run.config import flat_values, printable, varied
+from experiments.run.repeats import band, stacked
+
+__all__ = ["band", "grouped", "load"]
 
 
 def load(run_id: str | None = None, uri: str | None = None) -> tuple[pd.DataFrame, Array]:
@@ -48,6 +51,30 @@ def load(run_id: str | None = None, uri: str | None = None) -> tuple[pd.DataFram
     histories = np.empty(len(kept), dtype=object)
     histories[:] = [files.history for files in kept]
     return pd.DataFrame(rows), histories
+
+
+def grouped(frame: pd.DataFrame, histories: Array) -> tuple[pd.DataFrame, Array]:
+    """What `load` gives, with one line, and one history with a lane a seed, for all runs that differ in their seed alone.
+
+    The frame's columns: the keys that differ but for `seed`, `runs` and `diverged`, how many there are of either, and of what
+    was measured last the mean, `loss/train` and so on, and the standard deviation (over n - 1), `loss/train std`, both without
+    those that diverged. `band(history.grad_norm, logarithmic=True)` is the mean and the band over the seeds.
+    """
+    columns = list(frame.columns)
+    keys = [key for key in columns[: columns.index("outcome")] if key != "seed"]
+    measures = columns[columns.index("run_id") + 1 :]
+    # A list has no hash.
+    places = frame[keys].astype(str).agg(tuple, axis=1) if keys else pd.Series("", frame.index)
+    rows, lanes = [], []
+    for _, runs in frame.groupby(places, sort=False):
+        means, deviations = runs[measures].mean(), runs[measures].std()
+        ends = {name: value for key in measures for name, value in ((key, means[key]), (f"{key} std", deviations[key]))}
+        diverged = int((runs["outcome"] == "diverged").sum())
+        rows.append({**runs.iloc[0][keys], "runs": len(runs), "diverged": diverged, **ends})
+        lanes.append(stacked(histories[runs.index]))
+    stacks = np.empty(len(lanes), dtype=object)
+    stacks[:] = lanes
+    return pd.DataFrame(rows), stacks
 
 
 def _printable(value: object) -> object:

@@ -17,9 +17,11 @@ from matplotlib.ticker import MaxNLocator
 
 from blocks.arrays import Array
 from blocks.history import History, evenly_spaced
+from experiments.pictures.bands import plot_band, span
 from experiments.pictures.report import COLUMNS, MOST, REPEATS, Cell, Report
 from experiments.run.config import shown
 from experiments.run.data import task
+from experiments.run.repeats import name_of_band
 
 DIVERGED = "#d55e00"
 # Okabe and Ito's colours, for lines that are few.
@@ -123,8 +125,8 @@ def _draw(axes: Axes, report: Report, cells: dict[tuple[Any, Any], Cell], scale:
 
 def _write(axes: Axes, place: tuple[int, int], cell: Cell, best: bool, colour: str) -> None:
     lines = [f"{cell.mean:.2g}" if cell.survivors else "diverged"]
-    if len(cell.survivors) > 1:
-        lines.append(f"±{np.std(cell.survivors):.1g}")
+    if cell.deviation is not None:
+        lines.append(f"±{cell.deviation:.1g}")
     if cell.survivors and cell.share:
         lines.append(cell.share)
     text = "\n".join(lines)
@@ -134,53 +136,59 @@ def _write(axes: Axes, place: tuple[int, int], cell: Cell, best: bool, colour: s
 
 
 def best_curves(report: Report, best: Mapping[tuple[Any, str], History]) -> Figure:
-    """The measure after whole epochs, of the runs of `Report.best_runs`: a colour a value down, a style of line a category."""
+    """The measure after whole epochs, of the cells of `Report.best_cells`: a colour a value down, a style of line a category.
+
+    best: the history of a cell's seeds as lanes (n, ...).
+    """
     measure = report.measure
-    figure, axes = new_axes(_titled(measure.curve, report))
+    figure, axes = new_axes(_titled(measure.curve, report, measure.is_loss))
     colours, styles = _colours([down for down, _ in best]), _styles([category for _, category in best])
-    runs, name = report.best_runs(), report.down.rpartition(".")[2]
+    cells, name = report.best_cells(), report.down.rpartition(".")[2]
     for (down, category), history in best.items():
-        rate = f"rate {runs[down, category].config.optimizer.learning_rate:g}" if COLUMNS in report.varied else ""
-        label = ", ".join(filter(None, [f"{name} {shown(down)}", category, rate]))
+        rate = f"rate {cells[down, category][0].config.optimizer.learning_rate:g}" if COLUMNS in report.varied else ""
         line, marker = styles[category]
-        drawn = history.evaluated, history.measures[measure.name]
-        axes.plot(*drawn, color=colours[down], linestyle=line, marker=marker, markersize=3, label=label)
+        style = {"color": colours[down], "linestyle": line, "marker": marker, "markersize": 3}
+        label = ", ".join(filter(None, [f"{name} {shown(down)}", category, rate]))
+        plot_band(axes, history.evaluated, history.measures[measure.name], label, logarithmic=measure.is_loss, **style)
     axes.set(xlabel=STEPS, ylabel=measure.curve, yscale="log" if measure.is_loss else "linear")
     _legend_beside(figure, axes)
     return figure
 
 
 def norm_ratios(report: Report, best: Mapping[tuple[Any, str], History]) -> Figure:
-    """||dW_1|| / ||dW_L|| against depth L, at the first, a middle and the last step of the runs of `Report.best_runs`.
+    """||dW_1|| / ||dW_L|| against depth L, at the first, a middle and the last step of the cells of `Report.best_cells`.
 
-    A colour a category; where there is one alone, a colour a step.
+    A colour a category; where there is one alone, a colour a step. best: as in `best_curves`.
     """
-    figure, axes = new_axes(_titled("gradient norm of the first block over the last one's", report))
+    figure, axes = new_axes(_titled("gradient norm of the first block over the last one's", report, True))
     categories = list(dict.fromkeys(category for _, category in best))
     colours = _colours(categories)
     for number, (position, share) in enumerate({"first": 0.0, "middle": 0.5, "last": 1.0}.items()):
         for category in categories:
             histories = {down: history for (down, of), history in best.items() if of == category}
-            ratios = [_at(history, share)[1] for history in histories.values()]
-            values = [norms[0] / norms[-1] if norms[-1] > 0 else np.nan for norms in ratios]
+            ratios = _ratios(histories.values(), share)
             colour = COLOURS[number] if len(categories) == 1 else colours[category]
             label = ", ".join(filter(None, [category, f"{position} step"]))
             line, marker = STYLES[number], MARKERS[number]
-            axes.plot(list(histories), values, color=colour, linestyle=line, marker=marker, markersize=4, label=label)
+            style = {"color": colour, "linestyle": line, "marker": marker, "markersize": 4}
+            plot_band(axes, list(histories), ratios, label, logarithmic=True, **style)
     axes.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     axes.set(xlabel="depth L (blocks)", ylabel=r"$\|dW_1\| \,/\, \|dW_L\|$", yscale="log")
     _legend_beside(figure, axes)
     return figure
 
 
-def _titled(what: str, report: Report) -> str:
-    """What is drawn, of which runs and rates."""
+def _titled(what: str, report: Report, logarithmic: bool) -> str:
+    """What is drawn, of which cells, of which rates, and what their seeds are drawn as."""
     keys = " and ".join(key.rpartition(".")[2] for key in [report.down, *report.lines_by])
     rates = [row.config.optimizer.learning_rate for row in report.rows]
     chosen = [f"rates {min(rates):g} to {max(rates):g}" if COLUMNS in report.varied else f"rate {rates[0]:g}"]
     chosen += [f"{report.seeds} seeds"] if report.seeds > 1 else []
     chosen += [f"every {key}" for key in report.varied if key not in (report.down, *report.lines_by, COLUMNS, REPEATS)]
-    return f"{what}\nthe run of {report.measure.best_title} of each {keys}, of {', '.join(chosen)}"
+    if report.seeds == 1:
+        return f"{what}\nthe run of {report.measure.best_title} of each {keys}, of {', '.join(chosen)}"
+    drawn = name_of_band(report.seeds, logarithmic=logarithmic)
+    return f"{what}\nthe {report.measure.best_title} (mean) of each {keys}, of {', '.join(chosen)}\n{drawn}"
 
 
 def loss_curves(history: History) -> Figure:
@@ -215,25 +223,59 @@ def norm_map(history: History) -> Figure:
     return figure
 
 
-def norm_profile(history: History) -> Figure:
-    """||dW_l|| against block l at the first, a middle and the last step."""
-    figure, axes = new_axes(r"gradient norm $\|dW_l\|$ from block to block")
+def norm_profile(history: History, place: str = "") -> Figure:
+    """||dW_l|| against block l at the first, a middle and the last step.
+
+    history: of one run, or of seeds as lanes (n, ...), then at `place`.
+    """
+    figure, axes = new_axes(_of_seeds(r"gradient norm $\|dW_l\|$ from block to block", history, place))
     blocks = np.arange(1, history.grad_norm.shape[-1] + 1)
     for share, colour in ((0.0, 0), (0.5, 1), (1.0, 2)):
-        step, norms = _at(history, share)
-        axes.plot(blocks, norms, marker="o", markersize=3, color=COLOURS[colour], label=f"step {step}")
+        steps, norms = _at(history, share)
+        label = f"step {span(steps)}"
+        plot_band(axes, blocks, norms, label, logarithmic=True, marker="o", markersize=3, color=COLOURS[colour])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="block l", ylabel=r"$\|dW_l\|$", yscale="log")
     _legend(axes)
     return figure
 
 
-def _at(history: History, share: float) -> tuple[int, Array]:
-    """The step at that share of those with finite norms, and its norms; those of vanished gradients are left out as nan."""
-    last = history.loss.shape[-1] - 1 if history.diverged_step < 0 else max(int(history.diverged_step) - 1, 0)
-    step = round(share * last)
-    norms = history.grad_norm[step].astype(np.float64)
-    return step, np.where(norms > 0, norms, np.nan)
+def norm_curves(history: History, place: str) -> Figure:
+    """||dW_l|| against the step, of the first, a middle and the last block; of seeds as lanes (n, ...), at `place`."""
+    figure, axes = new_axes(_of_seeds(r"gradient norm $\|dW_l\|$ by step", history, place))
+    steps = evenly_spaced(history.loss.shape[-1], DRAWN)
+    for number, block in enumerate(evenly_spaced(history.grad_norm.shape[-1], 3)):
+        norms = history.grad_norm[:, steps, block]
+        plot_band(axes, steps, norms, f"block {block + 1}", logarithmic=True, linewidth=0.8, color=COLOURS[number])
+    axes.set(xlabel=STEPS, ylabel=r"$\|dW_l\|$", yscale="log")
+    _legend(axes)
+    return figure
+
+
+def _of_seeds(what: str, history: History, place: str) -> str:
+    """What is drawn, where, and what the seeds are drawn as; of a run alone nothing more."""
+    n = len(history.loss)
+    return what if n == 1 else f"{what}\n{place}\n{name_of_band(n, logarithmic=True)}".replace("\n\n", "\n")
+
+
+def _at(history: History, share: float) -> tuple[Array, Array]:
+    """The step (n,) of each lane at that share of those with finite norms, and its norms (n, L).
+
+    Those of vanished gradients are left out as nan.
+    """
+    last = np.where(history.diverged_step < 0, history.loss.shape[-1] - 1, np.maximum(history.diverged_step - 1, 0))
+    steps = (share * last).round().astype(int)
+    norms = history.grad_norm[np.arange(len(steps)), steps].astype(np.float64)
+    return steps, np.where(norms > 0, norms, np.nan)
+
+
+def _ratios(histories: Iterable[History], share: float) -> Array:
+    """(n, histories) ||dW_1|| / ||dW_L|| at that share of the steps; nan where a history has fewer lanes than another."""
+    norms = [_at(history, share)[1] for history in histories]
+    ratios = np.full((max(map(len, norms)), len(norms)), np.nan)
+    for column, lanes in enumerate(norms):
+        ratios[: len(lanes), column] = lanes[:, 0] / lanes[:, -1]
+    return ratios
 
 
 def new_axes(title: str) -> tuple[Figure, Axes]:

@@ -4,6 +4,7 @@ Drawing a run takes longer than training it, so by default that is done for the 
 `tracking.models`); `history.npz` has what it takes to draw any other later.
 """
 
+import itertools
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from blocks.history import History
 from experiments.pictures import figures
-from experiments.pictures.report import REPEATS, ROWS, Report, Row
+from experiments.pictures.report import REPEATS, ROWS, Cell, Report, with_deviation
 from experiments.run.config import Config, shown
 from experiments.run.data import task
 from experiments.run.interrupts import raise_lost_interrupt
 from experiments.run.pool import Pool, cores
+from experiments.run.repeats import stacked
 from experiments.run.tile import OUTCOMES
 
 if TYPE_CHECKING:
@@ -42,8 +44,9 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
     tracking = report.rows[0].config.tracking
     chosen = {"best": [report.best] if report.best else [], "all": report.rows, "none": []}
     # Not all of them: thousands of MLflow's runs would fill the memory.
-    best_of = report.best_runs()
-    needed = {row.job for row in [*best_of.values(), *chosen["best"], *chosen[tracking.pictures], *chosen[tracking.models]]}
+    best_of = report.best_cells()
+    of_cells = itertools.chain(*best_of.values())
+    needed = {row.job for row in [*of_cells, *chosen["best"], *chosen[tracking.pictures], *chosen[tracking.models]]}
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as downloads:
         archive = Archive(store.uri, Path(downloads))
         found = store.at_once(*(partial(archive.job, parent.run_id, job) for job in sorted(needed)))
@@ -94,14 +97,23 @@ def pictures_of(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.png"), key=lambda file: (file.stem not in ("map", "loss"), file.name))
 
 
-def _draw_sweep(report: Report, best_of: dict[tuple[Any, str], Row], runs: dict[int, "Recorded"], folder: Path) -> None:
+def _draw_sweep(report: Report, best_of: dict[tuple[Any, str], Cell], runs: dict[int, "Recorded"], folder: Path) -> None:
     figures.save(folder, map=figures.sweep_map(report))
     if report.rows[0].config.tracking.pictures == "none":
         return
-    histories = {place: runs[row.job].files().history for place, row in best_of.items() if row.job in runs}
+
+    def recorded(cell: Cell) -> list[History]:
+        """Of those of its runs that have not diverged, as the table's means are; of all where all have."""
+        return [runs[row.job].files().history for row in cell.survivors or cell if row.job in runs]
+
+    histories = {place: stacked(seeds) for place, cell in best_of.items() if (seeds := recorded(cell))}
     drawn = {"best_curves": figures.best_curves(report, histories)}
     if report.down == ROWS and len({depth for depth, _ in histories}) > 1:
         drawn["norm_ratios"] = figures.norm_ratios(report, histories)
+    if (cell := report.best_cell) and len(seeds := recorded(cell)) > 1:
+        best, place = stacked(seeds), report.place(cell[0], REPEATS)
+        drawn["grad_norm_by_block"] = figures.norm_profile(best, place)
+        drawn["grad_norm_by_step"] = figures.norm_curves(best, place)
     figures.save(folder, **drawn)
 
 
@@ -122,7 +134,7 @@ def _draw_study(report: Report, archive: "Archive", parent: str, folder: Path) -
 def draw_run(history: History, folder: Path) -> None:
     """Loss curves, and gradient norms by block and step, of one run, into the folder `pictures` in `folder`."""
     drawn = {"loss": figures.loss_curves(history), "grad_norm_map": figures.norm_map(history)}
-    figures.save(folder / FOLDER, **drawn, grad_norm_by_block=figures.norm_profile(history))
+    figures.save(folder / FOLDER, **drawn, grad_norm_by_block=figures.norm_profile(stacked([history])))
 
 
 def keep_run(run: "Run", history: History, folder: Path) -> None:
@@ -158,8 +170,8 @@ def description(report: Report, experiment_id: str, parent: str, runs: dict[int,
         lines.append(f"- `{key}`: {', '.join(values[:24])}" + (", ..." if len(values) > 24 else ""))
     best, cell = report.best, report.best_cell
     if report.seeds > 1 and cell:
-        place = report.place(cell[0], REPEATS)
-        lines += ["", f"Best cell: **{cell.mean:.4g}** at {place}, the mean {report.measure.title} of {len(cell)} seeds"]
+        of = f"the mean {report.measure.title} of {len(cell)} seeds"
+        lines += ["", f"Best cell: **{with_deviation(cell, 4)}** at {report.place(cell[0], REPEATS)}, {of}"]
     if best and best.job in runs:
         run = f"run `{runs[best.job].run_id}`"
         place = report.place(best) or "the only run"

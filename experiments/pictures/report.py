@@ -53,14 +53,19 @@ class Cell(list[Row]):
         return self.trained == len(self)
 
     @property
-    def survivors(self) -> list[float]:
-        """The values of those that have not diverged."""
-        return [row.value for row in self if math.isfinite(row.value)]
+    def survivors(self) -> list[Row]:
+        """Those that have not diverged."""
+        return [row for row in self if math.isfinite(row.value)]
 
     @property
     def mean(self) -> float:
-        """Of the survivors, nan where there are none."""
-        return statistics.fmean(self.survivors) if self.survivors else math.nan
+        """Of the survivors' values, nan where there are none."""
+        return statistics.fmean(row.value for row in self.survivors) if self.survivors else math.nan
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation (over n - 1) of the survivors' values, None of fewer than two."""
+        return statistics.stdev(row.value for row in self.survivors) if len(self.survivors) > 1 else None
 
     @property
     def has_diverged(self) -> bool:
@@ -71,6 +76,12 @@ class Cell(list[Row]):
     def share(self) -> str:
         """`2/3` where two of three seeds have trained; "" where all have, and where there is one alone."""
         return "" if self.all_trained or len(self) == 1 else f"{self.trained}/{len(self)}"
+
+
+def with_deviation(cell: Cell, digits: int) -> str:
+    """`0.0312 +- 0.004`, or the mean alone where one run has not diverged."""
+    spread = "" if cell.deviation is None else f" +- {cell.deviation:.1g}"
+    return f"{cell.mean:.{digits}g}{spread}"
 
 
 def fate(error: Exception) -> str:
@@ -119,13 +130,20 @@ class Report:
         numbers = all(isinstance(value, int | float) for value in across)
         return self.tables_by if numbers or self.across == COLUMNS else [self.across, *self.tables_by]
 
-    def best_runs(self) -> dict[tuple[Any, str], Row]:
-        """(value down, values of `lines_by`) -> its run with the best value; numbers down in ascending order."""
-        best: dict[tuple[Any, str], Row] = {}
-        for row, values in zip(self.rows, self.places, strict=True):
+    def best_cells(self) -> dict[tuple[Any, str], Cell]:
+        """(value down, values of `lines_by`) -> its runs that differ in seed alone, of which the fewest diverged, then with the
+        best mean; numbers down in ascending order.
+        """
+
+        def cost(cell: Cell) -> tuple[int, float]:
+            return len(cell) - len(cell.survivors), self.measure.cost(cell.mean) if cell.survivors else math.inf
+
+        best: dict[tuple[Any, str], Cell] = {}
+        for cell in [cell for cells in self.tables().values() for cell in cells.values()]:
+            values = cell[0].place([self.down, *self.lines_by])
             place = values[self.down], ", ".join(shown(values[key]) for key in self.lines_by)
-            if place not in best or self.measure.cost(row.value) < self.measure.cost(best[place].value):
-                best[place] = row
+            if place not in best or cost(cell) < cost(best[place]):
+                best[place] = cell
         numbers = all(isinstance(down, int | float) for down, _ in best)
         return dict(sorted(best.items(), key=lambda item: item[0][0])) if numbers else best
 
@@ -159,7 +177,8 @@ class Report:
         """What a table's numbers are the mean of, "" where a cell has one run."""
         if self.seeds == 1:
             return ""
-        return f"mean of {self.seeds} seeds without those that diverged; 1/{self.seeds}: one of them has trained"
+        of = f"mean +- standard deviation of {self.seeds} seeds"
+        return f"{of} without those that diverged; 1/{self.seeds}: one of them has trained"
 
     def text(self) -> str:
         """The tables as text; * marks the best cell, `-` a cell in which every run diverged."""
@@ -186,7 +205,7 @@ class Report:
         lines = ["no best cell: in each of them a seed diverged"]
         if cell:
             place = self.place(cell[0], REPEATS) or "the only cell"
-            lines = [f"best cell (*): {cell.mean:.4g}, the mean of {len(cell)} seeds, at {place}"]
+            lines = [f"best cell (*): {with_deviation(cell, 4)}, the mean of {len(cell)} seeds, at {place}"]
         return [*lines, f"best run: {best.value:.4g} at {self.place(best)};  {self.outcomes}"]
 
     def place(self, row: Row, *without: str) -> str:
@@ -197,7 +216,7 @@ class Report:
         if not cell.survivors:
             return "-" if cell else ""
         mark = "*" if self.best_cell is not None and cell[0] is self.best_cell[0] else ""
-        return f"{cell.mean:.3g}{mark} {cell.share}".rstrip()
+        return f"{with_deviation(cell, 3)}{mark}  {cell.share}".rstrip()
 
     def columns(self) -> dict[str, list[Any]]:
         """The swept keys, the measure and the outcome: a value for each run."""

@@ -12,6 +12,7 @@ from blocks.history import History
 from experiments.pictures import figures
 from experiments.pictures.report import Report, Row
 from experiments.run.config import typed
+from experiments.run.repeats import stacked
 from experiments.run.stack import train_stack
 
 
@@ -140,10 +141,10 @@ def test_the_norm_map_has_a_row_for_every_block_and_a_column_for_every_step(runs
 
 def test_the_norm_profile_has_the_first_a_middle_and_the_last_step(runs):
     fine, lost = runs
-    (axes,) = figures.norm_profile(fine).axes
+    (axes,) = figures.norm_profile(stacked([fine])).axes
     assert [line.get_label() for line in axes.lines] == ["step 0", "step 46", "step 91"]
     np.testing.assert_allclose(axes.lines[-1].get_ydata(), fine.grad_norm[91])
-    (axes,) = figures.norm_profile(lost).axes
+    (axes,) = figures.norm_profile(stacked([lost])).axes
     assert axes.lines[-1].get_label() == f"step {int(lost.diverged_step) - 1}"
 
 
@@ -156,7 +157,7 @@ def rows(composed, *axes, loss=1.0):
 
 def test_norm_ratios_are_of_the_first_block_over_the_last(composed, runs):
     fine, _ = runs
-    axes = figures.norm_ratios(rows(composed, "network.depth=5"), {(5, ""): fine}).axes[0]
+    axes = figures.norm_ratios(rows(composed, "network.depth=5"), {(5, ""): stacked([fine])}).axes[0]
     first = next(line for line in axes.lines if line.get_label() == "first step")
     assert list(first.get_xdata()) == [5]
     assert first.get_ydata()[0] == pytest.approx(float(fine.grad_norm[0, 0]) / float(fine.grad_norm[0, -1]))
@@ -171,7 +172,7 @@ def test_a_category_has_lines_of_its_own_and_the_title_says_which_runs_are_drawn
 
     swept = rows(composed, "network.activation=sigmoid,tanh", "network.depth=2,5,9", "optimizer.learning_rate=0.01,1.0")
     factors = {"sigmoid": 0.5, "tanh": 1.0}
-    histories = {(depth, name): history(depth, factors[name]) for depth in (2, 5, 9) for name in factors}
+    histories = {(depth, name): stacked([history(depth, factors[name])]) for depth in (2, 5, 9) for name in factors}
     axes = figures.norm_ratios(swept, histories).axes[0]
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     assert lines["sigmoid, first step"] == [0.5, 0.5**4, 0.5**8]
@@ -190,9 +191,64 @@ def test_a_category_has_lines_of_its_own_and_the_title_says_which_runs_are_drawn
     assert [text.get_text() for text in figure.legends[0].get_texts()] == labels
 
 
+@pytest.fixture(scope="module", params=[3, 6])
+def seeds(composed, request):
+    """A report of two depths and so many seeds, and the histories of each depth."""
+    base = ["dataset=iris", "training.epochs=3", "training.batch_size=16", "network.width=4"]
+    configs = [typed(composed(*base, f"network.depth={depth}", f"seed={k}")) for depth in (2, 4) for k in range(request.param)]
+    trained = [train_stack([config])[0] for config in configs]
+    found = Report([Row(run.config, run.final("loss/train"), run.outcome, job) for job, run in enumerate(trained)])
+    return found, {(d, ""): stacked([run.history for run in trained if run.config.network.depth == d]) for d in (2, 4)}
+
+
+def drawn_band(axes, number):
+    """The line of that number, and the lower and the upper end of its band."""
+    line, (outline,) = axes.lines[number], axes.collections[number].get_paths()
+    points = len(line.get_xdata())
+    # Around the band: its start, the lower end from left to right, its end, the upper end back.
+    lower, upper = outline.vertices[1 : points + 1, 1], outline.vertices[points + 2 : 2 * points + 2, 1][::-1]
+    return line.get_ydata(), *sorted((lower, upper), key=np.nanmin)
+
+
+def logarithmic(values):
+    """By hand: 10 to the mean of log10, and the range, or of five and more the mean -+ the standard deviation."""
+    logs = np.log10(np.array(values, float))
+    mean, spread = logs.mean(axis=0), np.sqrt(((logs - logs.mean(axis=0)) ** 2).sum(axis=0) / (len(logs) - 1))
+    ends = (logs.min(axis=0), logs.max(axis=0)) if len(logs) < 5 else (mean - spread, mean + spread)
+    return 10**mean, 10 ** ends[0], 10 ** ends[1]
+
+
+def test_seeds_are_a_line_of_the_mean_and_a_band_in_every_picture_of_curves(seeds):
+    report, best = seeds
+    n = report.seeds
+    word = "range" if n < 5 else "standard deviation"
+    says = f"mean of the logarithm, band: {word}"
+
+    axes = figures.best_curves(report, best).axes[0]
+    assert axes.get_title().splitlines()[2] == says
+    assert [line.get_label() for line in axes.lines] == [f"depth 2, n = {n}", f"depth 4, n = {n}"]
+    for number, history in enumerate(best.values()):
+        np.testing.assert_allclose(drawn_band(axes, number), logarithmic(history.measures["loss/train"]), rtol=1e-6)
+
+    axes = figures.norm_ratios(report, best).axes[0]
+    assert axes.lines[0].get_label() == f"first step, n = {n}"
+    ratios = [history.grad_norm[:, 0, 0] / history.grad_norm[:, 0, -1] for history in best.values()]
+    np.testing.assert_allclose(drawn_band(axes, 0), logarithmic(np.transpose(ratios)), rtol=1e-6)
+
+    history, last = best[4, ""], best[4, ""].loss.shape[-1] - 1
+    (axes,) = figures.norm_profile(history, "network.depth=4").axes
+    assert axes.get_title().splitlines()[1:] == ["network.depth=4", says]
+    assert [line.get_label() for line in axes.lines][::2] == [f"step 0, n = {n}", f"step {last}, n = {n}"]
+    np.testing.assert_allclose(drawn_band(axes, 2), logarithmic(history.grad_norm[:, last]), rtol=1e-6)
+
+    (axes,) = figures.norm_curves(history, "network.depth=4").axes
+    assert [line.get_label() for line in axes.lines] == [f"block {block}, n = {n}" for block in (1, 3, 4)]
+    np.testing.assert_allclose(drawn_band(axes, 2), logarithmic(history.grad_norm[:, :, 3]), rtol=1e-6)
+
+
 def test_twenty_depths_have_twenty_colours(composed, runs):
     swept = rows(composed, "network.depth=" + ",".join(str(depth) for depth in range(2, 22)))
-    axes = figures.best_curves(swept, {(depth, ""): runs[0] for depth in range(2, 22)}).axes[0]
+    axes = figures.best_curves(swept, {(depth, ""): stacked([runs[0]]) for depth in range(2, 22)}).axes[0]
     assert len({tuple(to_rgb(line.get_color())) for line in axes.lines}) == 20
 
 
@@ -262,7 +318,7 @@ def test_any_value_can_be_a_row(composed, key, values, ordered):
     swept = Report([Row(typed(composed(f"{key}={value}")), 1.0 + job, "trained", job) for job, value in enumerate(values)])
     assert swept.down == key.lstrip("+")
     # Numbers in ascending order, all else as it was swept.
-    assert [down for down, _ in swept.best_runs()] == ordered
+    assert [down for down, _ in swept.best_cells()] == ordered
     assert [len(cells) for cells in swept.tables().values()] == [len(values)]
     assert len(figures.sweep_map(swept).axes[0].get_yticklabels()) == len(values)
 

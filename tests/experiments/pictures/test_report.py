@@ -54,23 +54,32 @@ SEEDS = {
 
 def test_seeds_alone_are_one_cell(report):
     text = report({(2, 0.1, 0): (0.02, "trained"), (2, 0.1, 1): (0.04, "trained")}).text()
-    assert "best cell (*): 0.03, the mean of 2 seeds, at the only cell\nbest run: 0.02 at seed=0;" in text
+    assert "best cell (*): 0.03 +- 0.01, the mean of 2 seeds, at the only cell\nbest run: 0.02 at seed=0;" in text
 
 
 def test_a_cell_says_how_many_of_its_seeds_trained_and_the_table_what_it_averages(report):
     lines = report(SEEDS).text().splitlines()
-    assert lines[1] == "mean of 2 seeds without those that diverged; 1/2: one of them has trained"
+    assert lines[1] == "mean +- standard deviation of 2 seeds without those that diverged; 1/2: one of them has trained"
     assert len({len(line) for line in lines[2:5]}) == 1
-    assert [line.split() for line in lines[3:5]] == [["2", "0.03*", "0.001", "1/2"], ["9", "2.2", "1/2", "-"]]
+    # The standard deviation of 0.02 and 0.04 is 0.0141, of 2 and 2.4 it is 0.283.
+    assert [line.split() for line in lines[3:5]] == [
+        ["2", "0.03", "+-", "0.01*", "0.001", "1/2"],
+        ["9", "2.2", "+-", "0.3", "1/2", "-"],
+    ]
 
 
 def test_best_cell_and_best_run_are_told_apart(report):
     lines = report(SEEDS).text().splitlines()
-    assert lines[5] == "best cell (*): 0.03, the mean of 2 seeds, at network.depth=2, optimizer.learning_rate=0.1"
+    assert lines[5] == "best cell (*): 0.03 +- 0.01, the mean of 2 seeds, at network.depth=2, optimizer.learning_rate=0.1"
     assert lines[6] == (
         "best run: 0.001 at network.depth=2, optimizer.learning_rate=1.0, seed=0;  4 trained, 1 stuck, 3 diverged"
     )
     assert len(lines) == 7
+
+
+def test_of_each_depth_the_cell_is_drawn_of_which_the_fewest_seeds_diverged_then_that_of_the_best_mean(report):
+    best = report(SEEDS | {(9, 2.0, 0): (3.0, "stuck"), (9, 2.0, 1): (0.1, "trained")}).best_cells()
+    assert {down: [row.job for row in cell] for (down, _), cell in best.items()} == {2: [0, 1], 9: [8, 9]}
 
 
 def test_where_a_seed_diverged_in_every_cell_there_is_no_best_one(report):
@@ -100,10 +109,11 @@ def test_of_accuracies_the_largest_is_the_best(config):
     found = Report(runs)
     lines = found.text().splitlines()
     assert lines[0] == "final validation accuracy, network.depth down, optimizer.learning_rate across"
-    assert lines[-2] == "best cell (*): 0.75, the mean of 2 seeds, at network.depth=5"
+    assert lines[-2] == "best cell (*): 0.75 +- 0.07, the mean of 2 seeds, at network.depth=5"
     assert lines[-1].startswith("best run: 0.99 at network.depth=9, seed=0;")
     assert found.columns()["final/accuracy_validation"] == list(cells.values())
-    assert {down: row.job for (down, _), row in found.best_runs().items()} == {2: 0, 5: 2, 9: 4}
+    best = {down: [row.job for row in cell] for (down, _), cell in found.best_cells().items()}
+    assert best == {2: [0, 1], 5: [2, 3], 9: [4, 5]}
 
 
 DEPTH, RATE, ACTIVATION, GAIN, SEED = "network.depth", "optimizer.learning_rate", "network.activation", "network.gain", "seed"
@@ -134,8 +144,8 @@ def test_every_category_has_its_best_runs(config, swept, lines_by):
     for number, place in enumerate(places):
         category = ", ".join(f"{place[key]:g}" if key == GAIN else place[key] for key in lines_by)
         expected.setdefault((str(place[down]), category), number)
-    best = found.best_runs()
-    assert {(str(value), category): row.job for (value, category), row in best.items()} == expected
+    best = found.best_cells()
+    assert {(str(value), category): cell[0].job for (value, category), cell in best.items()} == expected
     values = [value for value, _ in best]
     assert values == sorted(values) if down == DEPTH else list(map(str, values)) == list(map(str, swept[down]))
     assert found.text()
