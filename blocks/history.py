@@ -8,7 +8,7 @@ import numpy as np
 
 from blocks.arrays import Array
 
-MEASURE, QUANTITY, AT = "measures/", "quantities/", "/at"
+MEASURE, QUANTITY, AT, EDGES, COUNTS = "measures/", "quantities/", "/at", "/edges", "/counts"
 
 
 def log_spaced(count: int, points: int) -> Array:
@@ -24,21 +24,51 @@ def evenly_spaced(count: int, points: int) -> Array:
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """How often values were in each of B bins.
+
+    edges: (B + 1,) of the bins, ascending; the first and the last may be infinite.
+    counts: (..., E, L, B) whole numbers, of blocks 1..L; 0 where nothing was measured.
+    """
+
+    edges: Array
+    counts: Array
+
+
+@dataclass(frozen=True)
 class Quantity:
     """What an instrument has measured.
 
-    at: (E,) steps, each before its update. values: (..., E, n), nan where nothing was measured.
+    at: (E,) steps, each before its update. values: (..., E, n), nan where nothing was measured; of signals (..., E, k, L).
     reasons: (..., E) text, why a value is nan although the step was made, else empty; None where there is no such value. A run's
         tags have it, its file does not.
+    histograms: symbol -> its histogram, of signals alone.
     """
 
     at: Array
     values: Array
     reasons: Array | None = None
+    histograms: dict[str, Histogram] = field(default_factory=dict)
 
     def lane(self, index: int | tuple[int, ...]) -> "Quantity":
         """One lane's, on arrays of its own."""
-        return Quantity(self.at, np.array(self.values[index]), None if self.reasons is None else np.array(self.reasons[index]))
+        reasons = None if self.reasons is None else np.array(self.reasons[index])
+        histograms = {symbol: Histogram(h.edges, np.array(h.counts[index])) for symbol, h in self.histograms.items()}
+        return Quantity(self.at, np.array(self.values[index]), reasons, histograms)
+
+    def arrays(self) -> dict[str, Array]:
+        """What of it a file holds: name -> array."""
+        arrays = {"": self.values, AT: self.at}
+        for symbol, histogram in self.histograms.items():
+            arrays |= {f"/{symbol}{EDGES}": histogram.edges, f"/{symbol}{COUNTS}": histogram.counts}
+        return arrays
+
+    @classmethod
+    def of(cls, arrays: dict[str, Array]) -> "Quantity":
+        """The one of those `arrays`."""
+        symbols = [name.removesuffix(COUNTS)[1:] for name in arrays if name.endswith(COUNTS)]
+        histograms = {s: Histogram(arrays[f"/{s}{EDGES}"], arrays[f"/{s}{COUNTS}"]) for s in symbols}
+        return cls(arrays[AT], arrays[""], histograms=histograms)
 
 
 @dataclass
@@ -95,8 +125,8 @@ class History:
         """Write every array into one .npz, without pickle; equal histories give equal bytes."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("measures", "quantities")}
         arrays |= {MEASURE + name: values for name, values in self.measures.items()}
-        arrays |= {QUANTITY + name: kept.values for name, kept in self.quantities.items()}
-        arrays |= {QUANTITY + name + AT: kept.at for name, kept in self.quantities.items()}
+        for name, quantity in self.quantities.items():
+            arrays |= {QUANTITY + name + part: values for part, values in quantity.arrays().items()}
         np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod
@@ -106,7 +136,8 @@ class History:
             arrays: dict[str, Any] = {name: saved[name] for name in saved.files}
         measures = {name.removeprefix(MEASURE): arrays.pop(name) for name in list(arrays) if name.startswith(MEASURE)}
         kept = {name.removeprefix(QUANTITY): arrays.pop(name) for name in list(arrays) if name.startswith(QUANTITY)}
-        quantities = {name: Quantity(kept[name + AT], values) for name, values in kept.items() if not name.endswith(AT)}
+        names = dict.fromkeys(name.partition("/")[0] for name in kept)
+        quantities = {name: Quantity.of(_below(name, kept)) for name in names}
         steps_an_epoch = int(arrays.pop("steps_an_epoch"))
         return cls(**arrays, steps_an_epoch=steps_an_epoch, measures=measures, quantities=quantities)
 
@@ -114,3 +145,8 @@ class History:
         *lanes, steps, depth = self.grad_norm.shape
         of_lanes = f", lanes={tuple(lanes)}" if lanes else ""
         return f"History({steps} steps, {depth} blocks{of_lanes}, {int((self.diverged_step >= 0).sum())} diverged)"
+
+
+def _below(name: str, arrays: dict[str, Array]) -> dict[str, Array]:
+    """Those of that name and of names below it, without it: "" and "/at" and so on."""
+    return {key.removeprefix(name): values for key, values in arrays.items() if key == name or key.startswith(f"{name}/")}

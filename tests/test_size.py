@@ -23,7 +23,7 @@ CODE = {
     "network.py": 100,
     "measure/hessian.py tape/tangent.py": 200,
 }
-CODE_OF_ALL = 3400
+CODE_OF_ALL = 3580
 # All lines of a file.
 LINES = {"block.py": 100, "residual.py": 75, "normalized.py": 75}
 LONGEST_FUNCTION = 60

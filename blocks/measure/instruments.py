@@ -11,11 +11,12 @@ from typing import ClassVar
 import numpy as np
 
 from blocks.arrays import Array, choice, norm, quiet, whole_number
-from blocks.history import Quantity, log_spaced
+from blocks.history import Histogram, Quantity, log_spaced
 from blocks.losses import Loss
 from blocks.measure.diagnostics import example_gradient_norms, saturated, update_ratios
 from blocks.measure.hessian import Hessian
 from blocks.measure.lanczos import Room, top_eigenpairs
+from blocks.measure.signals import BINS, NUMBERS, signals, update_to_data
 from blocks.network import Network
 
 LOG, LOG_POINTS = "log", 20
@@ -105,7 +106,12 @@ class Mounted:
 
     def quantity(self, lanes: tuple[int, ...]) -> Quantity:
         """All that was measured, in the lanes' own shape."""
-        return Quantity(self.at, quiet(np.moveaxis(self.values, 1, 0).reshape(*lanes, *self.values.shape[::2])))
+        return Quantity(self.at, quiet(_by_lane(self.values, lanes)))
+
+
+def _by_lane(values: Array, lanes: tuple[int, ...]) -> Array:
+    """(E, lanes, ...) -> (*lanes, E, ...), a copy."""
+    return np.moveaxis(values, 1, 0).reshape(*lanes, len(values), *values.shape[2:])
 
 
 class Sharpness(Mounted):
@@ -191,9 +197,66 @@ class UpdateRatio(Mounted):
         self.values[self.place(step), live] = ratios
 
 
+class Signals(Mounted):
+    """How z, a, da and dW of every block are distributed, and what an update is beside the weights; see `measure.signals`.
+
+    values: (E, lanes, len(NUMBERS), L). counts: symbol -> (E, lanes, L, B) of its histogram.
+    """
+
+    symbol = "W"
+
+    def __init__(self, instrument: Instrument, network: Network, x: Array, y: Array, loss: Loss, at: Array) -> None:
+        super().__init__(instrument, network, x, y, loss, at)
+        steps, lanes, depth = self.values.shape
+        self.values = np.full((steps, lanes, len(NUMBERS), depth), np.nan)
+        # The smallest whole numbers that can count all entries of the largest array.
+        dtype = np.min_scalar_type(max(network.layout.sizes) * max(x.shape[-1], *network.layout.sizes))
+        self.counts = {symbol: np.zeros((steps, lanes, depth, len(bins.edges) - 1), dtype) for symbol, bins in BINS.items()}
+
+    def before(self, step: int, network: Network, live: slice | Array) -> None:
+        """All but the update, and the parameters, which are kept."""
+        counts, self.values[self.place(step), live, :-1] = signals(network, self.x, self.y, self.loss)
+        for symbol, counted in counts.items():
+            self.counts[symbol][self.place(step), live] = counted
+        self.kept = network.parameters.copy()
+
+    def after(self, step: int, network: Network, live: slice | Array) -> None:
+        """The update."""
+        self.values[self.place(step), live, -1] = update_to_data(self.kept, network.parameters, network.layout)
+
+    def quantity(self, lanes: tuple[int, ...]) -> Quantity:
+        """See `Mounted.quantity`."""
+        counts = {symbol: _by_lane(counts, lanes).copy() for symbol, counts in self.counts.items()}
+        return replace(
+            super().quantity(lanes),
+            histograms={symbol: Histogram(BINS[symbol].edges, counted) for symbol, counted in counts.items()},
+        )
+
+
+class Parameters(Mounted):
+    """The parameters themselves, as they lie in the flat vector."""
+
+    symbol = "theta"
+
+    def __init__(self, instrument: Instrument, network: Network, x: Array, y: Array, loss: Loss, at: Array) -> None:
+        super().__init__(instrument, network, x, y, loss, at)
+        self.values = self.values.astype(network.parameters.dtype)
+
+    @staticmethod
+    def width(network: Network, instrument: Instrument) -> int:
+        """P"""
+        return network.layout.size
+
+    def measure(self, network: Network, live: slice | Array) -> Array:
+        """The parameters."""
+        return network.parameters
+
+
 INSTRUMENTS: dict[str, type[Mounted]] = {
     "sharpness": Sharpness,
     "update_ratio": UpdateRatio,
     "saturated": Saturated,
     "example_norm": ExampleNorm,
+    "signals": Signals,
+    "parameters": Parameters,
 }

@@ -10,9 +10,10 @@ from sklearn.datasets import load_digits
 
 from blocks import INSTRUMENTS, GradientDescent, Instrument, Network, losses, reshuffled, train
 from blocks.arrays import Array
+from blocks.measure.instruments import LOG, LOG_POINTS
 from experiments.benchmarks.tables import alternate, table
 from experiments.run.config import Config, DatasetConfig, InstrumentsConfig, NetworkConfig
-from experiments.run.data import task
+from experiments.run.data import Task, task
 from experiments.run.stack import steps_of, train_stack
 
 EVERY = 10
@@ -38,9 +39,14 @@ def _runs(depth: int, width: int) -> None:
         for name in INSTRUMENTS:
             schedule: dict[str, Any] = {name: str(EVERY)}
             configs[name] = replace(bare, instruments=InstrumentsConfig(**schedule))
-        runs = {name: partial(train_stack, [config], of) for name, config in configs.items()}
+        configs[f"signals at {LOG_POINTS} steps"] = replace(bare, instruments=InstrumentsConfig(signals=LOG))
+        runs = {name: partial(_run, config, of) for name, config in configs.items()}
         title = f"an update of a run of {depth} blocks x {width}, {activation}, an instrument at every {EVERY}th"
         table(title, alternate(runs, steps_of(bare, of)), "us", 1e6)
+
+
+def _run(config: Config, of: Task) -> None:
+    train_stack([config], of)
 
 
 def _instruments(depth: int, width: int, batch: int, epochs: int) -> None:

@@ -11,20 +11,21 @@ import yaml
 from blocks.arrays import Array, choice
 from blocks.history import History
 from blocks.measure.instruments import INSTRUMENTS
+from blocks.measure.signals import BINS, NUMBERS
 from experiments.run import bounded
 from experiments.run.config import Config, UserError, schedules
 from experiments.run.data import Task, load
 from experiments.run.environment import uncommitted
 from experiments.run.measure import MEASURES
 from experiments.run.memory import in_words
-from experiments.run.stack import Trained, count_parameters, steps_of
+from experiments.run.stack import Trained, count_parameters, instruments_bytes, steps_of
 
 HISTORY, PARAMETERS, CONFIG, ENVIRONMENT, DIFF = "history.npz", "parameters.npy", "config.yaml", "environment.json", "git.diff"
 NAMES = (HISTORY, PARAMETERS, CONFIG, ENVIRONMENT, DIFF)
 # libyaml's is ten times faster.
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 # NumPy's letters for kinds of numbers; the bytes of the largest number.
-FLOATS, INTEGERS, LARGEST = "f", "i", 8
+FLOATS, INTEGERS, UNSIGNED, LARGEST = "f", "i", "u", 8
 # At most so much is read of a diff, and said of what is wrong with a file.
 DIFF_BYTES, LINE = 2**26, 300
 # What a record's history, or its final parameters, may take.
@@ -46,10 +47,11 @@ def check_recordable(config: Config, of: Task) -> None:
     """Raise UserError where the run's record would be larger than what is read of one."""
     depth, width, size = config.network.depth, config.network.width, np.dtype(config.dtype).itemsize
     # Of every step the loss, the batch's size, and of every block two norms and what the instruments have measured.
-    history = steps_of(config, of) * (((2 + len(schedules(config))) * depth + 1) * size + 8)
+    history = steps_of(config, of) * (((2 + len(schedules(config))) * depth + 1) * size + 8) + instruments_bytes(config, of)
     at_most = f"a record has at most {in_words(ARRAY_BYTES)}, tracking.enabled=false trains without one"
     if history > ARRAY_BYTES:
         asked = f"training.epochs is {config.training.epochs} and network.depth {depth}"
+        asked += "".join(f", instruments.{name} {schedule}" for name, schedule in schedules(config).items())
         raise UserError(f"{asked}, whose history takes {in_words(history)}: {at_most}")
     if (parameters := size * count_parameters(config, of)) > ARRAY_BYTES:
         asked = f"network.width is {width} and network.depth {depth}"
@@ -119,7 +121,16 @@ def _check_shapes(history: History) -> None:
     for name, quantity in history.quantities.items():
         choice("the instrument", name, INSTRUMENTS)
         _check_shape(f"{name}'s steps", quantity.at, quantity.at.shape[:1], INTEGERS, steps)
-        _check_shape(name, quantity.values, (len(quantity.at), *quantity.values.shape[1:2]), FLOATS)
+        numbers = (len(NUMBERS), depth) if name == "signals" else quantity.values.shape[1:2]
+        _check_shape(name, quantity.values, (len(quantity.at), *numbers), FLOATS)
+        if set(quantity.histograms) != (set(BINS) if name == "signals" else set()):
+            raise ValueError(f"{name} has histograms of {sorted(quantity.histograms)}")
+        for symbol, histogram in quantity.histograms.items():
+            edges = histogram.edges
+            _check_shape(f"{symbol}'s edges", edges, edges.shape[:1], FLOATS)
+            _check_shape(f"{symbol}'s counts", histogram.counts, (len(quantity.at), depth, len(edges) - 1), UNSIGNED)
+            if not (np.diff(edges) > 0).all():
+                raise ValueError(f"{symbol}'s edges do not rise")
     _check_shape("batch_sizes", history.batch_sizes, (steps,), INTEGERS)
     _check_shape("evaluated", history.evaluated, (evaluations,), INTEGERS, steps + 1)
     _check_shape("diverged_step", history.diverged_step, (), INTEGERS, steps)

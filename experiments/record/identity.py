@@ -15,11 +15,13 @@ from experiments.run.environment import version_of
 
 # Where the record goes, and what becomes of an earlier one: not what is trained.
 SURROUNDINGS = ("tracking", "sweep")
+LATER_INSTRUMENTS = ("signals", "parameters")
 # Keys that came later, with what every run had before: left out there, so that an older run keeps its fingerprint.
 LATER: dict[str, Any] = {
     "network.kind": "plain",
     "optimizer.block_rates": None,
-    "instruments": asdict(InstrumentsConfig()),
+    **{f"instruments.{name}": None for name in LATER_INSTRUMENTS},
+    "instruments": {key: value for key, value in asdict(InstrumentsConfig()).items() if key not in LATER_INSTRUMENTS},
     "machine": "native",
 }
 

@@ -19,7 +19,7 @@ from experiments.run.stack import Trained
 
 # Up to how many times the first value a metric is drawn: a run that diverges would press all others' curves flat.
 # (A gradient that a plateau has made small grows a thousandfold as it leaves it.)
-BOUNDS = {"loss": 1e2, "grad_norm": 1e4, "sharpness": 1e4, "update_ratio": 1e4, "example_norm": 1e4}
+BOUNDS = {"loss": 1e2, "grad_norm": 1e4, "sharpness": 1e4, "update_ratio": 1e4, "example_norm": 1e4, "signals": 1e4}
 # What a tag may hold in any store of MLflow's.
 MOST_LETTERS = 5000
 
@@ -109,9 +109,9 @@ def series(history: History, steps: int, points: int, blocks: int | None) -> dic
         places = log_spaced(len(values), points)
         found[name] = history.evaluated[places], values[places]
     for name, quantity in history.quantities.items():
-        places, count = log_spaced(len(quantity.at), points), quantity.values.shape[-1]
-        for index, key in quantity_keys(name, count, blocks).items():
-            found[key] = quantity.at[places], quantity.values[places, index]
+        places, values = log_spaced(len(quantity.at), points), quantity.values.reshape(len(quantity.at), -1)
+        for index, key in quantity_keys(name, values.shape[-1], blocks).items():
+            found[key] = quantity.at[places], values[places, index]
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from blocks.history import evenly_spaced
 from blocks.measure.instruments import INSTRUMENTS
+from blocks.measure.signals import NUMBERS
 from experiments.run.config import Config, flat, schedules, varied
 from experiments.run.measure import MEASURES, Measure
 
@@ -21,6 +22,8 @@ TAG = "mlflow.sharedViewState."
 RATE, LOG_RATE, DEPTH, SEED = "optimizer.learning_rate", "optimizer.log10_learning_rate", "network.depth", "seed"
 # The instrument whose numbers are shares, many of them 0.
 SHARE = "saturated"
+# Those of the instrument `signals` that are metrics.
+SIGNALS = ("update_data", "grad_data", "a_std", SHARE)
 RATIO = "norm_ratio/first_over_last"
 MOST_RUNS = 200
 # MLflow's page fetches so many runs, and then more with every click on `Load more`.
@@ -39,14 +42,23 @@ def norm_keys(depth: int, blocks: int | None) -> dict[int, str]:
     return {block: norm_key("W", block, depth) for block in evenly_spaced(depth, blocks or depth).tolist()}
 
 
-def quantity_key(name: str, index: int, count: int) -> str:
-    """sharpness/lambda_01 and so on, of the numbers 0..count-1 that the instrument of that name measures."""
-    return _numbered(name, INSTRUMENTS[name].symbol, index, count)
-
-
 def quantity_keys(name: str, count: int, blocks: int | None) -> dict[int, str]:
-    """`norm_keys` of an instrument that measures so many numbers at a step."""
-    return {index: quantity_key(name, index, count) for index in evenly_spaced(count, blocks or count).tolist()}
+    """`norm_keys` of the numbers 0..count-1 that the instrument of that name measures at a step: sharpness/lambda_01 and so on.
+
+    Of signals a few numbers of a few blocks, of parameters none.
+    """
+    if name == "parameters":
+        return {}
+    if name != "signals":
+        symbol = INSTRUMENTS[name].symbol
+        return {index: _numbered(name, symbol, index, count) for index in evenly_spaced(count, blocks or count).tolist()}
+    depth = count // len(NUMBERS)
+    keys: dict[int, str] = {}
+    for number in SIGNALS:
+        # Of the last block nothing can be saturated.
+        drawn = evenly_spaced(depth - (number == SHARE), min(blocks or depth, VIEWED)).tolist()
+        keys |= {NUMBERS.index(number) * depth + block: _numbered(name, number, block, depth) for block in drawn}
+    return keys
 
 
 def _numbered(name: str, symbol: str, index: int, count: int) -> str:
@@ -143,7 +155,7 @@ def _charts(
     charts.append(_line(score, f"{score}/train", range=bounds))
     for section, keys in {"grad_norm": norms, **measured}.items():
         others = [key for key in dict.fromkeys(itertools.chain(*keys)) if key not in shown]
-        charts += [_line(section, key, log=section != SHARE) for key in others[:FOLDED]]
+        charts += [_line(section, key, log=SHARE not in key) for key in others[:FOLDED]]
     sections = {
         "losses": ("Losses, log scale", True),
         "sweep": ("What was swept", True),
@@ -174,9 +186,15 @@ def _spread(names: Sequence[str]) -> list[str]:
 def _measured(configs: Sequence[Config], name: str, blocks: int | None) -> list[list[str]]:
     """The metrics of the instrument of that name, for every run that has it."""
     runs = [config for config in configs if name in schedules(config)]
-    others = [{"sharpness": run.instruments.eigenvalues, "saturated": run.network.depth - 1} for run in runs]
-    counts = [count.get(name, run.network.depth) for run, count in zip(runs, others, strict=True)]
+    counts = [_count(run, name) for run in runs]
     return [list(quantity_keys(name, count, blocks).values()) for count in counts]
+
+
+def _count(config: Config, name: str) -> int:
+    """How many numbers the instrument of that name measures at a step, where its keys depend on them."""
+    depth = config.network.depth
+    others = {"sharpness": config.instruments.eigenvalues, "saturated": depth - 1, "signals": len(NUMBERS) * depth}
+    return others.get(name, depth)
 
 
 def _view(

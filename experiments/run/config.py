@@ -138,6 +138,8 @@ class InstrumentsConfig:
     sharpness: the largest eigenvalues of the loss's Hessian; `eigenvalues`: so many of them.
     update_ratio: ||W_l after - W_l before|| / ||W_l before||, of every block. saturated: share of the units of every hidden
         block that pass no gradient for any example. example_norm: root mean square over the examples of every block's ||dW_l||.
+    signals: histograms of every block's z, a, da and dW, their means and standard deviations, the share of its entries that
+        are saturated, std(dW) / std(W), std(update) / std(W). parameters: all of them, for pictures of the network on its way.
     examples: the first so many training examples are measured, null is as many as a batch has.
     """
 
@@ -145,6 +147,8 @@ class InstrumentsConfig:
     update_ratio: str | None = None
     saturated: str | None = None
     example_norm: str | None = None
+    signals: str | None = None
+    parameters: str | None = None
     eigenvalues: int = 1
     examples: int | None = None
 

@@ -10,11 +10,13 @@ from threadpoolctl import threadpool_limits
 
 from blocks.arrays import Array
 from blocks.history import History
+from blocks.measure.instruments import LOG, LOG_POINTS
+from blocks.measure.signals import BINS, NUMBERS
 from blocks.network import Network
 from blocks.optimizers import OPTIMIZERS, Momentum, Optimizer
 from blocks.parameters import Layout
 from blocks.training import Watch, reshuffled, train
-from experiments.run.config import DEFAULT_MOMENTUM, Config, UserError, instruments
+from experiments.run.config import DEFAULT_MOMENTUM, Config, UserError, instruments, schedules
 from experiments.run.data import Task, task
 from experiments.run.environment import environment
 from experiments.run.memory import check_memory
@@ -173,11 +175,22 @@ def check_size(config: Config, of: Task) -> None:
     numbers = 3 * parameters + 2 * (n + hidden + of.units) * (training.batch_size or m) + history
     check_memory(
         f"network.depth is {network.depth}, network.width {width} and training.epochs {training.epochs}",
-        numbers * np.dtype(config.dtype).itemsize,
+        numbers * np.dtype(config.dtype).itemsize + instruments_bytes(config, of),
     )
     asked = config.instruments.eigenvalues
     if asked > parameters:
         raise UserError(f"instruments.eigenvalues is {asked}, it must be 1 to {parameters}, the parameters")
+
+
+def instruments_bytes(config: Config, of: Task) -> int:
+    """What histograms and parameters, measured at scheduled steps, take at most."""
+    depth, steps, asked = config.network.depth, steps_of(config, of), schedules(config)
+    sizes = {
+        "signals": depth * (8 * len(NUMBERS) + 4 * sum(len(bins.edges) - 1 for bins in BINS.values())),
+        "parameters": count_parameters(config, of) * np.dtype(config.dtype).itemsize,
+    }
+    times = {name: LOG_POINTS if schedule == LOG else -(-steps // int(schedule)) for name, schedule in asked.items()}
+    return sum(size * times.get(name, 0) for name, size in sizes.items())
 
 
 def suitable_lanes(layout: Layout, m: int, dtype: str, most: int = LANES[1]) -> int:

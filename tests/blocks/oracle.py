@@ -63,7 +63,9 @@ def normalized(W, b, a_prev, activation):
     return ACTIVATIONS[activation](W @ standardised(a_prev) + b)
 
 
-def logits_of(parameters, x, activation, kind="plain"):
+def logits_of(parameters, x, activation, kind="plain", added=None):
+    """added: what is added to the a of each block, and to the logits: J's derivative with respect to it is da."""
+    added = [0] * len(parameters) if added is None else added
     a = x
     for index, (W, b) in enumerate(parameters[:-1]):
         if kind == "residual" and index > 0:
@@ -72,10 +74,11 @@ def logits_of(parameters, x, activation, kind="plain"):
             a = normalized(W, b, a, activation)
         else:
             a = ACTIVATIONS[activation](W @ a + b)
+        a = a + added[index]
     W, b = parameters[-1]
     if kind == "normalized" and len(parameters) > 1:
         a = standardised(a)
-    return W @ a + b
+    return W @ a + b + added[-1]
 
 
 def value_and_gradients(parameters, x, y, activation, loss):

@@ -20,6 +20,8 @@ EVERY = [
     Instrument("update_ratio", "1"),
     Instrument("saturated", "log"),
     Instrument("example_norm", "2"),
+    Instrument("signals", "2"),
+    Instrument("parameters", "3"),
 ]
 # Of the lanes, the second diverges on the way, the first trains, the third hardly moves.
 RATES = np.array([0.2, 40.0, 1e-3])
@@ -74,6 +76,10 @@ def test_a_lane_has_the_quantities_of_the_network_alone(rule, dtype):
         for name, quantity in history.quantities.items():
             assert quantity.values[lane].tobytes() == alone.quantities[name].values.tobytes()
             assert history.lane(lane).quantities[name].values.tobytes() == alone.quantities[name].values.tobytes()
+            for symbol, histogram in quantity.histograms.items():
+                counts = alone.quantities[name].histograms[symbol].counts
+                assert histogram.counts[lane].tobytes() == counts.tobytes()
+                assert history.lane(lane).quantities[name].histograms[symbol].counts.tobytes() == counts.tobytes()
             assert quantity.at.tolist() == alone.quantities[name].at.tolist()
 
 
@@ -86,6 +92,10 @@ def test_after_its_divergence_alone_a_lane_has_nan():
         assert measured[[0, 2]].all()
         # The step at which it left had no update, and nothing is measured there.
         assert ((quantity.at < diverged) == measured[1].T).all()
+        for histogram in quantity.histograms.values():
+            counted = histogram.counts.any(axis=-1)
+            assert counted[[0, 2]].all()
+            assert ((quantity.at < diverged) == counted[1].T).all()
 
 
 def test_lanes_keep_their_own_shape():
@@ -95,6 +105,9 @@ def test_lanes_keep_their_own_shape():
     for name, quantity in rows.quantities.items():
         assert quantity.values.shape[:2] == (2, 3)
         assert quantity.values.tobytes() == flat.quantities[name].values.tobytes()
+        for symbol, histogram in quantity.histograms.items():
+            assert histogram.counts.shape[:2] == (2, 3)
+            assert histogram.counts.tobytes() == flat.quantities[name].histograms[symbol].counts.tobytes()
 
 
 def network_at(step, activation):
@@ -116,6 +129,7 @@ def test_every_quantity_is_that_of_the_network_at_the_step(activation):
         values = {name: quantity.values[place] for name, quantity in history.quantities.items()}
         assert [quantity.at[place] for quantity in history.quantities.values()] == [step] * len(INSTRUMENTS)
         assert (values["saturated"] == saturated(before, x)).all()
+        assert (values["parameters"] == before.parameters).all()
         assert (values["update_ratio"] == update_ratios(before.parameters, after.parameters, before.layout)).all()
         norms = np.sqrt((example_gradient_norms(before, x, y, LOSS) ** 2).mean(axis=-1))
         np.testing.assert_allclose(values["example_norm"], norms, rtol=1e-12)
@@ -273,5 +287,9 @@ def test_a_history_with_quantities_is_saved_and_loaded(tmp_path):
     for name, quantity in history.quantities.items():
         assert loaded.quantities[name].at.tolist() == quantity.at.tolist()
         assert loaded.quantities[name].values.tobytes() == quantity.values.tobytes()
+        for symbol, histogram in quantity.histograms.items():
+            again = loaded.quantities[name].histograms[symbol]
+            assert again.edges.tobytes() == histogram.edges.tobytes()
+            assert again.counts.tobytes() == histogram.counts.tobytes()
     loaded.save(tmp_path / "again.npz")
     assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "history.npz").read_bytes()

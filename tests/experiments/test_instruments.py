@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from blocks.history import History
+from blocks.measure.signals import NUMBERS
 from experiments.record.identity import fingerprint
 from experiments.run.config import typed
 from experiments.run.trust import from_record
 
 ASKED = ["instruments.sharpness=2", "instruments.update_ratio=log", "instruments.saturated=1", "instruments.example_norm=log"]
+ASKED += ["instruments.signals=log", "instruments.parameters=log"]
 SMALL = ["dataset=iris", "network.depth=3", "training.epochs=4", "training.batch_size=30", "network.width=8"]
 
 
@@ -32,6 +34,15 @@ def test_a_sweep_records_what_its_instruments_measure(lab):
                 points = lab.client().get_metric_history(run.info.run_id, key)
                 assert [point.step for point in points] == quantity.at.tolist()
                 np.testing.assert_array_equal([point.value for point in points], quantity.values[:, index])
+        signals = history.quantities["signals"]
+        points = lab.client().get_metric_history(run.info.run_id, "signals/update_data_03")
+        assert [point.step for point in points] == signals.at.tolist()
+        np.testing.assert_array_equal([point.value for point in points], signals.values[:, NUMBERS.index("update_data"), 2])
+        assert not [key for key in run.data.metrics if key.startswith("parameters")]
+        theta = history.quantities["parameters"].values
+        final = np.load(lab.artifact(run, "parameters.npy"))
+        assert theta.shape == (len(signals.at), len(final))
+        assert theta.dtype == final.dtype
     # A run alone writes the very file.
     lab.run(*SMALL, *ASKED, "optimizer.learning_rate=0.1", "sweep.resume=false")
     alone = lab.runs()[-1]

@@ -7,6 +7,7 @@ import pytest
 
 from experiments.record import files
 from experiments.run.config import UserError, typed
+from experiments.run.data import task
 from experiments.run.stack import train_stack
 
 
@@ -76,6 +77,15 @@ def arrays(folder, **edits):
     np.savez(folder / files.HISTORY, **{name: value for name, value in values.items() if value is not None})
 
 
+def signals(values=(1, 11, 2), counts=(1, 2, 3), edges=(0, 1, 2, np.inf), dtype=np.uint16, symbols=("z", "a", "da", "dW")):
+    """What the instrument signals leaves in a history's file, of two blocks and three bins."""
+    name, edges = "quantities/signals", np.array(edges, float)
+    histograms = [{f"{name}/{s}/edges": edges, f"{name}/{s}/counts": np.zeros(counts, dtype)} for s in symbols]
+    return {name: np.zeros(values), f"{name}/at": np.zeros(1, int)} | {
+        key: array for each in histograms for key, array in each.items()
+    }
+
+
 # What History.load takes and nothing else could work with. 23 steps of 2 blocks, 2 evaluations.
 UNFIT = [
     {"loss": np.array(["0.1"] * 23)},
@@ -99,6 +109,13 @@ UNFIT = [
     {"quantities/sharpness": np.zeros((1, 1)), "quantities/sharpness/at": np.zeros(2, int)},
     {"measures/\x1b[2J": np.zeros(2)},
     {"quantities/foo": np.zeros((1, 1)), "quantities/foo/at": np.zeros(1, int)},
+    {"quantities/foo/at": np.zeros(1, int)},
+    {"quantities/signals": np.zeros((1, 11, 2)), "quantities/signals/at": np.zeros(1, int)},
+    *(signals(**edit) for edit in ({"values": (1, 11, 3)}, {"counts": (1, 2, 4)}, {"counts": (1, 3, 3)}, {"counts": (2, 2, 3)})),
+    *(signals(edges=edges) for edges in ([0, 1, 1, 2], [3, 2, 1, 0], [np.nan] * 4, [[0, 1, 2, 3]], [0])),
+    signals(dtype=float),
+    signals(symbols=["z", "a", "da"]),
+    {**signals(), "quantities/signals/surprise/counts": np.zeros((1, 2, 3), np.uint8)},
     {"surprise": np.zeros(1)},
 ]
 
@@ -111,6 +128,22 @@ def test_a_history_whose_arrays_do_not_fit_each_other_is_damaged(folder):
         with pytest.raises(UserError, match=r"history\.npz is damaged: \S") as damaged:
             files.read(folder)
         assert "\n" not in str(damaged.value)
+
+
+def test_signals_are_read(folder):
+    arrays(folder, **signals())
+    quantity = files.read(folder).history.quantities["signals"]
+    assert quantity.histograms["dW"].edges.tolist() == [0, 1, 2, np.inf]
+
+
+def test_histograms_that_no_record_has_room_for_are_refused_before_training(composed):
+    config = typed(composed("network.depth=65", "instruments.signals=1", "training.epochs=100"))
+    with pytest.raises(
+        UserError, match=r"training.epochs is 100 and network.depth 65, instruments.signals 1, whose history takes"
+    ):
+        files.check_recordable(config, task(config))
+    fewer = typed(composed("network.depth=65", "instruments.signals=log", "training.epochs=100"))
+    files.check_recordable(fewer, task(fewer))
 
 
 @pytest.mark.parametrize("name", [files.HISTORY, files.PARAMETERS])

@@ -37,6 +37,17 @@ def test_a_plain_network_of_a_native_run_has_the_fingerprint_it_had_before_later
         assert fingerprint(other, "d", package="1") != fingerprint(native, "d", package="1")
 
 
+def test_a_run_with_instruments_has_the_fingerprint_it_had_before_there_were_more_of_them(composed):
+    config = typed(composed("instruments.saturated=1"))
+    before = {key: value for key, value in asdict(config).items() if key not in ("tracking", "sweep")}
+    del before["network"]["kind"], before["optimizer"]["block_rates"]
+    del before["instruments"]["signals"], before["instruments"]["parameters"]
+    content = json.dumps([before, "d", "1"], sort_keys=True).encode()
+    assert fingerprint(config, "d", package="1") == hashlib.sha256(content).hexdigest()
+    more = typed(composed("instruments.saturated=1", "instruments.signals=log"))
+    assert fingerprint(more, "d", package="1") != fingerprint(config, "d", package="1")
+
+
 def test_a_sweep_s_fingerprint_knows_the_order_of_its_runs():
     assert fingerprint_of_sweep(["a", "b"]) == fingerprint_of_sweep(["a", "b"])
     assert len({fingerprint_of_sweep(runs) for runs in (["a", "b"], ["b", "a"], ["a"], ["ab"])}) == 4

@@ -9,9 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from blocks import INSTRUMENTS
 from blocks.history import History, Quantity
+from blocks.measure.signals import NUMBERS
 from experiments.record.metrics import curves, summary
-from experiments.record.view import sweep_views
+from experiments.record.view import quantity_keys, sweep_views
 from experiments.run.config import InstrumentsConfig, typed
 
 # Of set_experiment_tag, see mlflow.utils.validation.
@@ -50,7 +52,8 @@ def recorded(config, blocks):
     """The metrics that a run of that config logs."""
     depth = config.network.depth
     widths = {"sharpness": config.instruments.eigenvalues, "saturated": depth - 1}
-    asked = [name for name in ("sharpness", "update_ratio", "saturated", "example_norm") if getattr(config.instruments, name)]
+    asked = [name for name in INSTRUMENTS if getattr(config.instruments, name)]
+    shapes = {name: (2, widths.get(name, depth)) for name in asked} | {"signals": (2, len(NUMBERS), depth)}
     history = History(
         np.ones(2),
         np.ones((2, depth)),
@@ -59,7 +62,7 @@ def recorded(config, blocks):
         2,
         np.array([0, 2]),
         {f"{name}/{part}": np.ones(2) for name in ("loss", "accuracy") for part in ("train", "validation")},
-        {name: Quantity(np.arange(2), np.ones((2, widths.get(name, depth)))) for name in asked},
+        {name: Quantity(np.arange(2), np.ones(shapes[name])) for name in asked},
     )
     return {metric.key for metric in curves(history, 2, 20, blocks, 0, lambda step: 0)} | summary(history).keys()
 
@@ -76,7 +79,7 @@ DEPTHS = [[depth] for depth in (1, 2, 3, 5, 9, 12, 13, 33, 99, 100, 101, 200)] +
 @pytest.mark.parametrize("depths", DEPTHS, ids=lambda depths: f"{depths[0]} to {depths[-1]}")
 @pytest.mark.parametrize("blocks", [12, 2, None])
 def test_what_is_viewed_is_recorded_at_every_depth(configs, depths, blocks):
-    asked = {"sharpness": "log", "update_ratio": "log", "saturated": "1"}
+    asked = {"sharpness": "log", "update_ratio": "log", "saturated": "1", "signals": "log", "parameters": "log"}
     sweep = configs(depths, **asked)
     (view, *_) = sweep_views("a sweep", "p" * 32, sweep, "accuracy", blocks).values()
     assert len(view) < LONGEST_TAG
@@ -102,12 +105,26 @@ def test_four_blocks_of_one_depth_are_viewed_the_first_and_the_last_among_them(c
     assert "instruments" not in keys
 
 
+def test_of_signals_four_numbers_of_four_blocks_are_metrics():
+    # Of mean and standard deviation of four symbols, saturated, grad_data and update_data.
+    keys = quantity_keys("signals", 11 * 9, 12)
+    assert sorted(keys.values()) == sorted(
+        [f"signals/{number}_0{block}" for number in ("update_data", "grad_data", "a_std") for block in (1, 4, 6, 9)]
+        # Nothing is saturated in the last block.
+        + [f"signals/saturated_0{block}" for block in (1, 3, 6, 8)]
+    )
+    assert {NUMBERS[index // 9]: index % 9 for index in keys}["update_data"] == 8
+    assert sorted(quantity_keys("signals", 11, None).values()) == [
+        f"signals/{n}_01" for n in ("a_std", "grad_data", "update_data")
+    ]
+
+
 def test_no_chart_has_a_linear_axis_of_numbers_over_many_decades(configs):
-    asked = {"sharpness": "log", "update_ratio": "log", "saturated": "1", "example_norm": "log"}
+    asked = dict.fromkeys(INSTRUMENTS, "log")
     (view,) = sweep_views("a sweep", "p", configs([9, 9], **asked), "accuracy", 12).values()
     drawn = [chart for chart in state(view)["compareRunCharts"] if not chart["deleted"]]
     linear = {chart["metricKey"] for chart in drawn if chart["type"] == "BAR" or chart.get("scaleType") == "linear"}
-    assert {key for key in linear if not key.startswith(("accuracy/", "saturated/"))} == {
+    assert {key for key in linear if not key.startswith(("accuracy/", "saturated/", "signals/saturated"))} == {
         *(f"{end}/accuracy_{part}" for end in ("final", "best") for part in ("train", "validation")),
         *(f"final/log10_loss_{part}" for part in ("train", "validation")),
     }
