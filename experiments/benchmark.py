@@ -16,7 +16,7 @@ from pathlib import Path
 
 from experiments.benchmarks.backends import backends
 from experiments.benchmarks.beside import Engine, beside
-from experiments.benchmarks.command import end_to_end, scale
+from experiments.benchmarks.command import command, scale
 from experiments.benchmarks.compiled import compiled, stacks
 from experiments.benchmarks.drills import kills, outages, reproductions
 from experiments.benchmarks.instruments import instruments
@@ -42,7 +42,7 @@ BENCHMARKS = {
         sweep,
         seeds,
         trainability,
-        end_to_end,
+        command,
         scale,
         backends,
         machine,

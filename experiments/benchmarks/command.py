@@ -1,5 +1,6 @@
 """The command itself, process start included: beside the usual script, and with many runs."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,48 +11,67 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.benchmarks.sweep import DEPTHS, RATES, SWEEP_EPOCHS
-from experiments.benchmarks.tables import alternate
+from experiments.benchmarks.stages import IMPORTS, NEW_STORE
+from experiments.benchmarks.sweep import DEPTHS, RATES, SWEEP_EPOCHS, ours_sweep
+from experiments.benchmarks.tables import alternate, table
+
+RUNS = len(DEPTHS) * len(RATES)
+ROUNDS = 3
 
 
-def end_to_end() -> None:
-    """The command itself into a new store, with and without tracking, beside the usual script, process start included."""
-    rates = ",".join(f"{rate:.4g}" for rate in RATES)
-    command = [sys.executable, "-m", "experiments.train", "-m", f"network.depth={','.join(map(str, DEPTHS))}"]
-    runs = len(DEPTHS) * len(RATES)
-
-    def ours(*more: str) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            uri = f"tracking.uri=sqlite:///{folder}/runs.db"
-            subprocess.run(
-                [*command, f"optimizer.learning_rate={rates}", uri, *more], cwd=folder, check=True, capture_output=True
-            )
-
-    def usual() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            script = Path(folder) / "script.py"
-            script.write_text(USUAL)
-            # One rate of each depth: its time a run is what counts.
-            axes = [f"depth={','.join(map(str, DEPTHS))}", f"rate={RATES[8]}", f"epochs={SWEEP_EPOCHS}"]
-            environ = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
-            subprocess.run([sys.executable, script, "-m", *axes], cwd=folder, env=environ, check=True, capture_output=True)
-
+def command() -> None:
+    """The command into a new store, process start included, beside its training alone and the usual script; its stages."""
     contestants: dict[str, Callable[[], None]] = {
-        "ours": ours,
-        "plain": lambda: ours("tracking.pictures=none", "tracking.models=none"),
-        "off": lambda: ours("tracking.enabled=false"),
-        "usual": usual,
+        "tracked": lambda: _ours("experiments.train"),
+        "tracked, no pictures, no model": lambda: _ours("experiments.train", *PLAIN),
+        "untracked": lambda: _ours("experiments.train", "tracking.enabled=false"),
+        "training alone, the whole sets measured": lambda: ours_sweep(EVALUATIONS),
+        "training alone": ours_sweep,
+        "PyTorch + Hydra + MLflow": _usual,
     }
-    times = alternate(contestants, 1, 3, False)
-    of_usual = times["usual"] / len(DEPTHS)
-    print(f"\nend to end, {runs} runs of {SWEEP_EPOCHS} epochs into a new SQLite store, process start included")
-    print(f"  ours                     {np.median(times['ours']) / runs:8.3f} s a run")
-    print(
-        f"  PyTorch + Hydra + MLflow {np.median(of_usual):8.3f} s a run   {np.median(of_usual * runs / times['ours']):.1f} x ours"
-    )
-    tracking, drawing = 1 - times["off"] / times["plain"], times["ours"] / times["plain"] - 1
-    print(f"  tracking takes {100 * np.median(tracking):.0f} % of the sweep's time without its best run's pictures and model")
-    print(f"  those add {100 * np.median(drawing):.0f} %")
+    times = alternate(contestants, 1, ROUNDS, warm_up=False)
+    # One rate of each depth: its time a run is what counts.
+    times["PyTorch + Hydra + MLflow"] *= RUNS / len(DEPTHS)
+    table(f"{RUNS} runs of {SWEEP_EPOCHS} epochs, a new SQLite store, process start included", times, "s ", 1)
+    tracked, untracked = _stages(*PLAIN), _stages("tracking.enabled=false")
+    for clock, what in enumerate(("seconds", "processor seconds of the main process")):
+        with_record, without = (
+            sum(stage[clock] for name, stage in stages.items() if name not in (IMPORTS, NEW_STORE))
+            for stages in (tracked, untracked)
+        )
+        print(f"  {what} after imports and a new store's tables: tracked {with_record:.1f}, untracked {without:.1f}")
+    print(f"\n  {'the main process of a tracked sweep':<42}{'s':>8}{'of the processor':>20}")
+    for name, (seconds, processor) in sorted(_stages().items(), key=lambda stage: -stage[1][0]):
+        print(f"  {name:<42}{seconds:8.2f}{processor:20.2f}")
+
+
+PLAIN = ("tracking.pictures=none", "tracking.models=none")
+EVALUATIONS = 10
+
+
+def _ours(module: str, *arguments: str) -> None:
+    """The sweep by that module, in a folder of its own."""
+    axes = [f"network.depth={','.join(map(str, DEPTHS))}", f"optimizer.learning_rate={','.join(f'{rate:.4g}' for rate in RATES)}"]
+    module, *first = module.split()
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["-m", module, *first, "-m", *axes, f"tracking.uri=sqlite:///{folder}/runs.db", *arguments]
+        subprocess.run([sys.executable, *words], cwd=folder, check=True, capture_output=True)
+
+
+def _stages(*arguments: str) -> dict[str, list[float]]:
+    """Where the main process's time goes, see `benchmarks.stages`."""
+    with tempfile.NamedTemporaryFile() as file:
+        _ours(f"experiments.benchmarks.stages {file.name}", *arguments)
+        return json.loads(Path(file.name).read_text())
+
+
+def _usual() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "script.py"
+        script.write_text(USUAL)
+        axes = [f"depth={','.join(map(str, DEPTHS))}", f"rate={RATES[8]}", f"epochs={SWEEP_EPOCHS}"]
+        environ = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
+        subprocess.run([sys.executable, script, "-m", *axes], cwd=folder, env=environ, check=True, capture_output=True)
 
 
 # What a reader of the three tutorials writes.
@@ -110,11 +130,14 @@ def main(cfg):
 main()
 """
 
+# 10,000 take a quarter of an hour: SCALES=10,1000,10000 asks for them, too.
+SCALES = [int(runs) for runs in os.environ.get("SCALES", "10,1000").split(",")]
+
 
 def scale() -> None:
-    """10 to 5,000 runs: seconds a run and the main process's peak memory."""
+    """SCALES runs: seconds a run and the main process's peak memory."""
     print("\nmany runs (depth 2, width 16, 2 epochs of digits) into a new SQLite store")
-    for runs in (10, 100, 1000, 5000):
+    for runs in SCALES:
         with tempfile.TemporaryDirectory() as folder:
             rates = ",".join(f"{rate:.6g}" for rate in np.geomspace(1e-3, 1, runs))
             few = ["network.depth=2", "network.width=16", "training.epochs=2", f"tracking.uri=sqlite:///{folder}/runs.db"]

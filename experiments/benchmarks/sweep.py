@@ -24,7 +24,7 @@ def sweep() -> None:
     jit(vmap(scan)) over the rates with compilation, a PyTorch loop, scikit-learn under joblib.
     """
     contestants = {
-        "ours, with norms": _ours_sweep,
+        "ours, with norms": ours_sweep,
         "JAX jit(vmap(scan)), with norms": _jax_sweep,
         "scikit-learn, joblib, without norms": _sklearn_sweep,
         "PyTorch loop, with norms": _torch_sweep,
@@ -71,22 +71,22 @@ def _sweep_configs() -> list[Config]:
     ]
 
 
-def _ours_sweep() -> None:
-    """A new pool of processes, all stacks, every history fetched."""
+def ours_sweep(evaluations: int = 0) -> None:
+    """A new pool of processes, all stacks, every history fetched. evaluations: how often the whole sets are measured."""
     from experiments.run.data import task
     from experiments.run.pool import Pool, cores
     from experiments.run.stack import plan
 
     configs = _sweep_configs()
     tasks = [task(config) for config in configs]
-    items = [([configs[k] for k in stack], tasks[stack[0]]) for stack in plan(configs, tasks)]
+    items = [([configs[k] for k in stack], tasks[stack[0]], evaluations) for stack in plan(configs, tasks)]
     with Pool(_ours_stack, items, cores()) as pool:
         histories = [history for _, history in pool.results(lambda: None, 1.0)]
     assert sum(len(history.loss) for history in histories) == len(configs)
 
 
-def _ours_stack(configs: list[Config], of: Task) -> History:
-    """The training alone, as the peers have it: the whole sets are not measured."""
+def _ours_stack(configs: list[Config], of: Task, evaluations: int) -> History:
+    """The training; the peers do not measure the whole sets."""
     from experiments.run.stack import sizes
 
     network = Network.create(sizes(configs[0], of), rng=np.random.default_rng(1), dtype=np.float32, lanes=len(configs))
@@ -99,7 +99,8 @@ def _ours_stack(configs: list[Config], of: Task) -> History:
         epochs=SWEEP_EPOCHS,
         batch_size=BATCH,
         orders=reshuffled(np.random.default_rng(2), of.dataset.x.shape[-1]),
-        evaluations=0,
+        evaluations=evaluations,
+        validation=(of.dataset.x_validation, of.dataset.y_validation),
         loss_bound=configs[0].training.loss_bound,
     )
 

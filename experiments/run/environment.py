@@ -60,6 +60,7 @@ def _git(*arguments: str) -> str:
         return ""
 
 
+@cache
 def version_of(package: str) -> str:
     """Of an installed package, in words where it is not."""
     try:

@@ -9,7 +9,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra_plugins.depth_laboratory._context import check_log_files, check_logging, job_context
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import Container, DictConfig, OmegaConf, open_dict
 
 
 class Composer:
@@ -29,6 +29,8 @@ class Composer:
         of_hydra: Any = OmegaConf.to_container(master.hydra.overrides.hydra, resolve=False)
         _, self.repository = loader._parse_overrides_and_create_caching_repo(master.hydra.job.config_name, of_hydra)
         self.choices: dict[tuple[str, ...], DictConfig] = {}
+        # What the jobs of a choice have in common, as `copy.deepcopy` takes it: by id.
+        self.shared: dict[tuple[str, ...], dict[int, Any]] = {}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """A new config for a job with those overrides; raises what Hydra raises."""
@@ -38,7 +40,8 @@ class Composer:
         chosen = tuple(str(override.input_line) for override in parsed if self.chooses(override))
         if chosen not in self.choices:
             self.choices[chosen] = self.loader.load_sweep_config(self.master, list(chosen))
-        config = copy.deepcopy(self.choices[chosen])
+            self.shared[chosen] = {id(node): node for node in _constant(self.choices[chosen].hydra)}
+        config = copy.deepcopy(self.choices[chosen], dict(self.shared[chosen]))
         self.loader._apply_overrides_to_config([override for override in parsed if not self.chooses(override)], config)
         self._name(config, parsed)
         OmegaConf.copy_cache(from_config=self.master, to_config=config)
@@ -90,3 +93,17 @@ class Composer:
         config.hydra.job.override_dirname = get_overrides_dirname(
             overrides=parsed, kv_sep=naming.kv_sep, item_sep=naming.item_sep, exclude_keys=naming.exclude_keys
         )
+
+
+def _constant(hydra: DictConfig) -> Iterator[Container]:
+    """The parts of Hydra's own config that have no interpolation in them, nor what a job has of its own; readonly from now on."""
+    own = ("job", "overrides", "runtime")
+    nodes = [node for key, node in hydra.items_ex(resolve=False) if key not in own]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, Container) and not (node._is_none() or node._is_missing() or node._is_interpolation()):
+            if "${" in OmegaConf.to_yaml(node):
+                nodes += [node._get_node(key) for key in node] if isinstance(node, DictConfig) else []
+            else:
+                OmegaConf.set_readonly(node, True)
+                yield node
