@@ -10,7 +10,7 @@ from blocks.machine import Machine
 from blocks.measure.gradient_check import check_block, check_network
 from blocks.measure.instruments import INSTRUMENTS, Instrument
 from blocks.network import KINDS, Network
-from blocks.normalized import Normalized
+from blocks.normalized import BatchNormalized, Normalized
 from blocks.optimizers import OPTIMIZERS, Adam, GradientDescent, Momentum, Nesterov, Optimizer, RMSProp
 from blocks.residual import Residual
 from blocks.schedules import SCHEDULES
@@ -26,6 +26,7 @@ __all__ = [
     "SCHEDULES",
     "Activation",
     "Adam",
+    "BatchNormalized",
     "Block",
     "Cache",
     "GradientDescent",

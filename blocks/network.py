@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from blocks.activations import Activation
-from blocks.arrays import Array, check_shape, choice, whole_number
+from blocks.arrays import Array, check_shape, choice, transpose, whole_number
 from blocks.block import Block, Cache
 from blocks.initializers import initialize
-from blocks.normalized import Normalized
+from blocks.normalized import BatchNormalized, Normalized, NormalizedCache
 from blocks.parameters import SAFE, Layout, joined_gradient
 from blocks.residual import Residual
 
@@ -20,6 +20,7 @@ KINDS: dict[str, Callable[[int, int], Callable[[Array, Activation], Block]]] = {
     "plain": lambda number, depth: Block.over,
     "residual": lambda number, depth: partial(Residual.over, scale=depth**-0.5) if 1 < number < depth else Block.over,
     "normalized": lambda number, depth: Normalized.over if number > 1 else Block.over,
+    "batch_normalized": lambda number, depth: BatchNormalized.over if number > 1 else Block.over,
 }
 
 
@@ -29,7 +30,8 @@ class Network:
     sizes: (n_0, ..., n_L).
     activation: of blocks 1..L-1, a name from the table.
     parameters: (..., P) flat vectors, one a lane; every block's W and b are views into them.
-    kind: plain; residual: blocks 2..L-1 are `Residual`, n_1 to n_{L-1} must be equal; normalized: blocks 2..L are `Normalized`.
+    kind: plain; residual: blocks 2..L-1 are `Residual`, n_1 to n_{L-1} must be equal; normalized: blocks 2..L are `Normalized`;
+        batch_normalized: they are `BatchNormalized`.
     """
 
     def __init__(self, sizes: Sequence[int], activation: str, parameters: Array, kind: str = "plain") -> None:
@@ -77,6 +79,31 @@ class Network:
     def with_parameters(self, parameters: Array) -> "Network":
         """The same network over other parameters (..., P), of as many lanes as those have."""
         return Network(self.layout.sizes, self.activation.name, parameters, self.kind)
+
+    @property
+    def mixes_examples(self) -> bool:
+        """Whether an example's logits depend on the others of its batch."""
+        return any(isinstance(block, BatchNormalized) for block in self.blocks)
+
+    def with_statistics(self, x: Array) -> "Network":
+        """The network that standardises with the means and variances of x, whatever batch it is given: what predicts.
+
+            W x_hat + b = W' a_prev + b'        W' = W diag(r)        b' = b - W' mean
+
+        mean, r: of x's a_prev, which makes it a plain network, with the same logits for x. One that does not mix examples is
+        returned as it is.
+
+        x: (n_0, m) data, at least 2 examples.
+        """
+        if not self.mixes_examples:
+            return self
+        plain, a = Network(self.layout.sizes, self.activation.name, self.parameters.copy()), x
+        for block, folded in zip(self.blocks, plain.blocks, strict=True):
+            a, cache = block.forward(a)
+            if isinstance(cache, NormalizedCache):
+                folded.W *= transpose(cache.r)
+                folded.b -= folded.W @ cache.mean
+        return plain
 
     @property
     def lanes(self) -> tuple[int, ...]:

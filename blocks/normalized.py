@@ -1,10 +1,10 @@
-"""The block that standardises its input: no signal vanishes or explodes on its way from block to block."""
+"""The blocks that standardise their input: no signal vanishes or explodes on its way up, from block to block."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from blocks.arrays import Array, sum_over_units, transpose
+from blocks.arrays import Array, row_of_ones, sum_over_units, transpose
 from blocks.block import Block, Cache
 
 EPSILON = 1e-5
@@ -14,10 +14,22 @@ EPSILON = 1e-5
 class NormalizedCache(Cache):
     """What forward leaves for backward: x_hat stands where other blocks keep a_prev.
 
-    r: (..., 1, m) = 1 / sqrt(var + epsilon) of every example.
+    mean, r: of a_prev, and 1 / sqrt(var + epsilon): (..., 1, m), or (..., n_{l-1}, 1) of a batch.
     """
 
+    mean: Array
     r: Array
+
+
+def mean_over_units(values: Array) -> Array:
+    """(..., n, m) -> (..., 1, m)"""
+    return sum_over_units(values) / values.shape[-2]
+
+
+def mean_over_examples(values: Array) -> Array:
+    """(..., n, m) -> (..., n, 1). A product, as `sum_over_units` is."""
+    m = values.shape[-1]
+    return values @ transpose(row_of_ones(m, values.dtype)) / m
 
 
 class Normalized(Block):
@@ -34,24 +46,41 @@ class Normalized(Block):
     W, b, activation: see `Block`.
     """
 
+    mean_of = staticmethod(mean_over_units)
+
     def forward(self, a_prev: Array) -> tuple[Array, NormalizedCache]:
         """a, cache:  x_hat = r (a_prev - mean),  z = W x_hat + b,  a = g(z). See `Block.forward`."""
         a_prev = self._check("a_prev", a_prev, self.W.shape[-1], "m")
-        centered = a_prev - mean_over_units(a_prev)
-        variance = mean_over_units(centered * centered) + EPSILON
+        mean = self.mean_of(a_prev)
+        centered = a_prev - mean
+        variance = self.mean_of(centered * centered) + EPSILON
         # sqrt(v) / v is nan where the squares have overflown, and that lane has diverged; 1 / sqrt(v) would be 0, and hide it.
         r = np.sqrt(variance) / variance
         a, cache = super().forward(r * centered)
-        return a, NormalizedCache(cache.a_prev_1, cache.z, cache.a, r)
+        return a, NormalizedCache(cache.a_prev_1, cache.z, cache.a, mean, r)
 
     def backpropagate(self, da: Array, cache: Cache) -> tuple[Array, Array]:
         """dz, da_prev: see the class."""
         assert isinstance(cache, NormalizedCache)
         dz = da * self.activation.derivative(cache.z, cache.a)
         dx_hat, x_hat = transpose(self.W) @ dz, cache.a_prev
-        return dz, cache.r * (dx_hat - mean_over_units(dx_hat) - x_hat * mean_over_units(x_hat * dx_hat))
+        return dz, cache.r * (dx_hat - self.mean_of(dx_hat) - x_hat * self.mean_of(x_hat * dx_hat))
 
 
-def mean_over_units(values: Array) -> Array:
-    """Over the units: (..., n, m) -> (..., 1, m)."""
-    return sum_over_units(values) / values.shape[-2]
+class BatchNormalized(Normalized):
+    """A block l whose input is standardised over the examples of each batch, unit by unit (batch normalisation).
+
+    Forward and backward are `Normalized`'s, with mean and var over the m examples. An example's output so depends on the others
+    of its batch: `Network.with_statistics` is the network that predicts. Ioffe and Szegedy, "Batch normalization", 2015,
+    standardise W a_prev, before g; here it is g's output, behind which their gain and bias are a second name for W and b, too.
+
+    Raises ValueError for a batch of one example, of which standardising leaves 0.
+    """
+
+    mean_of = staticmethod(mean_over_examples)
+
+    def forward(self, a_prev: Array) -> tuple[Array, NormalizedCache]:
+        """See `Normalized.forward`."""
+        if a_prev.shape[-1] == 1:
+            raise ValueError(f"a_prev has shape {a_prev.shape}, batch normalisation needs at least 2 examples")
+        return super().forward(a_prev)

@@ -8,6 +8,7 @@ and their correlation c. Sources:
   chaos", 2016: the variance map, the correlation map, chi_1
 - Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, "Deep information propagation", 2017: depth scales, gradients
 - He, Zhang, Ren, Sun, "Delving deep into rectifiers", 2015: relu, where chi_1 = sigma_w^2 / 2
+- Yang, Pennington, Rao, Sohl-Dickstein, Schoenholz, "A mean field theory of batch normalization", 2019: pi / (pi - 1)
 - LeCun, Bottou, Orr, Mueller, "Efficient BackProp", 1998: the learning rate 2 / lambda_max
 """
 
@@ -168,6 +169,21 @@ class MeanField:
         Below 1 gradients vanish and examples become alike, above 1 gradients explode and examples part.
         """
         return float(self.weight_variance * (self._derivative(np.sqrt(self._q) * Z) ** 2 @ Z_WEIGHTS))
+
+    @cached_property
+    def normalized_chi_1(self) -> float:
+        """chi_1 where every block standardises its input, over its units or over the examples of a large batch, without biases:
+
+        chi_1 = sigma_w^2 E[g'(sigma_w z)^2] / (E[g(sigma_w z)^2] - E[g(sigma_w z)]^2)
+
+        What is standardised has variance 1, and examples of it become uncorrelated from block to block: z_l ~ N(0, sigma_w^2),
+        and da_{l-1} is divided by g's variance. For relu it is pi / (pi - 1) at any sigma_w, as where W_l a_{l-1} is what is
+        standardised over a batch (Yang et al. 2019).
+        """
+        u = np.sqrt(self.weight_variance) * Z
+        a = self._g(u)
+        slope = self.weight_variance * (self._derivative(u) ** 2 @ Z_WEIGHTS)
+        return float(slope / (a**2 @ Z_WEIGHTS - (a @ Z_WEIGHTS) ** 2))
 
     def gradient_ratio(self, blocks: ArrayLike) -> Array:
         """E ||dJ/dz_l||^2 / E ||dJ/dz_L||^2 = chi_1^(L - l), of one example and equal widths (Schoenholz et al. 2017).

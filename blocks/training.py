@@ -202,6 +202,11 @@ class _Training:
         self.weights = None if weights is None else check_weights(weights, self.m)
         self.batch_size = self.m if batch_size is None else batch_size
         self.batch_size = whole_number("batch_size", self.batch_size, at_least=1, at_most=self.m)
+        if network.mixes_examples and 1 in (self.m, self.batch_size, self.m % self.batch_size):
+            raise ValueError(
+                f"batch_size is {self.batch_size}, which leaves a batch of one sample of {self.m}, "
+                "but batch normalisation needs at least 2 in each"
+            )
         if np.shape(loss_bound) not in ((), self.lanes) or not np.all(np.asarray(loss_bound) > 0):
             raise ValueError(f"loss_bound is {loss_bound}, it must be above 0, a number or one a lane")
         bounds = np.minimum(loss_bound, float(np.finfo(network.parameters.dtype).max))
@@ -230,16 +235,21 @@ class _Training:
     def _occupy(self, network: Network, optimizer: Optimizer) -> None:
         self.network, self.optimizer = network, optimizer
         self.gradient = np.empty_like(network.parameters)
-        self.workspaces: dict[int, Workspace] = {}
+        self.workspaces: dict[tuple[Network, int], Workspace] = {}
+        # What is evaluated.
+        self.predicting = network.with_statistics(self.x)
 
-    def gathered(self, rows: Array, target: Array, examples: Array, weights: Array | None = None) -> Workspace:
-        """These examples of a whole set, in the workspace for so many."""
+    def gathered(
+        self, rows: Array, target: Array, examples: Array, weights: Array | None = None, network: Network | None = None
+    ) -> Workspace:
+        """These examples of a whole set, in the workspace for so many, of the network that is trained or of another one."""
         m = examples.shape[-1]
-        if m not in self.workspaces:
+        key = network or self.network, m
+        if key not in self.workspaces:
             shape, weighted = (*self.network.lanes, m) if self.own_orders else (m,), self.weights is not None
-            self.workspaces[m] = Workspace(self.network, self.loss, self.gradient, target, shape, weighted)
-        self.workspaces[m].gather(rows, target, examples, weights)
-        return self.workspaces[m]
+            self.workspaces[key] = Workspace(key[0], self.loss, self.gradient, target, shape, weighted)
+        self.workspaces[key].gather(rows, target, examples, weights)
+        return self.workspaces[key]
 
     def run(
         self,
@@ -391,12 +401,15 @@ class _Training:
             self.measures[f"{kind}/{name}"][column, self.live] = values
 
     def _evaluate(self, rows: Array, target: Array) -> tuple[Array, Array]:
-        """Loss, and accuracy or r2, over a whole set, in batches of the training's size."""
+        """Loss, and accuracy or r2, over a whole set, in batches of the training's size; see `Network.with_statistics`."""
         m = len(rows)
+        if self.predicting is not self.network:
+            self.predicting.parameters[...] = self.network.with_statistics(self.x).parameters
         total, right = np.zeros(self.network.lanes), np.zeros(self.network.lanes)
         residual = np.zeros((*self.network.lanes, self.network.layout.sizes[-1]))
         for start in range(0, m, self.batch_size):
-            batch = self.gathered(rows, target, np.arange(start, min(start + self.batch_size, m)))
+            examples = np.arange(start, min(start + self.batch_size, m))
+            batch = self.gathered(rows, target, examples, network=self.predicting)
             batch.forward()
             logits = batch.logits
             total += batch.value * np.float64(logits.shape[-1])

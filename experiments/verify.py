@@ -11,7 +11,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,8 @@ from blocks.arrays import Array
 from blocks.measure.lanczos import sharpness
 from blocks.theory import MeanField, critical_gain, largest_curvature, softmax_sharpness
 from experiments.job import reason_of, status_of
+from experiments.published.row import Row
+from experiments.published.start import normalization
 from experiments.record.address import absolute, check_reachable
 from experiments.record.identity import trajectory_hash
 from experiments.run.config import TrackingConfig, UserError, composed, register, typed
@@ -46,22 +47,6 @@ PUBLISHED = Path(__file__).resolve().parents[1] / "tests" / "published"
 
 
 register()
-
-
-@dataclass(frozen=True)
-class Row:
-    """One result. tolerance: of |ours - published|, in the quantity's own units."""
-
-    what: str
-    source: str
-    published: float
-    ours: float
-    tolerance: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether ours is the published one, within the tolerance."""
-        return bool(abs(self.ours - self.published) <= self.tolerance)
 
 
 def mean_field() -> Iterator[Row]:
@@ -319,6 +304,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
     for section in (
         mean_field,
         initialisation,
+        normalization,
         stable_rate,
         edge_of_stability,
         catapult,

@@ -20,12 +20,12 @@ CODE = {
     "activations.py": 100,
     "losses.py": 120,
     "optimizers.py": 160,
-    "network.py": 100,
+    "network.py": 110,
     "measure/hessian.py tape/tangent.py": 200,
 }
-CODE_OF_ALL = 3580
+CODE_OF_ALL = 3760
 # All lines of a file.
-LINES = {"block.py": 100, "residual.py": 75, "normalized.py": 75}
+LINES = {"block.py": 100, "residual.py": 75, "normalized.py": 90}
 LONGEST_FUNCTION = 60
 NOT_CODE = (
     *(token.COMMENT, token.NL, token.NEWLINE, token.INDENT, token.DEDENT, token.ENCODING, token.ENDMARKER),

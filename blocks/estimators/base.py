@@ -98,6 +98,7 @@ class NetworkEstimator(BaseEstimator):
 
     _loss: Loss
     network_: Network
+    predictor_: Network
 
     def __init__(
         self,
@@ -202,11 +203,13 @@ class NetworkEstimator(BaseEstimator):
             return self._train(X, y, weights, self.epochs)
 
         def score() -> float:
+            self.predictor_ = self.network_.with_statistics(X.T)
             return self._score_of(self._forward(X_held), y_held, weights_held)
 
         stopping = _EarlyStopping(self.network_, score, self.n_iter_no_change, self.tol, score() if goes_on else -np.inf)
         self._train(X, y, weights, self.epochs, stopping)
         self.network_.parameters[...] = stopping.parameters
+        self.predictor_ = self.network_.with_statistics(X.T)
         self.validation_scores_ = (self.validation_scores_ or []) + stopping.scores
         return self
 
@@ -257,6 +260,7 @@ class NetworkEstimator(BaseEstimator):
             )
             message = f"training diverged at {where}, earlier parameters are kept: scale the data or lower learning_rate"
             warnings.warn(message, ConvergenceWarning, stacklevel=4)
+        self.predictor_ = self.network_.with_statistics(X.T)
         self.history_ = history
         self.loss_curve_ += history.epoch_loss().tolist()
         self.grad_norms_ = np.concatenate([self.grad_norms_, history.grad_norm])
@@ -272,7 +276,7 @@ class NetworkEstimator(BaseEstimator):
     def _forward(self, X: Array) -> Array:
         """(m, n_0) -> (m, n_L) logits, block by block: no more than one block's cache is held at a time."""
         a = X.T
-        for block in self.network_.blocks:
+        for block in self.predictor_.blocks:
             a, _ = block.forward(a)
         return a.T
 

@@ -42,6 +42,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     Attributes after `fit` or `partial_fit`:
 
     network_: the `blocks.Network`, L blocks.
+    predictor_: the network that predicts, `network_` itself; of kind batch_normalized, which standardises over a batch, the
+        plain network that does so with means and variances of the last call's X, every example counted alike.
     classes_: (K,) the labels, sorted; the network's K logits are in this order.
     n_features_in_: n_0.
     loss_curve_: the mean loss of every epoch, a list; not finite from the epoch of a divergence on.

@@ -20,7 +20,7 @@ def check_lanes(argument: str, array: Array, lanes: tuple[int, ...]) -> None:
         raise ValueError(f"{argument} has lanes {array.shape[:-2]}, it must have none or the network's, {lanes}")
 
 
-def _checked_data(network: Network, x: Array) -> Array:
+def checked_data(network: Network, x: Array) -> Array:
     """x as an array; raises ValueError where it does not fit the network."""
     x = np.asarray(x)
     check_shape("x", x, (network.layout.sizes[0], "m"))
@@ -31,9 +31,15 @@ def _checked_data(network: Network, x: Array) -> Array:
     return x
 
 
+def check_examples_apart(argument: str, network: Network) -> None:
+    """Raise ValueError where an example's logits depend on the others of its batch."""
+    if network.mixes_examples:
+        raise ValueError(f"{argument} is of single examples, but kind {network.kind!r} mixes those of a batch")
+
+
 def checked(network: Network, x: Array, y: Array, loss: Loss) -> tuple[Array, Array]:
     """x, and the target that the loss takes, in the network's dtype; raises ValueError where they do not fit it."""
-    x, y, dtype = _checked_data(network, x), np.asarray(y), network.parameters.dtype
+    x, y, dtype = checked_data(network, x), np.asarray(y), network.parameters.dtype
     units, m = network.layout.sizes[-1], x.shape[-1]
     if y.shape[-1:] != (m,):
         raise ValueError(f"y has shape {y.shape}, it must be (..., {m}), an entry for each column of x")
@@ -69,7 +75,7 @@ def saturated(network: Network, x: Array, threshold: float = 1e-3) -> Array:
     x: (n_0, m) data, shared by all lanes, or (..., n_0, m). threshold: above 0.
     """
     check_number("threshold", threshold, above=0)
-    _, caches = network.forward(_checked_data(network, x))
+    _, caches = network.forward(checked_data(network, x))
     shares = np.empty((*network.lanes, network.depth - 1))
     for index, (block, cache) in enumerate(zip(network.blocks[:-1], caches[:-1], strict=True)):
         slope = block.activation.derivative(*block.activation_at(cache))
@@ -84,10 +90,11 @@ def example_gradient_norms(network: Network, x: Array, y: Array, loss: Loss) -> 
         dJ_i/dW_l = dz_i a_prev_i^T          ||dJ_i/dW_l|| = ||dz_i|| ||a_prev_i||
 
     dz_i is m times a column of backward's dz, J being the mean of the J_i. A residual or normalized block has x or x_hat for
-    a_prev.
+    a_prev. Raises ValueError for a batch-normalized network, in which no example has a loss of its own.
 
     x: (n_0, m) data, shared by all lanes, or (..., n_0, m). y: targets as `loss` takes them.
     """
+    check_examples_apart("example_gradient_norms", network)
     x, target = checked(network, x, y, loss)
     logits, caches = network.forward(x)
     _, dlogits = loss.value_and_gradient(logits, target)

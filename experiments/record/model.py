@@ -11,6 +11,7 @@ import numpy as np
 from mlflow.models import Model, infer_signature
 
 import blocks
+from blocks.network import Network
 from experiments.record.address import with_password
 from experiments.record.client import in_one_line
 from experiments.record.files import PARAMETERS, Files
@@ -32,11 +33,12 @@ def log_model(store: Store, run_id: str, config: Config, kept: Files, of: Task, 
     if logged_before:
         # A sweep that is resumed comes here again.
         return logged_before[0].model_uri
-    data = of.dataset
+    data, trained = of.dataset, config.network
+    predicting = Network(sizes(config, of), trained.activation, kept.parameters, trained.kind).with_statistics(data.x)
     about = {
-        "sizes": sizes(config, of),
-        "activation": config.network.activation,
-        "kind": config.network.kind,
+        "sizes": predicting.layout.sizes,
+        "activation": trained.activation,
+        "kind": predicting.kind,
         "loss": of.loss.name,
         "x_mean": data.x_mean.tolist(),
         "x_scale": data.x_scale.tolist(),
@@ -55,7 +57,7 @@ def log_model(store: Store, run_id: str, config: Config, kept: Files, of: Task, 
         warnings.simplefilter("ignore", UserWarning)
         network, parameters = Path(name, "network.json"), Path(name, PARAMETERS)
         network.write_text(json.dumps(about))
-        np.save(parameters, kept.parameters, allow_pickle=False)
+        np.save(parameters, predicting.parameters, allow_pickle=False)
         logged = Model.log(
             None,
             mlflow.pyfunc,

@@ -80,7 +80,8 @@ class NetworkConfig:
 
     depth: L, the number of blocks, the output one among them.
     width: n_l of every hidden block.
-    kind: plain, residual (blocks 2..L-1 add to their input) or normalized (blocks 2..L standardise it, example by example).
+    kind: plain, residual (blocks 2..L-1 add to their input), normalized (blocks 2..L standardise it, example by example) or
+        batch_normalized (unit by unit over a batch's examples; what is evaluated has the statistics of all training examples).
     activation, initializer: names from the engine's tables.
     gain: factor on the initial weights' variance. bias_variance: variance of the initial biases.
     """
@@ -183,7 +184,7 @@ class SweepConfig:
     measure: what runs are judged by: loss/train, loss/validation, accuracy/... (of labels) or r2/... (of values).
     resume: true trains only what an earlier sweep of the same runs has not finished, false starts anew.
     stale: seconds without a sign of life after which a sweep on another machine counts as dead, at least 20.
-    study: a name of experiments/pictures/studies.py: theory drawn over what the sweep has measured, and a verdict.
+    study: a name of experiments/pictures/studies/: theory drawn over what the sweep has measured, and a verdict.
     """
 
     resume: bool = True
@@ -299,6 +300,11 @@ def check(config: Config) -> None:
         choice("tracking.models", config.tracking.models, dict.fromkeys(OF_RUNS))
     except ValueError as error:
         raise UserError(str(error)) from None
+    if config.network.kind == "batch_normalized" and config.instruments.example_norm is not None:
+        raise UserError(
+            f"instruments.example_norm is {config.instruments.example_norm!r}, but network.kind batch_normalized mixes the "
+            "examples of a batch, none has a gradient of its own: it must be null"
+        )
     rates, depth = optimizer.block_rates, config.network.depth
     if rates is not None and len(rates) != depth:
         raise UserError(f"optimizer.block_rates is {rates}, it must have {depth} values, one a block (network.depth={depth})")

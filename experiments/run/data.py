@@ -159,6 +159,11 @@ def task(config: Config) -> Task:
         raise UserError(
             f"training.batch_size is {batch_size}, it must be null or 1 to {m}, the training examples of {dataset.name}"
         )
+    if config.network.kind == "batch_normalized" and 1 in (m, batch_size, m % (batch_size or m)):
+        raise UserError(
+            f"training.batch_size is {batch_size}, which leaves a batch of one of the {m} training examples of {dataset.name}, "
+            "but network.kind batch_normalized needs at least 2 in each"
+        )
     if (config.instruments.examples or 0) > m:
         raise UserError(
             f"instruments.examples is {config.instruments.examples}, it must be null or 1 to {m}, "

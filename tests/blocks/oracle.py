@@ -50,17 +50,21 @@ def parameters_of(network, lane=()):
     return [(jnp.asarray(block.W[lane]), jnp.asarray(block.b[lane])) for block in network.blocks]
 
 
-def standardised(a):
-    """Layer normalisation without gain and bias (Ba, Kiros, Hinton 2016)."""
-    return (a - jnp.mean(a, axis=0)) / jnp.sqrt(jnp.var(a, axis=0) + 1e-5)
+# The axis over which a kind of block standardises its input: an example's units, or a batch's examples.
+AXES = {"normalized": 0, "batch_normalized": 1}
+
+
+def standardised(a, axis=0):
+    """Layer normalisation without gain and bias (Ba, Kiros, Hinton 2016); axis 1: batch normalisation (Ioffe, Szegedy 2015)."""
+    return (a - jnp.mean(a, axis, keepdims=True)) / jnp.sqrt(jnp.var(a, axis, keepdims=True) + 1e-5)
 
 
 def residual(W, b, a_prev, activation, scale):
     return a_prev + scale * (W @ ACTIVATIONS[activation](a_prev) + b)
 
 
-def normalized(W, b, a_prev, activation):
-    return ACTIVATIONS[activation](W @ standardised(a_prev) + b)
+def normalized(W, b, a_prev, activation, axis=0):
+    return ACTIVATIONS[activation](W @ standardised(a_prev, axis) + b)
 
 
 def logits_of(parameters, x, activation, kind="plain", added=None):
@@ -70,14 +74,14 @@ def logits_of(parameters, x, activation, kind="plain", added=None):
     for index, (W, b) in enumerate(parameters[:-1]):
         if kind == "residual" and index > 0:
             a = residual(W, b, a, activation, 1 / np.sqrt(len(parameters)))
-        elif kind == "normalized" and index > 0:
-            a = normalized(W, b, a, activation)
+        elif kind in AXES and index > 0:
+            a = normalized(W, b, a, activation, AXES[kind])
         else:
             a = ACTIVATIONS[activation](W @ a + b)
         a = a + added[index]
     W, b = parameters[-1]
-    if kind == "normalized" and len(parameters) > 1:
-        a = standardised(a)
+    if kind in AXES and len(parameters) > 1:
+        a = standardised(a, AXES[kind])
     return W @ a + b + added[-1]
 
 

@@ -37,7 +37,16 @@ def small(estimator, **options):
     return estimator(**{"depth": 2, "width": 8, "epochs": 3, "batch_size": 40, "random_state": 0, **options})
 
 
-@parametrize_with_checks([NetworkClassifier(), NetworkRegressor(), NetworkClassifier(kind="normalized")])
+def expected_to_fail(estimator):
+    """Where a batch is standardised, its mean counts every example alike: a weight of 2 is no example twice."""
+    weights = "check_sample_weight_equivalence_on_dense_data"
+    return {weights: expected_to_fail.__doc__} if estimator.kind == "batch_normalized" else {}
+
+
+@parametrize_with_checks(
+    [NetworkClassifier(), NetworkRegressor(), NetworkClassifier(kind="normalized"), NetworkRegressor(kind="batch_normalized")],
+    expected_failed_checks=expected_to_fail,
+)
 def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
 
@@ -218,7 +227,7 @@ def test_float32_is_float32_from_the_data_to_the_answer(estimator):
         ("depth", "3", "depth is '3', it must be a number"),
         ("width", 2.5, "width is 2.5, it must be a whole number of at least 1"),
         ("activation", "step", "activation 'step' is unknown, allowed: identity, sigmoid"),
-        ("kind", "foo", "kind 'foo' is unknown, allowed: plain, residual, normalized"),
+        ("kind", "foo", "kind 'foo' is unknown, allowed: plain, residual, normalized, batch_normalized"),
         ("initializer", None, "initializer 'None' is unknown, allowed: zeros, normal"),
         ("optimizer", ["adam"], "optimizer \"['adam']\" is unknown, allowed: gradient_descent, momentum, nesterov, adam"),
         ("learning_rate", 0, "learning_rate is 0, it must be finite and above 0"),

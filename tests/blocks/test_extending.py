@@ -104,7 +104,7 @@ def flat_value(activation, loss, kind, sizes=SIZES):
             if kind == "residual" and 1 < number < L:
                 a = a + (W @ g(a) + b) / np.sqrt(L)
             else:
-                z = W @ (oracle.standardised(a) if kind == "normalized" and number > 1 else a) + b
+                z = W @ (oracle.standardised(a, oracle.AXES[kind]) if kind in oracle.AXES and number > 1 else a) + b
                 a = g(z) if number < L else z
         return JAX_LOSSES[loss](a, y)
 

@@ -147,7 +147,12 @@ def dense_sharpness(network, parameters, x, y):
 
 @pytest.mark.parametrize(
     ("kind", "activation", "dtype"),
-    [("plain", "relu", np.float32), ("residual", "gelu", np.float64), ("normalized", "relu", np.float32)],
+    [
+        ("plain", "relu", np.float32),
+        ("residual", "gelu", np.float64),
+        ("normalized", "relu", np.float32),
+        ("batch_normalized", "tanh", np.float64),
+    ],
 )
 def test_a_sharpness_is_that_of_the_dense_hessian_all_along_a_training(kind, activation, dtype):
     x, y = data()

@@ -11,7 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from blocks import KINDS, LOSSES, Block, GradientDescent, Network, Normalized, Residual, check_block, check_network, losses, train
+from blocks import (
+    KINDS,
+    LOSSES,
+    BatchNormalized,
+    Block,
+    GradientDescent,
+    Network,
+    Normalized,
+    Residual,
+    check_block,
+    check_network,
+    losses,
+    train,
+)
 from tests.blocks import oracle
 from tests.blocks.reference import (
     ACTIVATION_NAMES,
@@ -33,7 +46,9 @@ lanes_or_none = pytest.mark.parametrize("lanes", [(), (7,)], ids=["alone", "7 la
 
 def some_block(kind, rng, n, n_prev, activation, lanes=(), dtype=float):
     W, b = rng.standard_normal((*lanes, n, n_prev)).astype(dtype), rng.standard_normal((*lanes, n, 1)).astype(dtype)
-    return Residual(W, b, activation, SCALE) if kind == "residual" else Normalized(W, b, activation)
+    if kind == "residual":
+        return Residual(W, b, activation, SCALE)
+    return (Normalized if kind == "normalized" else BatchNormalized)(W, b, activation)
 
 
 @cache
@@ -43,7 +58,7 @@ def forward_and_backward(kind, activation):
     def forward(W, b, a_prev):
         if kind == "residual":
             return oracle.residual(W, b, a_prev, activation, SCALE)
-        return oracle.normalized(W, b, a_prev, activation)
+        return oracle.normalized(W, b, a_prev, activation, oracle.AXES[kind])
 
     def both(W, b, a_prev, da):
         a, pull_back = jax.vjp(forward, W, b, a_prev)
@@ -85,6 +100,57 @@ def test_a_normalized_block_standardises_every_example():
     assert_array_equal(constant, np.zeros((64, 2)))
 
 
+def test_a_batch_normalized_block_standardises_every_unit_over_the_examples():
+    rng = np.random.default_rng(0)
+    block = BatchNormalized(np.eye(9), np.zeros((9, 1)))
+    a, _ = block.forward(rng.uniform(1, 30, (9, 1)) + 30 * rng.standard_normal((9, 64)))
+    np.testing.assert_allclose(a.mean(axis=1), 0, atol=1e-14)
+    np.testing.assert_allclose(a.std(axis=1), 1, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"a_prev has shape \(9, 1\), batch normalisation needs at least 2 examples"):
+        block.forward(np.ones((9, 1)))
+
+
+@lanes_or_none
+def test_the_network_with_statistics_takes_each_example_alone(lanes):
+    network, x, _ = problem("gelu", "softmax_cross_entropy", (3, 5, 4, 6, 2), lanes, m=9, kind="batch_normalized")
+    fixed = network.with_statistics(x)
+    assert (fixed.kind, fixed.mixes_examples, network.mixes_examples) == ("plain", False, True)
+    np.testing.assert_allclose(fixed.forward(x)[0], network.forward(x)[0], rtol=1e-10)
+    # The means and variances of x, not of what is asked for, by JAX.
+    other = np.random.default_rng(1).standard_normal((3, 1))
+    a, b = x, other
+    for index, (W, bias) in enumerate(oracle.parameters_of(network, tuple(k - 1 for k in lanes))):
+        if index:
+            b = (b - a.mean(1, keepdims=True)) / np.sqrt(a.var(1, keepdims=True) + 1e-5)
+            a = oracle.standardised(a, 1)
+        a, b = W @ a + bias, W @ b + bias
+        if index < 3:
+            a, b = (oracle.ACTIVATIONS["gelu"](values) for values in (a, b))
+    np.testing.assert_allclose(fixed.forward(other)[0][tuple(k - 1 for k in lanes)], b, rtol=1e-10)
+    plain = Network(network.layout.sizes, "gelu", network.parameters)
+    assert plain.with_statistics(x) is plain
+
+
+def test_a_batch_normalized_training_is_evaluated_with_the_statistics_of_all_its_examples():
+    network, x, y = problem("relu", "softmax_cross_entropy", (3, 5, 4, 2), m=20, kind="batch_normalized")
+    before = network.with_statistics(x)
+    held = (x[:, :5] + 1, y[:5])
+    common = {"loss": "softmax_cross_entropy", "optimizer": GradientDescent(0.1), "epochs": 2, "validation": held}
+    # In batches of 4: 5 examples held out are a batch of 4, and one alone.
+    history = train(network, x, y, batch_size=4, **common)
+    for name, network_then, place in (
+        ("train", before, 0),
+        ("validation", before, 0),
+        ("validation", network.with_statistics(x), -1),
+    ):
+        data = (x, y) if name == "train" else held
+        expected, _ = losses.softmax_cross_entropy(network_then.forward(data[0])[0], data[1])
+        assert history.measures[f"loss/{name}"][place] == pytest.approx(expected, rel=1e-12)
+    for size in (1, 19):
+        with pytest.raises(ValueError, match=f"batch_size is {size}, which leaves a batch of one sample of 20"):
+            train(network, x, y, batch_size=size, **common)
+
+
 def test_gain_and_bias_of_layer_normalisation_are_a_second_name_for_W_and_b():
     rng = np.random.default_rng(1)
     W, b = rng.standard_normal((3, 5)), rng.standard_normal((3, 1))
@@ -99,7 +165,7 @@ def test_gain_and_bias_of_layer_normalisation_are_a_second_name_for_W_and_b():
     activation=st.sampled_from(ACTIVATION_NAMES),
     n=st.integers(1, 4),
     n_prev=st.integers(2, 5),
-    m=st.integers(1, 4),
+    m=st.integers(2, 5),
     lanes=st.sampled_from([(), (7,), (2, 3)]),
     shared=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
@@ -115,7 +181,7 @@ def test_backward_is_the_vector_jacobian_product_of_forward(kind, activation, n,
     lane = tuple(k - 1 for k in lanes)
     exact_a, (exact_dW, exact_db, exact_da_prev) = vjp(kind, block, a_prev if shared else a_prev[lane], da[lane], lane)
     for actual, exact in ((a, exact_a), (dW, exact_dW), (db, exact_db), (da_prev, exact_da_prev)):
-        assert_near(actual[lane], exact, 1e-9 if n_prev == 2 else 1e-10)
+        assert_near(actual[lane], exact, 1e-9 if 2 in (n_prev, m) else 1e-10)
 
 
 @every_kind
@@ -197,6 +263,7 @@ def test_which_blocks_are_of_a_kind(depth):
     assert classes == [Block, *[Residual] * (depth - 2), Block][:depth]
     assert [block.scale for block in network.blocks[1:-1]] == [pytest.approx(1 / np.sqrt(depth))] * max(depth - 2, 0)
     assert made("normalized")[0] == [Block, *[Normalized] * (depth - 1)]
+    assert made("batch_normalized")[0] == [Block, *[BatchNormalized] * (depth - 1)]
 
 
 @every_kind
@@ -263,7 +330,7 @@ def test_a_network_of_another_kind_has_other_logits_and_says_its_kind(kind):
     network, x, _ = problem("tanh", "softmax_cross_entropy", (3, 4, 4, 2), kind=kind)
     assert not np.allclose(network.forward(x)[0], Network(network.layout.sizes, "tanh", network.parameters).forward(x)[0])
     assert repr(network).startswith(f"Network(3-4-4-2, {kind}, tanh, float64, ")
-    assert repr(network.blocks[1]).startswith(f"{kind.title()}(4 -> 4, tanh")
+    assert repr(network.blocks[1]).startswith(f"{kind.title().replace('_', '')}(4 -> 4, tanh")
 
 
 @every_kind
@@ -280,7 +347,7 @@ def test_a_copy_and_the_network_over_other_parameters_are_of_the_same_kind(kind,
 
 
 def test_a_kind_that_is_unknown_or_does_not_fit_is_named():
-    with pytest.raises(ValueError, match="kind 'foo' is unknown, allowed: plain, residual, normalized"):
+    with pytest.raises(ValueError, match="kind 'foo' is unknown, allowed: plain, residual, normalized, batch_normalized"):
         Network.create([3, 4, 2], rng=np.random.default_rng(0), kind="foo")
     with pytest.raises(ValueError, match=r"W has shape \(5, 4\), but a residual block adds its input"):
         Network.create([3, 4, 5, 2], rng=np.random.default_rng(0), kind="residual")

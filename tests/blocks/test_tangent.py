@@ -174,7 +174,7 @@ def jax_product(activation, loss, kind, sizes):
             if kind == "residual" and index > 0 and not last:
                 a = a + (W @ g(a) + b) / np.sqrt(len(joined))
                 continue
-            z = W @ (oracle.standardised(a) if kind == "normalized" and index else a) + b
+            z = W @ (oracle.standardised(a, oracle.AXES[kind]) if kind in oracle.AXES and index else a) + b
             a = z if last else g(z)
         return a
 

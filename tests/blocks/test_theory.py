@@ -427,3 +427,10 @@ def test_what_has_no_theory_is_named(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("sw2", [0.1, 1.0, 20.0])
+def test_standardised_inputs_make_relu_s_gradients_grow_at_any_gain(sw2):
+    # pi / (pi - 1): Yang et al. 2019. A linear network keeps them.
+    assert MeanField("relu", sw2).normalized_chi_1 == pytest.approx(np.pi / (np.pi - 1), rel=1e-12)
+    assert MeanField("identity", sw2).normalized_chi_1 == pytest.approx(1, rel=1e-12)

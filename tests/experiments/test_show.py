@@ -236,7 +236,7 @@ def test_a_regression_s_model_answers_in_the_data_s_own_units(lab):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["residual", "normalized"])
+@pytest.mark.parametrize("kind", ["residual", "normalized", "batch_normalized"])
 def test_the_model_of_every_kind_answers_as_the_network_did(lab, kind):
     import mlflow
 

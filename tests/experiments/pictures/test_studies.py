@@ -103,6 +103,22 @@ def test_initializers_are_compared_with_theirs(observed, factor, holds):
     assert f"glorot changes squared gradients {factor:.2f} times a block (theory 0.5), trains to depth 5" in told.text
 
 
+@pytest.mark.parametrize(("factor", "holds"), [(1.467, True), (1.42, True), (1.6, False), (1.0, False)])
+def test_standardising_kinds_are_compared_with_pi_over_pi_less_1(observed, factor, holds):
+    def run(kind, gain, factor):
+        norms = np.array([[factor ** (-block / 2) for block in range(1, 25)]] * 2)
+        made = replace(history(24), grad_norm=norms)
+        return observed("normalization", [f"network.kind={kind}", f"network.gain={gain}"], "stuck", made)
+
+    # What plain blocks do is drawn, and not judged.
+    told = verdict(
+        "normalization", [run("batch_normalized", 0.5, 1.467), run("batch_normalized", 2.0, factor), run("plain", 1.0, 3.0)]
+    )
+    assert told.holds == holds
+    assert f"{factor:.2f}" in told.text
+    assert "(theory 1.467), plain 3.00 to 3.00" in told.text
+
+
 @pytest.mark.parametrize(
     ("levels", "holds", "told"),
     [
@@ -214,6 +230,7 @@ SHORTER = {
     "signal_propagation": ["network.gain=0.5,1.76,3.0", "seed=0"],
     "trainable_depth": ["network.depth=3,10,26", "network.gain=0.5,1.0,1.76,4.0", "seed=0"],
     "he_or_xavier": ["seed=0"],
+    "normalization": ["network.width=128", "network.gain=0.5,2.0", "seed=0"],
     "edge_of_stability": ["optimizer.learning_rate=0.4,0.5", "training.epochs=1000"],
     "catapult": [],
     "linear_limit": ["dataset=iris,diabetes,moons", "optimizer.learning_rate=0.461,0.484,0.648,0.681,0.715,1.35,1.41,1.48"],

@@ -10,7 +10,7 @@ BAD_VALUES = {
     "network.width=0": "network.width is 0",
     "network.gain=-1": "network.gain is -1.0, it must be finite and at least 0",
     "network.bias_variance=-1": "network.bias_variance is -1.0",
-    "network.kind=foo": "network.kind 'foo' is unknown, allowed: plain, residual, normalized",
+    "network.kind=foo": "network.kind 'foo' is unknown, allowed: plain, residual, normalized, batch_normalized",
     "network.activation=foo": "network.activation 'foo' is unknown, allowed: identity, sigmoid, tanh",
     "network.initializer=foo": "network.initializer 'foo' is unknown, allowed: zeros, normal",
     "optimizer.name=foo": "optimizer.name 'foo' is unknown, allowed: gradient_descent, momentum",
@@ -19,6 +19,8 @@ BAD_VALUES = {
     "optimizer.learning_rate=-1": "optimizer.learning_rate is -1.0",
     "optimizer.learning_rate=nan": "optimizer.learning_rate is nan",
     "optimizer.momentum=0.5": "gradient_descent has none: it must be null, or optimizer.name one of momentum, nesterov",
+    "network.kind=batch_normalized instruments.example_norm=1": "instruments.example_norm is '1', but network.kind "
+    "batch_normalized mixes the examples of a batch",
     "optimizer.weight_decay=-1": "optimizer.weight_decay is -1.0",
     "training.loss=foo": "training.loss 'foo' is unknown, allowed: softmax_cross_entropy",
     "training.epochs=0": "training.epochs is 0",
@@ -39,7 +41,7 @@ BAD_VALUES = {
 @pytest.mark.parametrize("override", BAD_VALUES)
 def test_a_value_no_run_can_have_is_named_with_what_is_allowed(composed, override):
     with pytest.raises(UserError) as error:
-        typed(composed(override))
+        typed(composed(*override.split()))
     assert BAD_VALUES[override] in str(error.value)
     assert "\n" not in str(error.value)
 

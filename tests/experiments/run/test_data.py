@@ -71,6 +71,8 @@ def test_any_loader_of_scikit_learn_is_taken_by_its_target(composed):
 
 
 BAD_DATA = {
+    "network.kind=batch_normalized training.batch_size=359": "training.batch_size is 359, which leaves a batch of one of",
+    "network.kind=batch_normalized training.batch_size=1": "training.batch_size is 1, which leaves a batch of one of",
     "training.batch_size=1438": "training.batch_size is 1438, it must be null or 1 to 1437",
     "training.loss=one_hot_squared_error": "does not fit digits, allowed: softmax_cross_entropy, half_mean_squared_error",
     "training.loss=sigmoid_cross_entropy": "does not fit digits",
@@ -89,7 +91,7 @@ BAD_DATA = {
 @pytest.mark.parametrize("override", BAD_DATA)
 def test_data_that_do_not_fit_are_named_with_what_does(composed, override):
     with pytest.raises(UserError) as error:
-        task(typed(composed(override)))
+        task(typed(composed(*override.split())))
     assert BAD_DATA[override] in str(error.value)
 
 

@@ -1,0 +1,11 @@
+"""The studies: what is known, drawn over what a sweep has measured.
+
+A sweep names its study in `sweep.study`; the presets of that name in conf/experiment ask for one each.
+"""
+
+from experiments.pictures.studies import curvature, start
+from experiments.pictures.studies.study import Observed, Study, Verdict
+
+STUDIES: dict[str, Study] = start.STUDIES | curvature.STUDIES
+
+__all__ = ["STUDIES", "Observed", "Study", "Verdict"]
