@@ -27,10 +27,11 @@ from experiments.run.engines import Engine, Loky, connect
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import defer_interrupts, raise_lost_interrupt
 from experiments.run.loaders import needing_allowance
-from experiments.run.measure import MEASURES
+from experiments.run.measure import MEASURES, Measure
 
 if TYPE_CHECKING:
     from experiments.pictures.report import Report
+    from experiments.record.tracking import Finished
     from experiments.run.data import Task
     from experiments.run.stack import Trained
 
@@ -103,26 +104,16 @@ class Sweep:
     """A context around a sweep's jobs, see the checked sweeper.
 
     jobs: every job's config, in the job's own context, and its folder. folder: Hydra's for this sweep.
+    search: what identifies a search, whose jobs are not all known yet; count: of those that it will have.
     Raises UserError, before anything is made, for the first job that cannot be run.
     """
 
-    def __init__(self, jobs: Iterable[tuple[DictConfig, str]], folder: str) -> None:
+    def __init__(self, jobs: Iterable[tuple[DictConfig, str]], folder: str, search: str = "", count: int = 0) -> None:
         self.configs: list[Config] = []
         self.fingerprints: list[str] = []
+        self.asked, self.reason = "", ""
         check_folder("hydra.sweep.dir", folder)
-        asked, self.reason = "", ""
-        for cfg, job_folder in jobs:
-            config = typed(cfg)
-            if asked not in ("", config.machine):
-                raise UserError(
-                    f"machine differs between job 0 and job {len(self.configs)}: {asked!r} and {config.machine!r}; "
-                    "the processes of a sweep have one, it must be the same"
-                )
-            asked = config.machine
-            config, self.reason = settled(config)
-            self.fingerprints.append(fingerprint(config, check_run(config).dataset.digest))
-            check_folder("hydra.sweep.subdir", job_folder)
-            self.configs.append(config)
+        self._take(jobs)
         _check_alike(self.configs)
         check_tracking(self.configs[0].tracking)
         _check_study(self.configs)
@@ -131,16 +122,70 @@ class Sweep:
         self.configs = [replace(config, tracking=tracking) for config in self.configs]
         first = {mark: job for job, mark in reversed(list(enumerate(self.fingerprints)))}
         self.distinct = sorted(first.values())
+        self.fingerprint = fingerprint_of_sweep([*self.fingerprints, *filter(None, [search])])
+        self.count = count or len(self.configs)
         self.results: list[Result | None] = [None] * len(self.configs)
         self.untrained: dict[int, Exception] = {}
         self.store: AnyStore | None = None
         self.parent: AnyRun = Untracked()
+        self.recorded: Finished = {}
         self.verdict = ""
         own = needing_allowance(config.dataset.loader for config in self.configs)
         self.outbox = Outbox(self.configs[0].tracking, Path(folder).absolute(), own)
         self.around, self.beating = contextlib.ExitStack(), contextlib.ExitStack()
         self.engine: Engine = Loky()
         self.cluster: tuple[str, str | None] = ("loky", None)
+
+    @property
+    def measure(self) -> Measure:
+        """What its runs are judged by."""
+        return MEASURES[self.configs[0].sweep.measure]
+
+    @property
+    def direction(self) -> str:
+        """Optuna's word for what is best of the results that its jobs return."""
+        return "minimize" if self.measure.is_loss else "maximize"
+
+    def _take(self, jobs: Iterable[tuple[DictConfig, str]]) -> None:
+        """Check those jobs, and have them from now on."""
+        for cfg, job_folder in jobs:
+            config = typed(cfg)
+            if self.asked not in ("", config.machine):
+                raise UserError(
+                    f"machine differs between job 0 and job {len(self.configs)}: {self.asked!r} and {config.machine!r}; "
+                    "the processes of a sweep have one, it must be the same"
+                )
+            self.asked = config.machine
+            config, self.reason = settled(config)
+            self.fingerprints.append(fingerprint(config, check_run(config).dataset.digest))
+            check_folder("hydra.sweep.subdir", job_folder)
+            self.configs.append(config)
+
+    def extend(self, jobs: Iterable[tuple[DictConfig, str]]) -> None:
+        """More jobs of a search; raises UserError as the start does. What the record has of them is not trained again."""
+        known = len(self.configs)
+        self._take(jobs)
+        new = [replace(config, tracking=anchor(config.tracking)) for config in self.configs[known:]]
+        _check_alike([self.configs[0], *new])
+        self.configs[known:] = new
+        self.results += [None] * len(new)
+        for name in ("keys", "title", "values"):
+            # They are of all configs.
+            self.__dict__.pop(name, None)
+        self._recall(range(known, len(self.configs)))
+        self._tell_jobs()
+
+    def _recall(self, jobs: range) -> None:
+        """The results that the record has of those jobs."""
+        for job in jobs:
+            if found := self.recorded.get((job, self.fingerprints[job])):
+                self.results[job] = Result.made(*found, self.measure)
+
+    def _tell_jobs(self) -> None:
+        """What jobs in other processes know of their sweep, see `job.parent_of_job`."""
+        if self.store:
+            parent = asdict(Parent(self.parent.run_id, self.configs[0].tracking, self.keys))
+            os.environ.update({PARENT: json.dumps(parent), VARIABLE: self.store.token})
 
     def train_on(self, backend: str, address: str | None) -> None:
         """The engine that `run` hands stacks to, see `run.engines.connect`: it is connected to as the context is entered."""
@@ -154,20 +199,17 @@ class Sweep:
         if self.store is None:
             first = self.configs[0]
             self.store = open_store(first.tracking)
-            name, mark = sweep_name(self.keys, len(self.configs)), fingerprint_of_sweep(self.fingerprints)
-            self.parent, finished = self.store.begin_sweep(name, {"kind": "sweep"}, mark, first.sweep)
-            done = {job: finished[run] for job, run in enumerate(enumerate(self.fingerprints)) if run in finished}
-            for job, (value, outcome) in done.items():
-                self.results[job] = Result.made(value, outcome, MEASURES[first.sweep.measure])
-            if done:
-                print(f"{len(done)} of {len(self.configs)} runs are in the record already (sweep.resume=false trains them anew)")
+            name = sweep_name(self.keys, self.count)
+            self.parent, self.recorded = self.store.begin_sweep(name, {"kind": "sweep"}, self.fingerprint, first.sweep)
+            self._recall(range(len(self.configs)))
+            if done := len(self.recorded):
+                print(f"{done} of {self.count} runs are in the record already (sweep.resume=false trains them anew)")
             self.beating.enter_context(self.parent.beating())
             self.outbox.owner = self.store.token
             with self.outbox.instead():
                 self.parent.describe(self.values)
                 self._save_view()
-            parent = asdict(Parent(self.parent.run_id, first.tracking, self.keys))
-            os.environ.update({PARENT: json.dumps(parent), VARIABLE: self.store.token})
+            self._tell_jobs()
 
     def _save_view(self, pictures: Sequence[str] = ()) -> None:
         from experiments.run.data import task
@@ -278,13 +320,15 @@ class Sweep:
         runs = [flat(config) for config in self.configs]
         counts = {key: len({str(run.get(key)) for run in runs}) for key in self.keys}
         over = ", ".join(f"{key} ({count} values)" for key, count in counts.items())
+        if self.count > len(runs):
+            return f"{self.count} runs over {', '.join(self.keys)}, {len(runs)} at a time"
         return f"{len(runs)} runs over {over}" if over else "1 run"
 
     def _progress(self) -> str:
         ended = [result for result in self.results if result is not None]
         diverged = sum(result.outcome == "diverged" for result in ended)
         untrained = f", {len(self.untrained)} not trained" if self.untrained else ""
-        return f"{len(ended)}/{len(self.results)} runs, {diverged} diverged{untrained}"
+        return f"{len(ended)}/{self.count} runs, {diverged} diverged{untrained}"
 
     def __enter__(self) -> "Sweep":
         tracking = self.configs[0].tracking
@@ -293,7 +337,7 @@ class Sweep:
             print(self._task())
             if self.reason:
                 print(self.reason)
-            if tracking.enabled and may_know(absolute(tracking.uri), fingerprint_of_sweep(self.fingerprints)):
+            if tracking.enabled and may_know(absolute(tracking.uri), self.fingerprint):
                 with contextlib.ExitStack() as failed:
                     failed.push(lambda kind, error, trace: self._close(error))
                     self.announce()

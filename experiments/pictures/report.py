@@ -10,12 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from experiments.run.config import Config, flat, shown, varied
+from experiments.run.config import Config, flat, shown, varied, words
 from experiments.run.measure import MEASURES
 from experiments.run.pool import Lost
 
 # Cells side by side that can still be read.
 MOST = 24
+# Runs of a search that are listed.
+BEST = 10
 ROWS, COLUMNS, REPEATS = "network.depth", "optimizer.learning_rate", "seed"
 
 
@@ -181,7 +183,9 @@ class Report:
         return f"{of} without those that diverged; 1/{self.seeds}: one of them has trained"
 
     def text(self) -> str:
-        """The tables as text; * marks the best cell, `-` a cell in which every run diverged."""
+        """The tables as text; * marks the best cell, `-` a cell in which every run diverged. Of a search, its best runs."""
+        if self.scattered:
+            return "\n".join([*self._ranking(), *self._best_lines()])
         lines = []
         for name, cells in self.tables().items():
             lines += [f"{self.measure.title}, {self.down} down, {self.across} across" + (f" ({name})" if name else "")]
@@ -195,6 +199,23 @@ class Report:
                 + [[shown(down), *(self._text(cells.get((down, across), Cell())) for across in acrosses)] for down in downs]
             )
         return "\n".join([*lines, *self._best_lines()])
+
+    @property
+    def scattered(self) -> bool:
+        """Whether most cells of the tables have no run, or all are in one line, as where values are drawn and span no grid."""
+        shapes = [(len({down for down, _ in table}), len({across for _, across in table})) for table in self.tables().values()]
+        filled = sum(map(len, self.tables().values()))
+        return sum(down * across for down, across in shapes) >= 2 * filled or (shapes == [(1, filled)] and filled > MOST)
+
+    def _ranking(self) -> list[str]:
+        """The best runs first, with the values of the keys that differ."""
+        best = sorted(self.rows, key=lambda row: self.measure.cost(row.value))[:BEST]
+        lines = [f"{self.measure.title}, the best {len(best)} of {len(self.rows)} runs"]
+        values = [f"{row.value:.4g}{'*' * (row is self.best)}" if math.isfinite(row.value) else "-" for row in best]
+        places = [[shown(row.values.get(key, "")) for key in words(self.varied).values()] for row in best]
+        return lines + _aligned(
+            [["", *words(self.varied)], *([value, *place] for value, place in zip(values, places, strict=True))]
+        )
 
     def _best_lines(self) -> list[str]:
         best, cell = self.best, self.best_cell

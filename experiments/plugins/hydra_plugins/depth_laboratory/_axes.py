@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from hydra_plugins.depth_laboratory._composer import Composer
 
 # The group whose options are presets: what they have in `hydra.sweeper.params` are axes.
@@ -19,12 +20,29 @@ def span(composer: Composer, params: Mapping[str, str], typed: Sequence[Override
 
     params: `hydra.sweeper.params`, key -> values, separated by commas. typed: the overrides of the command line.
     """
+    params, without = _given(composer, params, typed)
+    return _span(composer, params, typed, without)
+
+
+def axes_of(composer: Composer, params: Mapping[str, str], typed: Sequence[Override]) -> list[Override]:
+    """The axes, and the overrides that have one value, of a search: as by `span`, but of one preset alone."""
+    for override in typed:
+        if override.key_or_group == PRESETS and override.is_sweep_override():
+            raise HydraException(f"{override.input_line} is of several presets, of which a search has one")
+    params, _ = _given(composer, params, typed)
+    return _give_way(composer, params, typed)
+
+
+def _given(
+    composer: Composer, params: Mapping[str, str], typed: Sequence[Override]
+) -> tuple[Mapping[str, str], Sequence[Override]]:
+    """`hydra.sweeper.params`, and the overrides that leave the default preset's out, where axes were typed and no preset."""
     replaces = any(override.is_sweep_override() for override in typed)
     if not replaces or any(override.key_or_group == PRESETS for override in typed) or not composer.has_option(PRESETS):
-        return _span(composer, params, typed, [])
+        return params, []
     without = composer.parser.parse_overrides([f"~{PRESETS}"])
     fixed = [override for override in typed if not override.is_sweep_override()]
-    return _span(composer, _params(composer, [*fixed, *without]), typed, without)
+    return _params(composer, [*fixed, *without]), without
 
 
 def _span(
@@ -44,6 +62,12 @@ def _span(
                 rest = [option if other is axis else other for other in typed]
                 jobs += _span(composer, each, rest if axis in typed else [*rest, option], without)
             return jobs
+    for axis in axes:
+        if axis.is_sweep_override() and not axis.is_discrete_sweep():
+            raise HydraException(
+                f"{axis.input_line} is an interval, of which a grid has no values: hydra/sweeper=random and "
+                "hydra/sweeper=optuna draw from it, choice(...) and range(...) have values"
+            )
     return BasicSweeper.split_arguments(axes, None)[0]
 
 

@@ -54,16 +54,16 @@ class Composer:
             config.hydra.job.id = config.hydra.job.num = number
         return config
 
-    def tasks(self, jobs: Sequence[Sequence[str]]) -> Iterator[tuple[DictConfig, str]]:
+    def tasks(self, jobs: Sequence[Sequence[str]], first: int = 0) -> Iterator[tuple[DictConfig, str]]:
         """Every job's config as its task function sees it, and its output folder: each in its job's own context, so it is
         to be resolved before the next is asked for.
 
-        What resolvers cache is cached for the whole sweep: a time of day is the same in all jobs.
+        What resolvers cache is cached for the whole sweep: a time of day is the same in all jobs. first: the first one's number.
         """
-        for number, overrides in enumerate(jobs):
+        for number, overrides in enumerate(jobs, first):
             config = self.job(overrides, number)
             with job_context(config, "hydra.sweep.dir", "hydra.sweep.subdir") as task:
-                if number == 0:
+                if number == first:
                     check_logging(config)
                 check_log_files(config)
                 yield task, config.hydra.runtime.output_dir

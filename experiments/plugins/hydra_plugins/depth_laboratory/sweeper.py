@@ -1,13 +1,14 @@
 """A sweeper like Hydra's basic one that composes every job once and lets the task check all before anything is made."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
@@ -36,9 +37,11 @@ class CheckedSweeper(BasicSweeper):
         around.distinct                                           # numbers of the jobs that are not an earlier one again
         with around:
             around.announce()                                     # jobs are about to run, one by one, in any process
-            around.results = [...]                                # what they returned, in the order of the jobs
+            around.results[first:last] = [...]                    # what they returned, in the order of the jobs
+            around.extend(jobs)                                   # more of them, of a search
 
-    jobs: (config, output folder) of each, in its own context. The stacked launcher asks `around.train_on` and `around.run`
+    jobs: (config, output folder) of each, in its own context. A search, whose jobs are not all known at its start, is
+    `task_function.sweep(jobs, folder, identity, count)`. The stacked launcher asks `around.train_on` and `around.run`
     instead of `announce`. Other task functions are swept as by Hydra's basic sweeper.
     """
 
@@ -53,53 +56,65 @@ class CheckedSweeper(BasicSweeper):
         """Run the jobs that the overrides span; what each has returned, batch by batch."""
         if self.sweep_of_task is None:
             return super().sweep(arguments)
-        from hydra_plugins.depth_laboratory._axes import span
+        composer = self.composer()
+        jobs = self.spanned(composer, composer.parser.parse_overrides(arguments))
+        if not jobs:
+            raise HydraException(f"{' '.join(arguments)} has no job: an axis has no value")
+        sweep = self.checked(composer, jobs)
+        if len(sweep.distinct) < len(jobs):
+            print(f"{len(jobs)} jobs are {len(sweep.distinct)} different runs: each is trained once")
+            # Checked again, since a job's config may depend on its number.
+            jobs = [jobs[number] for number in sweep.distinct]
+            sweep = self.checked(composer, jobs)
+        returns: list[Sequence[JobReturn]] = []
+        with self.around(composer, sweep) as around:
+            for batch in self.split_overrides_to_chunks(jobs, self.max_batch_size):
+                returns.append(self.launched(around, batch, sum(map(len, returns))))
+        return returns
+
+    def composer(self) -> "Composer":
+        """What composes the jobs."""
         from hydra_plugins.depth_laboratory._composer import Composer
-        from hydra_plugins.depth_laboratory.launcher import StackedLauncher
 
         assert self.config is not None
         assert self.hydra_context is not None
-        composer = Composer(self.hydra_context.config_loader, self.config)
-        params = {str(key): str(values) for key, values in self.params.items()}
-        jobs = span(composer, params, composer.parser.parse_overrides(arguments))
-        if not jobs:
-            raise HydraException(f"{' '.join(arguments)} has no job: an axis has no value")
-        jobs, sweep = self._checked(composer, jobs)
+        return Composer(self.hydra_context.config_loader, self.config)
+
+    def spanned(self, composer: "Composer", typed: Sequence[Override]) -> list[list[str]]:
+        """The overrides of every job."""
+        from hydra_plugins.depth_laboratory._axes import span
+
+        return span(composer, {str(key): str(values) for key, values in self.params.items()}, typed)
+
+    def checked(self, composer: "Composer", jobs: list[list[str]], *search: Any) -> Any:
+        """The task's context around the jobs, of which nothing is made yet. search: what it is told of a search."""
+        assert self.config is not None
+        assert self.sweep_of_task is not None
+        with contextlib.closing(composer.tasks(jobs)) as tasks:
+            return self.sweep_of_task(tasks, str(self.config.hydra.sweep.dir), *search)
+
+    @contextlib.contextmanager
+    def around(self, composer: "Composer", sweep: Any) -> Iterator[Any]:
+        """The context that `checked` gave, and the launcher in it."""
+        from hydra_plugins.depth_laboratory.launcher import StackedLauncher
+
+        assert self.config is not None
         if isinstance(self.launcher, StackedLauncher):
             sweep.train_on(self.launcher.backend, self.launcher.address)
         with sweep as around:
             if isinstance(self.launcher, StackedLauncher):
                 self.launcher.around, self.launcher.composer = around, composer
-                return self._launch(jobs)
-            around.announce()
-            batches = self._launch(jobs)
-            around.results = [job.return_value for batch in batches for job in batch]
-        return batches
+            else:
+                around.announce()
+            folder = Path(str(self.config.hydra.sweep.dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.config, folder / "multirun.yaml")
+            yield around
 
-    def _checked(self, composer: "Composer", jobs: list[list[str]]) -> tuple[list[list[str]], Any]:
-        """The jobs without those that are another one again, and the task's context around them."""
-        assert self.config is not None
-        assert self.sweep_of_task is not None
-        folder = str(self.config.hydra.sweep.dir)
-        with contextlib.closing(composer.tasks(jobs)) as tasks:
-            sweep = self.sweep_of_task(tasks, folder)
-        if len(sweep.distinct) == len(jobs):
-            return jobs, sweep
-        print(f"{len(jobs)} jobs are {len(sweep.distinct)} different runs: each is trained once")
-        # Checked again, since a job's config may depend on its number.
-        return self._checked(composer, [jobs[number] for number in sweep.distinct])
-
-    def _launch(self, jobs: list[list[str]]) -> list[Sequence[JobReturn]]:
-        """As Hydra's basic sweeper does; raises what a job raised."""
-        assert self.config is not None
+    def launched(self, around: Any, jobs: list[list[str]], first: int) -> Sequence[JobReturn]:
+        """What those jobs have returned, the first of them of that number; raises what a job raised."""
         assert self.launcher is not None
-        folder = Path(str(self.config.hydra.sweep.dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
-        returns: list[Sequence[JobReturn]] = []
-        for batch in self.split_overrides_to_chunks(jobs, self.max_batch_size):
-            returns.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, returns))))
-            for job in returns[-1]:
-                # Raises where the job failed.
-                _ = job.return_value
+        returns = self.launcher.launch(jobs, initial_job_idx=first)
+        # Raises where the job failed.
+        around.results[first : first + len(jobs)] = [job.return_value for job in returns]
         return returns
