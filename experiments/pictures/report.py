@@ -20,7 +20,7 @@ ROWS, COLUMNS, REPEATS = "network.depth", "optimizer.learning_rate", "seed"
 
 @dataclass(frozen=True)
 class Row:
-    """One run of a sweep. loss: final, over the training data; inf where it diverged. job: its number in the sweep."""
+    """One run of a sweep. loss: final, over the training data; inf where it diverged or was stopped. job: its number in it."""
 
     config: Config
     loss: float
@@ -50,6 +50,11 @@ class Cell(list[Row]):
     def all_trained(self) -> bool:
         """Whether every seed has."""
         return self.trained == len(self)
+
+    @property
+    def missing(self) -> str:
+        """Why it has no loss: its runs were stopped, or diverged."""
+        return "stopped" if any(row.outcome == "stopped" for row in self) else "diverged"
 
     @property
     def survivors(self) -> list[float]:
@@ -142,7 +147,8 @@ class Report:
     def counts(self) -> dict[str, int]:
         """outcome -> its runs."""
         counts = Counter(row.outcome for row in self.rows)
-        return {outcome: counts[outcome] for outcome in ("trained", "stuck", "diverged")}
+        stopped = ["stopped"] if counts["stopped"] else []
+        return {outcome: counts[outcome] for outcome in ("trained", "stuck", "diverged", *stopped)}
 
     def tables(self) -> dict[str, dict[tuple[Any, Any], Cell]]:
         """What sets a table apart -> (value down, value across) -> the runs of that cell."""
@@ -160,7 +166,7 @@ class Report:
         return f"mean of {self.seeds} seeds without those that diverged; 1/{self.seeds}: one of them has trained"
 
     def text(self) -> str:
-        """The tables as text; * marks the best cell, `-` a cell in which every run diverged."""
+        """The tables as text; * marks the best cell, `-` a cell in which every run diverged, `.` one in which one was stopped."""
         lines = []
         for name, cells in self.tables().items():
             lines += [f"final training loss, {self.down} down, {self.across} across" + (f" ({name})" if name else "")]
@@ -193,7 +199,7 @@ class Report:
 
     def _text(self, cell: Cell) -> str:
         if not cell.survivors:
-            return "-" if cell else ""
+            return {"diverged": "-", "stopped": "."}[cell.missing] if cell else ""
         mark = "*" if self.best_cell is not None and cell[0] is self.best_cell[0] else ""
         return f"{cell.mean:.3g}{mark} {cell.share}".rstrip()
 

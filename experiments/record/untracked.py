@@ -27,6 +27,10 @@ class Untracked:
     def finished(self, parent: str, job: int, fingerprint: str) -> None:
         """Nothing is there."""
 
+    def tags_of(self, *arguments: Any) -> dict[int, dict[str, str]]:
+        """Nothing is there."""
+        return {}
+
     def check_owner(self) -> None:
         """It is nobody else's."""
 

@@ -34,6 +34,7 @@ class CheckedSweeper(BasicSweeper):
 
         around = task_function.sweep(jobs, folder)                # checks all jobs, creates nothing if one is bad
         around.distinct                                           # numbers of the jobs that are not an earlier one again
+        around.check_launch(launcher, batch)                      # "" where all jobs are launched as stacks, batch by batch
         with around:
             around.announce()                                     # jobs are about to run, one by one, in any process
             around.results = [...]                                # what they returned, in the order of the jobs
@@ -65,6 +66,8 @@ class CheckedSweeper(BasicSweeper):
         if not jobs:
             raise HydraException(f"{' '.join(arguments)} has no job: an axis has no value")
         jobs, sweep = self._checked(composer, jobs)
+        is_stacked = isinstance(self.launcher, StackedLauncher)
+        sweep.check_launch("" if is_stacked else type(self.launcher).__name__, self.max_batch_size)
         if isinstance(self.launcher, StackedLauncher):
             sweep.train_on(self.launcher.backend, self.launcher.address)
         with sweep as around:
