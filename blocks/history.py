@@ -70,7 +70,7 @@ class History:
 
     @property
     def steps_made(self) -> int:
-        """Those of a single lane before it was left off, or before all."""
+        """How many steps of a single lane have a loss: all, unless it diverged or was left off."""
         return int((~np.isnan(self.loss)).sum())
 
     def epoch_loss(self) -> Array:

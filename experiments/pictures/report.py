@@ -150,6 +150,11 @@ class Report:
         stopped = ["stopped"] if counts["stopped"] else []
         return {outcome: counts[outcome] for outcome in ("trained", "stuck", "diverged", *stopped)}
 
+    @property
+    def ended_early(self) -> str:
+        """What a run has done that has no final loss."""
+        return "diverged or stopped" if "stopped" in self.counts else "diverged"
+
     def tables(self) -> dict[str, dict[tuple[Any, Any], Cell]]:
         """What sets a table apart -> (value down, value across) -> the runs of that cell."""
         tables: dict[str, dict[tuple[Any, Any], Cell]] = {}
@@ -163,7 +168,7 @@ class Report:
         """What a table's numbers are the mean of, "" where a cell has one run."""
         if self.seeds == 1:
             return ""
-        return f"mean of {self.seeds} seeds without those that diverged; 1/{self.seeds}: one of them has trained"
+        return f"mean of {self.seeds} seeds without those that {self.ended_early}; 1/{self.seeds}: one of them has trained"
 
     def text(self) -> str:
         """The tables as text; * marks the best cell, `-` a cell in which every run diverged, `.` one in which one was stopped."""
@@ -184,10 +189,10 @@ class Report:
     def _best_lines(self) -> list[str]:
         best, cell = self.best, self.best_cell
         if best is None:
-            return [f"every run diverged ({len(self.rows)} runs)"]
+            return [f"every run {self.ended_early} ({len(self.rows)} runs)"]
         if self.seeds == 1:
             return [f"best (*): {best.loss:.4g} at {self.place(best) or 'the only run'};  {self.outcomes}"]
-        lines = ["no best cell: in each of them a seed diverged"]
+        lines = [f"no best cell: in each of them a seed {self.ended_early}"]
         if cell:
             place = self.place(cell[0], REPEATS) or "the only cell"
             lines = [f"best cell (*): {cell.loss:.4g}, the mean of {len(cell)} seeds, at {place}"]

@@ -52,12 +52,14 @@ def test_the_best_go_on_with_their_very_bits_and_a_resumed_sweep_comes_to_the_sa
         assert "final/loss_train" not in run.data.metrics
         assert run.data.metrics["loss/train"] == losses(lab, full)[epochs]
     assert "3 trained, 2 diverged, 9 stopped" in output
-    # 14 runs of 1 epoch, two of them diverged at their second step, 7 of 2 and 3 of 5.
-    assert f"halving by 2: {(12 * 1 + 7 * 2 + 3 * 5 + 2 / STEPS) / (14 * 5):.1%} of the updates" in output
+    # 12 runs of 1 epoch, 7 of 2 and 3 of 5; two diverge, at whose last step the loss may be finite still.
+    diverged = [job for job in halved if halved[job].data.tags["outcome"] == "diverged"]
+    least = STEPS * (12 * 1 + 7 * 2 + 3 * 5) + sum(int(halved[job].data.tags["diverged_step"]) for job in diverged)
+    share = float(output.partition("halving by 2: ")[2].partition("%")[0]) / 100
+    assert least - 1 <= share * STEPS * 14 * 5 <= least + 3
 
-    (diverged,) = (job for job in halved if halved[job].data.tags["outcome"] == "diverged" and job < 7)
     stopped = [next(job for job in halved if halved[job].data.tags.get("rung") == rung) for rung in "12"]
-    for job in (diverged, *stopped, second[0], second[2]):
+    for job in (diverged[0], *stopped, second[0], second[2]):
         lab.client().set_terminated(halved[job].info.run_id, "KILLED")
     output = lab.run(*SWEEP, "sweep.halving=2")
     assert "9 of 14 runs are in the record already" in output
