@@ -98,6 +98,11 @@ class History:
     diverged_step: Array = field(default_factory=lambda: np.array(-1))
     diverged_block: Array = field(default_factory=lambda: np.array(-1))
 
+    @property
+    def steps_made(self) -> int:
+        """How many steps of a single lane have a loss: all, unless it diverged or was left off."""
+        return int((~np.isnan(self.loss)).sum())
+
     def epoch_loss(self) -> Array:
         """(..., epochs) mean loss of each epoch's steps, weighted by batch size."""
         by_epoch = (*self.loss.shape[:-1], -1, self.steps_an_epoch)

@@ -36,6 +36,7 @@ def train(
     loss: Loss | str,
     optimizer: Optimizer,
     epochs: int,
+    until: int | None = None,
     batch_size: int | None = None,
     orders: Iterator[Array] | None = None,
     schedule: str = "constant",
@@ -54,7 +55,8 @@ def train(
         the steps counts every example alike. None: all are equal.
     loss: of the logits, from `blocks.losses`, or its name.
     optimizer: its hyperparameters numbers, or arrays with one a lane; its learning rate may be one a parameter.
-    epochs: passes over the data, at least 1.
+    epochs: passes over the data, at least 1. until: the training is left off after so many of them, None is all; in its
+        history, what would come then is nan, and what has come is as in the whole training.
     batch_size: examples a step, 1 to m; the last batch of an epoch may be shorter. None: all.
     orders: the examples' order in each epoch, (m,) or (..., m) with one a lane, see `reshuffled`; None keeps the data's own.
     schedule: name of the learning rate's schedule.
@@ -74,7 +76,7 @@ def train(
     if not isinstance(optimizer, Optimizer):
         raise ValueError(f"optimizer is {optimizer!r}, it must be an Optimizer, such as GradientDescent(0.1)")
     return _Training(network, x, y, weights, loss, optimizer, batch_size, loss_bound).run(
-        epochs, orders, schedule, validation, evaluations, watch, instruments
+        epochs, until, orders, schedule, validation, evaluations, watch, instruments
     )
 
 
@@ -254,6 +256,7 @@ class _Training:
     def run(
         self,
         epochs: int,
+        until: int | None,
         orders: Iterator[Array] | None,
         schedule: str,
         validation: tuple[Array, Array] | None,
@@ -262,6 +265,7 @@ class _Training:
         instruments: Sequence[Instrument],
     ) -> History:
         epochs = whole_number("epochs", epochs, at_least=1)
+        until = whole_number("until", epochs if until is None else until, at_least=1, at_most=epochs)
         evaluations = whole_number("evaluations", evaluations, at_least=2) if evaluations else 0
         factor = schedule_named(schedule)
         sets = {"train": (self.rows, self.target)}
@@ -283,12 +287,12 @@ class _Training:
         # A network that diverges overflows on its way, and one that vanishes underflows: both are results here.
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             step = 0
-            for epoch in range(epochs + 1):
+            for epoch in range(until + 1):
                 if epoch in measured_epochs:
                     column = int(np.searchsorted(measured_epochs, epoch))
                     for name, (rows, target) in sets.items():
                         self._measure(name, rows, target, column)
-                if epoch == epochs:
+                if epoch == until:
                     break
                 if epoch and orders is not None:
                     order = self._checked(next(orders, None), epoch)
@@ -300,7 +304,7 @@ class _Training:
                     step += 1
                 if watch:
                     watch(step, partial(self._history, (epoch + 1) * len(batches)))
-            if self.live.size:
+            if self.live.size and until == epochs:
                 self._judge_last_update(steps)
         self._write_back()
         # One nan for all: the bits of one depend on the lanes beside it.

@@ -24,7 +24,7 @@ from experiments.benchmarks.larger import larger, start_up
 from experiments.benchmarks.machine import machine
 from experiments.benchmarks.profile import profile
 from experiments.benchmarks.step import step
-from experiments.benchmarks.sweep import seeds, sweep
+from experiments.benchmarks.sweep import halving, seeds, sweep
 from experiments.benchmarks.trainability import trainability
 from experiments.run.config import UserError
 from experiments.run.environment import environment
@@ -41,6 +41,7 @@ BENCHMARKS = {
         instruments,
         sweep,
         seeds,
+        halving,
         trainability,
         command,
         scale,

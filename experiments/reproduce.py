@@ -23,7 +23,7 @@ from experiments.run.environment import uncommitted
 from experiments.run.interrupts import end_in_order, raise_lost_interrupt
 from experiments.run.machine import as_recorded, settle
 from experiments.run.pool import Pool, cores
-from experiments.run.stack import Trained, check_size, plan, train_stack, work
+from experiments.run.stack import STOPPED, Trained, check_size, plan, train_stack, work
 from experiments.run.trust import ALLOWS, from_record
 from experiments.sweep import BAR
 
@@ -69,25 +69,27 @@ def reproduce(runs: Sequence["Recorded"], allow: Sequence[str], tolerance: float
     """Train the runs again, those that share shapes, data and order as stacks, and judge each."""
     verdicts: dict[str, Verdict] = {}
     ready: list[tuple[Recorded, Files, Config, Task]] = []
-    # The variables with which processes compute as the records' did -> places in `ready`.
-    machines: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    # The variables with which processes compute as the records' did, epochs to a run that was stopped -> places in `ready`.
+    machines: dict[tuple[tuple[tuple[str, str], ...], int | None], list[int]] = {}
     for run in runs:
         try:
             kept = run.files()
             config = from_record(kept.config, allow)
             of = task(config)
             check_size(config, of)
-            machines.setdefault(tuple(_variables(kept, tolerance).items()), []).append(len(ready))
+            history = kept.history
+            until = history.steps_made // history.steps_an_epoch if run.tags["outcome"] == STOPPED else None
+            machines.setdefault((tuple(_variables(kept, tolerance).items()), until), []).append(len(ready))
             ready.append((run, kept, config, of))
         except UserError as error:
             verdicts[run.run_id] = Verdict(run, False, str(error))
     configs, tasks = [config for _, _, config, _ in ready], [of for *_, of in ready]
     whole = sum(work(config, of) for config, of in zip(configs, tasks, strict=True))
     with tqdm(total=whole, bar_format=BAR, disable=None) as bar:
-        for machine, members in machines.items():
+        for (machine, until), members in machines.items():
             some = plan([configs[k] for k in members], [tasks[k] for k in members])
             stacks = [[members[k] for k in stack] for stack in some]
-            items = [([configs[k] for k in stack], tasks[stack[0]]) for stack in stacks]
+            items = [([configs[k] for k in stack], tasks[stack[0]], None, until) for stack in stacks]
             with Pool(train_stack, items, cores(), dict(machine)) as pool:
                 for number, trained in pool.results(raise_lost_interrupt, 1.0):
                     for lane, index in enumerate(stacks[number]):

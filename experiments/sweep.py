@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,12 +28,16 @@ from experiments.run.folder import check_folder
 from experiments.run.interrupts import defer_interrupts, raise_lost_interrupt
 from experiments.run.loaders import needing_allowance
 from experiments.run.measure import MEASURES, Measure
+from experiments.run.pool import Lost
 
 if TYPE_CHECKING:
     from experiments.pictures.report import Report
     from experiments.record.tracking import Finished
     from experiments.run.data import Task
+    from experiments.run.halving import Halving
     from experiments.run.stack import Trained
+
+    Ended = tuple[int, Trained | Exception]
 
 TICK_SECONDS = 1.0
 # The bar grows with the work done, so that the seconds left are right although the largest stacks come first.
@@ -91,6 +95,21 @@ def _check_study(configs: Sequence[Config]) -> None:
             study.needs(config)
 
 
+def _halving(configs: Sequence[Config]) -> "Halving | None":
+    """The rungs at which runs are stopped, None where each is trained to its end; raises UserError where there can be none."""
+    asked = configs[0].sweep
+    if asked.halving is None:
+        return None
+    from experiments.run.halving import Halving
+
+    if asked.study is not None:
+        raise UserError(
+            f"sweep.halving is {shown(asked.halving)}, but sweep.study {asked.study} is about runs that train to their end: "
+            "it must be null"
+        )
+    return Halving(configs)
+
+
 def _span(values: Sequence[Any]) -> str:
     """`0.003 to 1` of numbers, where they are more than three; of other values each one."""
     distinct = list(dict.fromkeys(str(value) if isinstance(value, list) else value for value in values))
@@ -117,12 +136,14 @@ class Sweep:
         _check_alike(self.configs)
         check_tracking(self.configs[0].tracking)
         _check_study(self.configs)
+        self.halving = _halving(self.configs)
         # A job's own process may find what is relative, or a time of day, elsewhere.
         tracking = anchor(self.configs[0].tracking)
         self.configs = [replace(config, tracking=tracking) for config in self.configs]
         first = {mark: job for job, mark in reversed(list(enumerate(self.fingerprints)))}
         self.distinct = sorted(first.values())
-        self.fingerprint = fingerprint_of_sweep([*self.fingerprints, *filter(None, [search])])
+        halving = f"halving {shown(self.halving.factor)} by {self.measure.name}" if self.halving else ""
+        self.fingerprint = fingerprint_of_sweep([*self.fingerprints, *filter(None, [halving, search])])
         self.count = count or len(self.configs)
         self.results: list[Result | None] = [None] * len(self.configs)
         self.untrained: dict[int, Exception] = {}
@@ -135,6 +156,10 @@ class Sweep:
         self.around, self.beating = contextlib.ExitStack(), contextlib.ExitStack()
         self.engine: Engine = Loky()
         self.cluster: tuple[str, str | None] = ("loky", None)
+        self.open_runs: OpenRuns | None = None
+        # With halving, the tags of the jobs that are in the record already.
+        self.tags: dict[int, dict[str, str]] = {}
+        self.updates = 0
 
     @property
     def measure(self) -> Measure:
@@ -191,6 +216,26 @@ class Sweep:
         """The engine that `run` hands stacks to, see `run.engines.connect`: it is connected to as the context is entered."""
         self.cluster = (backend, address)
 
+    def check_launch(self, launcher: str, batch: int | None) -> None:
+        """Raise UserError where jobs that are to be judged together are not trained together: by a launcher that runs one after
+        another, which is named, or in batches of so many.
+        """
+        if self.halving and launcher:
+            raise UserError(
+                f"sweep.halving is {shown(self.halving.factor)}, but {launcher} trains jobs one by one: it must be null, or "
+                "hydra/launcher=stacked"
+            )
+        if self.halving and self.count > len(self.configs):
+            raise UserError(
+                f"sweep.halving is {shown(self.halving.factor)}, but this search proposes its runs batch by batch: it "
+                "must be null, or hydra/sweeper=random"
+            )
+        if self.halving and batch is not None and batch < len(self.configs):
+            raise UserError(
+                f"hydra.sweeper.max_batch_size is {batch}, but sweep.halving judges all {len(self.configs)} runs together: "
+                "it must be null"
+            )
+
     def announce(self) -> None:
         """Open the store and the sweep's parent run, once; take over what an earlier start has finished.
 
@@ -202,6 +247,8 @@ class Sweep:
             name = sweep_name(self.keys, self.count)
             self.parent, self.recorded = self.store.begin_sweep(name, {"kind": "sweep"}, self.fingerprint, first.sweep)
             self._recall(range(len(self.configs)))
+            if self.halving:
+                self.tags = self.store.tags_of(self.parent.run_id, [job for job, _ in self.recorded])
             if done := len(self.recorded):
                 print(f"{done} of {self.count} runs are in the record already (sweep.resume=false trains them anew)")
             self.beating.enter_context(self.parent.beating())
@@ -249,36 +296,73 @@ class Sweep:
     def run(self, jobs: range, n_jobs: int, stack_size: int | None) -> Iterator[tuple[int, Result | Exception]]:
         """(job, its Result, or the exception that ended it) as they finish.
 
-        They are trained as stacks, `n_jobs` at once, -1 is one a core.
+        They are trained as stacks, `n_jobs` at once, -1 is one a core; with `sweep.halving`, in rounds from rung to rung.
         """
-        from experiments.run.data import task
-        from experiments.run.stack import Trained, plan, train_reporting, train_stack, work
-
         for job in jobs:
             if (result := self.results[job]) is not None:
                 yield job, result
-        jobs_left = [job for job in jobs if self.results[job] is None]
-        if not jobs_left:
+        left = [job for job in jobs if self.results[job] is None]
+        stopped: list[Ended] = []
+        for rung in range(1, (self.halving.count if self.halving else 0) + 2):
+            is_last = not self.halving or rung > self.halving.count
+            ended: list[Ended] = []
+            with contextlib.closing(self._train(left, rung, n_jobs, stack_size)) as stacks:
+                for stack in stacks:
+                    # Those that the last rung has stopped are written while the next round trains.
+                    yield from self._end(stopped)
+                    stopped = []
+                    if is_last:
+                        yield from self._end(stack)
+                    else:
+                        ended += stack
+            if not is_last:
+                left, stopped = self._judge(rung, ended)
+        yield from self._end(stopped)
+
+    def _judge(self, rung: int, ended: "list[Ended]") -> "tuple[list[int], list[Ended]]":
+        """The jobs that go on from that rung, and those that end there."""
+        from experiments.run.stack import Trained
+
+        assert self.halving is not None
+        trained = {job: outcome for job, outcome in ended if isinstance(outcome, Trained)}
+        if len(trained) < len(ended):
+            # Without it, others would go on than with it.
+            lost = Lost(f"rung {rung} is not judged, since a run was lost before it: the same command does it")
+            return [], [(job, lost if job in trained else outcome) for job, outcome in ended]
+        goes_on = set(self.halving.survivors(rung, trained, self.tags))
+        stopped: list[Ended] = [(job, replace(run, rung=rung)) for job, run in trained.items() if job not in goes_on]
+        return sorted(goes_on), stopped
+
+    def _train(self, jobs: Sequence[int], rung: int, n_jobs: int, stack_size: int | None) -> "Generator[list[Ended]]":
+        """What has come of the jobs of each stack as it ends; nothing of none, once, as soon as the first ones train."""
+        from experiments.run.data import task
+        from experiments.run.stack import plan, train_reporting, train_stack, work
+
+        if not jobs:
             return
-        tasks = {job: task(self.configs[job]) for job in jobs_left}
+        tasks = {job: task(self.configs[job]) for job in jobs}
         stacks = [
-            [jobs_left[k] for k in stack]
-            for stack in plan([self.configs[job] for job in jobs_left], list(tasks.values()), stack_size)
+            [jobs[k] for k in stack] for stack in plan([self.configs[job] for job in jobs], list(tasks.values()), stack_size)
         ]
+        until = [self.halving.until(stack[0], rung) if self.halving else None for stack in stacks]
         weights = [work(self.configs[stack[0]], tasks[stack[0]]) * len(stack) for stack in stacks]
         with tempfile.TemporaryDirectory() as folder, tqdm(total=sum(weights), bar_format=BAR, disable=None) as bar:
             reports = [Path(folder) / f"{number}.npz" for number in range(len(stacks))]
             shared = {of: self.engine.share(of) for of in dict.fromkeys(tasks.values())}
-            items: list[tuple[Any, ...]] = [([self.configs[job] for job in stack], shared[tasks[stack[0]]]) for stack in stacks]
-            function: Callable[..., list[Trained]] = train_stack
             # Elsewhere, nothing is seen of a stack until it is trained.
-            if self.engine.here:
-                function, items = train_reporting, [(*item, report) for item, report in zip(items, reports, strict=True)]
+            function: Callable[..., list[Trained]] = train_reporting if self.engine.here else train_stack
+            items: list[tuple[Any, ...]] = [
+                ([self.configs[job] for job in stack], shared[tasks[stack[0]]], report if self.engine.here else None, epochs)
+                for stack, report, epochs in zip(stacks, reports, until, strict=True)
+            ]
             with self.engine.pool(function, items, n_jobs) as pool:
                 # MLflow is imported and a new store made while the first stacks train.
                 self.announce()
                 assert self.store is not None
-                open_runs = OpenRuns(self.store, self.parent, self.outbox, self.configs, self.name_of, self.tags_of)
+                if self.open_runs is None:
+                    self.open_runs = OpenRuns(self.store, self.parent, self.outbox, self.configs, self.name_of, self.tags_of)
+                open_runs = self.open_runs
+                yield []
 
                 def tick() -> None:
                     raise_lost_interrupt()
@@ -286,13 +370,19 @@ class Sweep:
 
                 for number, trained in pool.results(tick, TICK_SECONDS):
                     lanes = [trained] * len(stacks[number]) if isinstance(trained, Exception) else trained
-                    ended = list(zip(stacks[number], lanes, strict=True))
-                    for first in range(0, len(ended), self.store.runs_at_once):
-                        outcomes = ended[first : first + self.store.runs_at_once]
-                        open_runs.end(outcomes)
-                        yield from [(job, self._result(job, outcome)) for job, outcome in outcomes]
+                    self.updates += sum(lane.history.steps_made for lane in lanes if not isinstance(lane, Exception))
+                    yield list(zip(stacks[number], lanes, strict=True))
                     bar.update(weights[number])
                     bar.set_description_str(self._progress())
+
+    def _end(self, ended: "Sequence[Ended]") -> Iterator[tuple[int, Result | Exception]]:
+        """Write what has come of jobs, as many at once as the store takes."""
+        for first in range(0, len(ended), self.store.runs_at_once if self.store else 1):
+            assert self.store is not None
+            assert self.open_runs is not None
+            outcomes = ended[first : first + self.store.runs_at_once]
+            self.open_runs.end(outcomes)
+            yield from [(job, self._result(job, outcome)) for job, outcome in outcomes]
 
     def _result(self, job: int, outcome: "Trained | Exception") -> Result | Exception:
         if isinstance(outcome, Exception):
@@ -382,13 +472,15 @@ class Sweep:
         report = Report(ended, untrained) if ended else None
         if report:
             print(f"\n{report.text()}")
+        if self.halving and self.updates:
+            print(f"halving by {shown(self.halving.factor)}: {self._share_of_updates():.1%} of the updates of whole trainings")
         if len(ended) < len(self.configs) and self.parent.run_id:
             print(f"{len(ended)} of {len(self.configs)} runs finished")
         for name, reason in untrained.items():
             print(f"{fate(reason)}: {name}: {reason}")
         if not isinstance(error, TakenOver):
             with tempfile.TemporaryDirectory() as folder:
-                self._end(report, Path(folder), error)
+                self._close_record(report, Path(folder), error)
         if self.verdict:
             print(f"{self.configs[0].sweep.study}: {self.verdict}")
         if self.store and self.store.command and self.parent.run_id:
@@ -398,7 +490,15 @@ class Sweep:
             if error is None:
                 raise SystemExit(1)
 
-    def _end(self, report: "Report | None", folder: Path, error: BaseException | None) -> None:
+    def _share_of_updates(self) -> float:
+        """Of all that were to be made of runs that are not in the record already, those that were."""
+        from experiments.run.data import task
+        from experiments.run.stack import steps_of
+
+        jobs = [config for job, config in enumerate(self.configs) if job not in self.tags]
+        return self.updates / sum(steps_of(config, task(config)) for config in jobs)
+
+    def _close_record(self, report: "Report | None", folder: Path, error: BaseException | None) -> None:
         """Write table, pictures and the end of the sweep, after all that still waits. error: what has ended it."""
         status = status_of(error)
         if self.store and self.parent.run_id:

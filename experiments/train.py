@@ -158,6 +158,10 @@ class CheckRun(Callback):
                 check_log_files(config)
                 checked, _ = settled(typed(task))
                 check_run(checked)
+                if checked.sweep.halving is not None:
+                    raise UserError(
+                        f"sweep.halving is {checked.sweep.halving:g}, but without -m there is one run: it must be null"
+                    )
                 check_folder("hydra.run.dir", config.hydra.runtime.output_dir)
                 check_tracking(checked.tracking)
         except (UserError, HydraException, OmegaConfBaseException) as error:

@@ -1,4 +1,4 @@
-"""Training alone of a depth x learning-rate grid, beside JAX, PyTorch and scikit-learn, and of depth x seed."""
+"""Training alone of a depth x learning-rate grid, beside JAX, PyTorch and scikit-learn; of depth x seed; with halving."""
 
 import contextlib
 import time
@@ -12,10 +12,11 @@ from blocks import GradientDescent, History, Network, reshuffled, train
 from blocks.arrays import Array
 from experiments.benchmarks.peers import jax_training, torch_loop
 from experiments.benchmarks.tables import alternate, table
-from experiments.run.config import Config, DatasetConfig, NetworkConfig, OptimizerConfig, TrainingConfig
+from experiments.run.config import Config, DatasetConfig, NetworkConfig, OptimizerConfig, SweepConfig, TrainingConfig
 from experiments.run.data import Task
+from experiments.run.stack import Trained
 
-SWEEP_ROUNDS = 3
+SWEEP_ROUNDS, HALVED_SEEDS = 3, 10
 DEPTHS, RATES, SWEEP_EPOCHS, WIDTH, BATCH = (2, 3, 5, 9, 17, 33), np.geomspace(1e-3, 1, 16), 20, 64, 64
 
 
@@ -43,17 +44,70 @@ def seeds() -> None:
     ]
     alike = OptimizerConfig(learning_rate=1e-2)
     seeds = [replace(config, seed=number % len(RATES), optimizer=alike) for number, config in enumerate(rates)]
-    contestants = {"16 rates": partial(_in_turn, rates), "16 seeds": partial(_in_turn, seeds)}
+
+    def in_turn(some: list[Config]) -> None:
+        _in_turn(some)
+
+    contestants = {"16 rates": partial(in_turn, rates), "16 seeds": partial(in_turn, seeds)}
     times = alternate(contestants, 1, rounds=SWEEP_ROUNDS, clock=time.process_time)
     table(f"stacks of {len(DEPTHS)} depths x 16 rates or seeds on digits, one process", times, "s ", 1)
 
 
-def _in_turn(configs: list[Config]) -> None:
+def halving() -> None:
+    """Successive halving by 3 of 4 depths x 64 rates on digits, 81 epochs at width 16, beside the full grid, for 10 seeds.
+
+    Whether the run of the smallest final loss is among those that go on, and at which share of updates and of processor time.
+    """
+    found, shares = 0, []
+    for seed in range(HALVED_SEEDS):
+        configs = [
+            replace(
+                config,
+                seed=seed,
+                network=NetworkConfig(depth=config.network.depth, width=16),
+                optimizer=OptimizerConfig(learning_rate=float(rate)),
+                training=TrainingConfig(epochs=81, batch_size=BATCH),
+                sweep=SweepConfig(halving=3),
+            )
+            for config in _sweep_configs()[: 4 * len(RATES) : len(RATES)]
+            for rate in np.geomspace(0.003, 1, 64)
+        ]
+        start = time.process_time()
+        full = _in_turn(configs)
+        middle = time.process_time()
+        survivors, updates = _halved(configs)
+        seconds = middle - start, time.process_time() - middle
+        finals = [run.final("loss/train") for run in full]
+        found += int(np.nanargmin(finals)) in survivors
+        shares.append((updates / sum(run.history.steps_made for run in full), seconds[1] / seconds[0]))
+    of_updates, of_seconds = np.median(shares, axis=0)
+    print("\nhalving by 3, 4 depths x 64 rates on digits, 81 epochs")
+    print(f"  the best run of the full grid is found for {found} of {HALVED_SEEDS} seeds,")
+    print(f"  at {of_updates:.1%} of the full grid's updates, and {of_seconds:.1%} of its processor time (medians)")
+
+
+def _halved(configs: list[Config]) -> tuple[list[int], int]:
+    """The runs that are trained to their end, and the updates that all have made."""
+    from experiments.run.halving import Halving
+
+    rungs, left, updates = Halving(configs), list(range(len(configs))), 0
+    for rung in range(1, rungs.count + 2):
+        trained = dict(zip(left, _in_turn([configs[k] for k in left], rungs.until(0, rung)), strict=True))
+        updates += sum(run.history.steps_made for run in trained.values())
+        if rung <= rungs.count:
+            left = rungs.survivors(rung, trained, {})
+    return left, updates
+
+
+def _in_turn(configs: list[Config], until: int | None = None) -> list[Trained]:
+    """The runs, trained stack by stack."""
     from experiments.run.stack import plan, train_stack
 
     of = digits()
+    trained: dict[int, Trained] = {}
     for stack in plan(configs, [of] * len(configs)):
-        train_stack([configs[k] for k in stack], of)
+        trained |= dict(zip(stack, train_stack([configs[k] for k in stack], of, until=until), strict=True))
+    return [trained[k] for k in range(len(configs))]
 
 
 def _sweep_configs() -> list[Config]:

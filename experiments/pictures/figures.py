@@ -124,7 +124,7 @@ def _draw(axes: Axes, report: Report, cells: dict[tuple[Any, Any], Cell], scale:
 
 
 def _write(axes: Axes, place: tuple[int, int], cell: Cell, best: bool, colour: str) -> None:
-    lines = [f"{cell.mean:.2g}" if cell.survivors else "diverged"]
+    lines = [f"{cell.mean:.2g}" if cell.survivors else cell.missing]
     if cell.deviation is not None:
         lines.append(f"±{cell.deviation:.1g}")
     if cell.survivors and cell.share:

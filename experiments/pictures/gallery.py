@@ -20,6 +20,7 @@ from experiments.run.data import task
 from experiments.run.interrupts import raise_lost_interrupt
 from experiments.run.pool import Pool, cores
 from experiments.run.repeats import stacked
+from experiments.run.stack import STOPPED
 from experiments.run.tile import OUTCOMES
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def describe_failure(store: "Store", parent: "Run", count: int) -> None:
         newest.setdefault(run.data.tags.get("job", ""), run)
     fates = {job: run.data.tags.get("outcome") or FATES.get(run.info.status, "failed") for job, run in newest.items()}
     counts = Counter(fates.values()) + Counter({"not begun": count - len(newest)})
-    outcomes = ", ".join(f"{counts[fate]} {fate}" for fate in (*OUTCOMES, *FATES.values(), "not begun") if counts[fate])
+    outcomes = ", ".join(f"{counts[fate]} {fate}" for fate in (*OUTCOMES, STOPPED, *FATES.values(), "not begun") if counts[fate])
     lines = [f"**{count} run{'s' * (count > 1)}: {outcomes}**", ""]
     # In the order in which they were begun.
     for job, run in reversed(newest.items()):

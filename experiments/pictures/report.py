@@ -23,7 +23,7 @@ ROWS, COLUMNS, REPEATS = "network.depth", "optimizer.learning_rate", "seed"
 
 @dataclass(frozen=True)
 class Row:
-    """One run of a sweep. value: of the sweep's measure, inf or -inf where it diverged. job: its number in the sweep."""
+    """One run of a sweep. value: of its measure, inf or -inf where it diverged or was stopped. job: its number in the sweep."""
 
     config: Config
     value: float
@@ -55,8 +55,13 @@ class Cell(list[Row]):
         return self.trained == len(self)
 
     @property
+    def missing(self) -> str:
+        """Why it has no value: its runs were stopped, or diverged."""
+        return "stopped" if any(row.outcome == "stopped" for row in self) else "diverged"
+
+    @property
     def survivors(self) -> list[Row]:
-        """Those that have not diverged."""
+        """Those that have not diverged, and were not stopped."""
         return [row for row in self if math.isfinite(row.value)]
 
     @property
@@ -164,7 +169,13 @@ class Report:
     def counts(self) -> dict[str, int]:
         """outcome -> its runs."""
         counts = Counter(row.outcome for row in self.rows)
-        return {outcome: counts[outcome] for outcome in ("trained", "stuck", "diverged")}
+        stopped = ["stopped"] if counts["stopped"] else []
+        return {outcome: counts[outcome] for outcome in ("trained", "stuck", "diverged", *stopped)}
+
+    @property
+    def ended_early(self) -> str:
+        """What a run has done that has no final loss."""
+        return "diverged or stopped" if "stopped" in self.counts else "diverged"
 
     def tables(self) -> dict[str, dict[tuple[Any, Any], Cell]]:
         """What sets a table apart -> (value down, value across) -> the runs of that cell."""
@@ -179,11 +190,14 @@ class Report:
         """What a table's numbers are the mean of, "" where a cell has one run."""
         if self.seeds == 1:
             return ""
-        of = f"mean +- standard deviation of {self.seeds} seeds"
-        return f"{of} without those that diverged; 1/{self.seeds}: one of them has trained"
+        what = f"mean +- standard deviation of {self.seeds} seeds"
+        return f"{what} without those that {self.ended_early}; 1/{self.seeds}: one of them has trained"
 
     def text(self) -> str:
-        """The tables as text; * marks the best cell, `-` a cell in which every run diverged. Of a search, its best runs."""
+        """The tables as text; * marks the best cell, `-` a cell in which every run diverged, `.` one in which one was stopped.
+
+        Of a search, its best runs.
+        """
         if self.scattered:
             return "\n".join([*self._ranking(), *self._best_lines()])
         lines = []
@@ -220,10 +234,10 @@ class Report:
     def _best_lines(self) -> list[str]:
         best, cell = self.best, self.best_cell
         if best is None:
-            return [f"every run diverged ({len(self.rows)} runs)"]
+            return [f"every run {self.ended_early} ({len(self.rows)} runs)"]
         if self.seeds == 1:
             return [f"best (*): {best.value:.4g} at {self.place(best) or 'the only run'};  {self.outcomes}"]
-        lines = ["no best cell: in each of them a seed diverged"]
+        lines = [f"no best cell: in each of them a seed {self.ended_early}"]
         if cell:
             place = self.place(cell[0], REPEATS) or "the only cell"
             lines = [f"best cell (*): {with_deviation(cell, 4)}, the mean of {len(cell)} seeds, at {place}"]
@@ -235,7 +249,7 @@ class Report:
 
     def _text(self, cell: Cell) -> str:
         if not cell.survivors:
-            return "-" if cell else ""
+            return {"diverged": "-", "stopped": "."}[cell.missing] if cell else ""
         mark = "*" if self.best_cell is not None and cell[0] is self.best_cell[0] else ""
         return f"{with_deviation(cell, 3)}{mark}  {cell.share}".rstrip()
 

@@ -15,7 +15,7 @@ from experiments.record.identity import SURROUNDINGS, trajectory_hash
 from experiments.record.view import LOG_RATE, RATIO, norm_keys, quantity_keys
 from experiments.run.config import Config, flat
 from experiments.run.measure import MEASURES
-from experiments.run.stack import Trained
+from experiments.run.stack import STOPPED, Trained
 
 # Up to how many times the first value a metric is drawn: a run that diverges would press all others' curves flat.
 # (A gradient that a plateau has made small grows a thousandfold as it leaves it.)
@@ -38,10 +38,12 @@ def texts(params: Mapping[str, Any]) -> dict[str, str]:
 
 
 def outcome_tags(trained: Trained) -> dict[str, str]:
-    """outcome, where the run diverged, the hash of its trajectory, and why an instrument has no value, step by step."""
+    """outcome, where the run diverged or was stopped, the hash of its trajectory, why an instrument lacks a value, by step."""
     tags = {"outcome": trained.outcome, "trajectory": trajectory_hash(trained.history, trained.parameters)}
     if trained.outcome == "diverged":
         tags |= {"diverged_step": str(trained.history.diverged_step), "diverged_block": str(trained.history.diverged_block)}
+    if trained.outcome == STOPPED:
+        tags |= {"stopped_step": str(trained.history.steps_made), "rung": str(trained.rung)}
     for name, quantity in trained.history.quantities.items():
         if quantity.reasons is not None and quantity.reasons.any():
             missing = zip(quantity.at.tolist(), quantity.reasons.tolist(), strict=True)

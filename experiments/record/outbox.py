@@ -86,7 +86,7 @@ class Outbox:
         from experiments.record import files
         from experiments.record.undelivered import RunRecord
 
-        about = {"name": name, "tags": tags, "parent": parent, "outcome": trained.outcome}
+        about = {"name": name, "tags": tags, "parent": parent, "outcome": trained.outcome, "rung": trained.rung}
         record = RunRecord.model_validate({**self._address, **about, "started": trained.started, "ended": trained.ended})
         with self._whole(tags["job"], record) as folder:
             files.write(trained, folder)
@@ -267,5 +267,6 @@ def _deliver_run(folder: Path, record: "RunRecord", store: "Store", allow: Seque
         for run in found:
             if run.info.status == "RUNNING":
                 store.run(run.info.run_id).fail("its record was delivered later, as another run", "KILLED")
-    trained = Trained(config, kept.history, kept.parameters, record.outcome, record.started, record.ended, kept.environment)
+    times = record.started, record.ended
+    trained = Trained(config, kept.history, kept.parameters, record.outcome, *times, kept.environment, record.rung)
     store.begin(record.name, record.tags.model_dump(), record.parent, config).finish(trained)

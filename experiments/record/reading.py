@@ -16,6 +16,7 @@ from experiments.record.identity import trajectory_hash
 from experiments.record.moved import beside, local
 from experiments.record.view import TAG, link, run_link
 from experiments.run.config import UserError, printable
+from experiments.run.stack import STOPPED
 from experiments.run.tile import OUTCOMES
 
 PAGE = 1000
@@ -43,7 +44,7 @@ class Recorded:
 
 def is_job(tags: Mapping[str, str]) -> bool:
     """Whether a run with those tags is a sweep's job's: not so one of the user's own, or whose tags somebody has changed."""
-    return tags.get("kind") == "run" and tags.get("outcome") in OUTCOMES and tags.get("job", "").isdecimal()
+    return tags.get("kind") == "run" and tags.get("outcome") in (*OUTCOMES, STOPPED) and tags.get("job", "").isdecimal()
 
 
 def search(client: Client, experiments: Sequence[str], which: str) -> list[MlflowRun]:

@@ -10,7 +10,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -241,6 +241,12 @@ class Store:
             for run in runs
         }
 
+    def tags_of(self, parent: str, jobs: Collection[int]) -> dict[int, dict[str, str]]:
+        """Job -> the tags of its finished run, of those jobs of a sweep; a request only where there are any."""
+        runs = self.children(parent, "attributes.status = 'FINISHED'") if jobs else []
+        tags = {int(run.data.tags["job"]): run.data.tags for run in runs if is_job(run.data.tags)}
+        return {job: tags[job] for job in jobs}
+
     @property
     def runs_at_once(self) -> int:
         """How many runs are to be written at once."""
@@ -320,7 +326,8 @@ class Run:
         self.client.log_batch(
             self.run_id, metrics=list(curves(history, steps, self.store.points, self.store.blocks, self.shown, lambda step: now))
         )
-        self.shown = history.loss.shape[-1]
+        # A later round of a sweep with halving begins anew.
+        self.shown = max(self.shown, history.loss.shape[-1])
 
     def finish(self, trained: Trained) -> None:
         """See `Store.finish`."""

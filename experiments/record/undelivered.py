@@ -35,14 +35,15 @@ class Waiting(BaseModel):
 
 
 class RunRecord(Waiting):
-    """A trained run. parent: its sweep's run, "" where it has none. started, ended: Unix time in seconds."""
+    """A trained run. parent: its sweep's run, "" where it has none. started, ended: Unix time in seconds. rung: where stopped."""
 
     name: str
     tags: Tags
     parent: Annotated[str, Field(pattern=r"^\w*$")]
-    outcome: Literal["trained", "stuck", "diverged"]
+    outcome: Literal["trained", "stuck", "diverged", "stopped"]
     started: Seconds
     ended: Seconds
+    rung: Annotated[int, Field(ge=0)] = 0
 
 
 class SweepRecord(Waiting):

@@ -36,6 +36,10 @@ class Untracked:
     def finished(self, *arguments: Any) -> None:
         """Nothing is there."""
 
+    def tags_of(self, *arguments: Any) -> dict[int, dict[str, str]]:
+        """Nothing is there."""
+        return {}
+
     def check_owner(self) -> None:
         """It is nobody else's."""
 

@@ -185,12 +185,15 @@ class SweepConfig:
     resume: true trains only what an earlier sweep of the same runs has not finished, false starts anew.
     stale: seconds without a sign of life after which a sweep on another machine counts as dead, at least 20.
     study: a name of experiments/pictures/studies/: theory drawn over what the sweep has measured, and a verdict.
+    halving: a factor above 1, of which at every rung one share of the runs goes on, the best, see `run.halving`; null trains all
+        to their end.
     """
 
     resume: bool = True
     stale: float = 60.0
     study: str | None = None
     measure: str = "loss/train"
+    halving: float | None = None
 
 
 @dataclass
@@ -358,6 +361,8 @@ def _ranges(config: Config) -> Iterator[tuple[str, float, dict[str, float]]]:
     yield "optimizer.learning_rate", optimizer.learning_rate, {"above": 0}
     # Four of the signs of life that a sweep gives.
     yield "sweep.stale", config.sweep.stale, {"at_least": 20}
+    if config.sweep.halving is not None:
+        yield "sweep.halving", config.sweep.halving, {"above": 1}
     yield "optimizer.momentum", optimizer.momentum or 0.0, {"at_least": 0, "below": 1}
     if loss_bound != float("inf"):
         yield "training.loss_bound", loss_bound, {"above": 0}

@@ -23,6 +23,7 @@ from experiments.run.memory import check_memory
 
 # A network whose final loss is above this share of the best constant prediction's has learned next to nothing from x.
 STUCK_ABOVE = 0.9
+STOPPED = "stopped"
 REPORT_SECONDS = 4.0
 STACK_BYTES, LANES = 4 * 2**20, (4, 16)
 
@@ -32,7 +33,7 @@ class Trained:
     """One run, trained.
 
     parameters: (P,) final parameters; a diverged network's are those before the step that diverged.
-    outcome: trained, stuck or diverged.
+    outcome: trained, stuck, diverged, or stopped, at that rung, see `run.halving`.
     started, ended: of its stack, Unix time in seconds.
     environment: of the process that trained it.
     """
@@ -44,9 +45,10 @@ class Trained:
     started: float
     ended: float
     environment: dict[str, str]
+    rung: int = 0
 
     def final(self, measure: str) -> float:
-        """The last value of one of the history's measures; nan where the run diverged."""
+        """The last value of one of the history's measures; nan where the run diverged, or was stopped."""
         return self.history.final(measure)
 
 
@@ -63,10 +65,12 @@ def shared(config: Config) -> tuple[object, ...]:
     )
 
 
-def train_stack(configs: Sequence[Config], of: Task | None = None, watch: Watch | None = None) -> list[Trained]:
+def train_stack(
+    configs: Sequence[Config], of: Task | None = None, watch: Watch | None = None, until: int | None = None
+) -> list[Trained]:
     """Train runs that are equal in `shared` as the lanes of one network.
 
-    of: their task, where it is at hand. watch: see `blocks.train`.
+    of: their task, where it is at hand. watch, until: see `blocks.train`; what is left off before its last epoch is stopped.
     """
     first = configs[0]
     assert all(shared(config) == shared(first) for config in configs)
@@ -82,6 +86,7 @@ def train_stack(configs: Sequence[Config], of: Task | None = None, watch: Watch 
             loss=of.loss,
             optimizer=_optimizer(configs, network.layout),
             epochs=training.epochs,
+            until=until,
             batch_size=training.batch_size,
             orders=None if training.batch_size is None else _orders(configs, of.dataset.x.shape[-1]),
             schedule=first.optimizer.schedule,
@@ -93,7 +98,12 @@ def train_stack(configs: Sequence[Config], of: Task | None = None, watch: Watch 
         )
     ended = time.time()
     lanes = [(config, history.lane(k), network.parameters[k].copy()) for k, config in enumerate(configs)]
-    return [Trained(config, lane, theta, _outcome(lane, of), started, ended, environment()) for config, lane, theta in lanes]
+    is_whole = until in (None, training.epochs)
+    outcomes = [_outcome(lane, of) if is_whole or lane.diverged_step >= 0 else STOPPED for _, lane, _ in lanes]
+    return [
+        Trained(config, lane, theta, outcome, started, ended, environment())
+        for (config, lane, theta), outcome in zip(lanes, outcomes, strict=True)
+    ]
 
 
 def every_few_seconds(report: Callable[[History], None]) -> Watch:
@@ -109,7 +119,7 @@ def every_few_seconds(report: Callable[[History], None]) -> Watch:
     return watch
 
 
-def train_reporting(configs: Sequence[Config], of: Task, file: Path) -> list[Trained]:
+def train_reporting(configs: Sequence[Config], of: Task, file: Path, until: int | None = None) -> list[Trained]:
     """`train_stack` in another process: every few seconds the history so far is written to `file`, whole or not at all."""
 
     def report(history: History) -> None:
@@ -117,7 +127,7 @@ def train_reporting(configs: Sequence[Config], of: Task, file: Path) -> list[Tra
         history.save(unfinished)
         unfinished.replace(file)
 
-    return train_stack(configs, of, every_few_seconds(report))
+    return train_stack(configs, of, every_few_seconds(report), until)
 
 
 def plan(configs: Sequence[Config], tasks: Sequence[Task], size: int | None = None, most: int = LANES[1]) -> list[list[int]]:

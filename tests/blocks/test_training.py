@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import r2_score
 
-from blocks import GradientDescent, Network, losses, reshuffled, train, training
+from blocks import OPTIMIZERS, GradientDescent, Instrument, Network, losses, reshuffled, train, training
 from blocks.history import History, log_spaced
 from tests.blocks import oracle
 
@@ -83,6 +83,46 @@ def test_measuring_and_watching_change_no_bit():
     assert watched.parameters.tobytes() == plain.parameters.tobytes()
     assert [step for step, _ in seen] == list(range(1, 21))
     assert [history.loss.shape[-1] for _, history in seen] == list(range(1, 21))
+
+
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+def test_a_training_that_is_left_off_is_the_beginning_of_the_whole_one(rule):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((4, 11)), rng.integers(0, 3, 11)
+
+    def trained(**options):
+        network, seen = Network.create([4, 8, 3], rng=np.random.default_rng(1), lanes=3), {}
+        history = train(
+            network,
+            x,
+            y,
+            loss=losses.softmax_cross_entropy,
+            optimizer=OPTIMIZERS[rule](np.array([0.01, 1e300, 0.1])),
+            epochs=6,
+            batch_size=4,
+            orders=reshuffled(np.random.default_rng(2), 11),
+            schedule="cosine",
+            evaluations=4,
+            instruments=[Instrument("update_ratio", "2")],
+            watch=lambda step, _: seen.update({step: network.parameters.copy()}),
+            **options,
+        )
+        return history, network, seen
+
+    whole, _, seen = trained()
+    part, network, _ = trained(until=2)
+    steps, made = 6, [steps <= 6 for steps in whole.evaluated]
+    assert made == [True, True, True, False]
+    assert np.isnan(part.loss[:, steps:]).all()
+    assert np.isnan(part.grad_norm[:, steps:]).all()
+    np.testing.assert_array_equal(part.loss[:, :steps], whole.loss[:, :steps])
+    np.testing.assert_array_equal(part.grad_norm[:, :steps], whole.grad_norm[:, :steps])
+    np.testing.assert_array_equal(part.quantities["update_ratio"].values[:, :3], whole.quantities["update_ratio"].values[:, :3])
+    for name, values in whole.measures.items():
+        np.testing.assert_array_equal(part.measures[name], np.where(made, values, np.nan))
+    np.testing.assert_array_equal(network.parameters[[0, 2]], seen[steps][[0, 2]])
+    assert part.diverged_step.tolist() == whole.diverged_step.tolist()
+    assert [part.lane(k).steps_made for k in (0, 2)] == [6, 6]
 
 
 def test_the_same_seed_twice_is_the_same_bits():

@@ -35,6 +35,7 @@ class CheckedSweeper(BasicSweeper):
 
         around = task_function.sweep(jobs, folder)                # checks all jobs, creates nothing if one is bad
         around.distinct                                           # numbers of the jobs that are not an earlier one again
+        around.check_launch(launcher, batch)                      # "" where all jobs are launched as stacks, batch by batch
         with around:
             around.announce()                                     # jobs are about to run, one by one, in any process
             around.results[first:last] = [...]                    # what they returned, in the order of the jobs
@@ -99,6 +100,8 @@ class CheckedSweeper(BasicSweeper):
         from hydra_plugins.depth_laboratory.launcher import StackedLauncher
 
         assert self.config is not None
+        is_stacked = isinstance(self.launcher, StackedLauncher)
+        sweep.check_launch("" if is_stacked else type(self.launcher).__name__, self.max_batch_size)
         if isinstance(self.launcher, StackedLauncher):
             sweep.train_on(self.launcher.backend, self.launcher.address)
         with sweep as around:
