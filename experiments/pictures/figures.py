@@ -70,7 +70,7 @@ def sweep_map(report: Report) -> Figure:
         first = name or f"{report.measure.title}, {len(report.rows)} runs: {report.outcomes}"
         frame = "frame: the largest rate that trains" + (", every seed" if report.seeds > 1 else "")
         legend = f"[ ]: the best; {frame}" if report.across == COLUMNS else "[ ]: the best"
-        axes.set_title("\n".join(filter(None, [first, report.averaged, legend])), fontsize=9)
+        axes.set_title("\n".join(filter(None, [first, report.averaged.replace("; ", "\n"), legend])), fontsize=9)
     label = f"{report.measure.title}{alike}"
     figure.colorbar(image, ax=places, label=label, extend=extend, fraction=0.15 / across, pad=0.05 / across)
     return figure
@@ -188,7 +188,7 @@ def _titled(what: str, report: Report, logarithmic: bool) -> str:
     if report.seeds == 1:
         return f"{what}\nthe run of {report.measure.best_title} of each {keys}, of {', '.join(chosen)}"
     drawn = name_of_band(report.seeds, logarithmic=logarithmic)
-    return f"{what}\nthe {report.measure.best_title} (mean) of each {keys}, of {', '.join(chosen)}\n{drawn}"
+    return f"{what}\nthe {report.measure.best_title} (a cell's mean) of each {keys}, of {', '.join(chosen)}\n{drawn}"
 
 
 def loss_curves(history: History) -> Figure:

@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from experiments.run.config import Config, flat, shown, varied
+from experiments.run.config import SEED, Config, flat, shown, varied
 from experiments.run.measure import MEASURES
 from experiments.run.pool import Lost
 
 # Cells side by side that can still be read.
 MOST = 24
-ROWS, COLUMNS, REPEATS = "network.depth", "optimizer.learning_rate", "seed"
+ROWS, COLUMNS, REPEATS = "network.depth", "optimizer.learning_rate", SEED
 
 
 @dataclass(frozen=True)
