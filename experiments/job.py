@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from signal import Signals
 from typing import TYPE_CHECKING
 
-from experiments.run.config import TrackingConfig
+from experiments.run.config import CELL, TrackingConfig
 from experiments.run.interrupts import SIGNALS
 from experiments.run.measure import MEASURES, Measure
 
@@ -62,9 +62,9 @@ def parent_of_job() -> Parent | None:
     return told and Parent(**{**told, "tracking": TrackingConfig(**told["tracking"])})
 
 
-def tags_of_run(fingerprint: str, job: int) -> dict[str, str]:
-    """What a run is found by: the experiment that it is, and its number in its sweep."""
-    return {"kind": "run", "fingerprint": fingerprint, "job": str(job)}
+def tags_of_run(fingerprint: str, job: int, cell: str = "") -> dict[str, str]:
+    """What a run is found by: the experiment that it is, its number in its sweep, and the cell that it is one seed of."""
+    return {"kind": "run", "fingerprint": fingerprint, "job": str(job), **({CELL: cell} if cell else {})}
 
 
 def reason_of(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from experiments.record.address import StoreError, absolute, anchor, may_know
 from experiments.record.identity import SURROUNDINGS, fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
 from experiments.record.ownership import VARIABLE, TakenOver
-from experiments.run.config import Config, UserError, flat, run_name, settled, shown, sweep_name, typed, varied, words
+from experiments.run.config import Config, UserError, cell_name, flat, run_name, settled, shown, sweep_name, typed, varied, words
 from experiments.run.engines import Engine, Loky, connect
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import defer_interrupts, raise_lost_interrupt
@@ -291,7 +291,7 @@ class Sweep:
 
     def tags_of(self, job: int) -> dict[str, str]:
         """What its run is found by."""
-        return tags_of_run(self.fingerprints[job], job)
+        return tags_of_run(self.fingerprints[job], job, cell_name(self.configs[job], self.keys))
 
     def run(self, jobs: range, n_jobs: int, stack_size: int | None) -> Iterator[tuple[int, Result | Exception]]:
         """(job, its Result, or the exception that ended it) as they finish.

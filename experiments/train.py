@@ -25,7 +25,7 @@ from experiments.record.identity import fingerprint
 from experiments.record.outbox import Outbox
 from experiments.run import config as schema
 from experiments.run import grid
-from experiments.run.config import CONF, Config, UserError, register, run_name, settled, typed
+from experiments.run.config import CONF, Config, UserError, cell_name, register, run_name, settled, typed
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import defer_interrupts, end_in_order
 from experiments.run.loaders import needing_allowance
@@ -63,7 +63,8 @@ def train(cfg: DictConfig) -> Result:
     parent, name = (sweep.run_id, run_name(config, sweep.keys)) if sweep else ("", run_name(config))
     job = hydra_config.job.num if parent else 0
     store = _opened(config, parent, outbox)
-    tags = tags_of_run(fingerprint(config, of.dataset.digest), job)
+    cell = cell_name(config, sweep.keys) if sweep else ""
+    tags = tags_of_run(fingerprint(config, of.dataset.digest), job, cell)
     if parent:
         with outbox.instead():
             measure = MEASURES[config.sweep.measure]

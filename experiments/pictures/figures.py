@@ -70,7 +70,7 @@ def sweep_map(report: Report) -> Figure:
         first = name or f"{report.measure.title}, {len(report.rows)} runs: {report.outcomes}"
         frame = "frame: the largest rate that trains" + (", every seed" if report.seeds > 1 else "")
         legend = f"[ ]: the best; {frame}" if report.across == COLUMNS else "[ ]: the best"
-        axes.set_title("\n".join(filter(None, [first, report.averaged, legend])), fontsize=9)
+        axes.set_title("\n".join(filter(None, [first, report.averaged.replace("; ", "\n"), legend])), fontsize=9)
     label = f"{report.measure.title}{alike}"
     figure.colorbar(image, ax=places, label=label, extend=extend, fraction=0.15 / across, pad=0.05 / across)
     return figure
@@ -141,7 +141,7 @@ def best_curves(report: Report, best: Mapping[tuple[Any, str], History]) -> Figu
     best: the history of a cell's seeds as lanes (n, ...).
     """
     measure = report.measure
-    figure, axes = new_axes(_titled(measure.curve, report, measure.is_loss))
+    figure, axes = new_axes(_titled(measure.curve, report, map(_seeds, best.values()), measure.is_loss))
     colours, styles = _colours([down for down, _ in best]), _styles([category for _, category in best])
     cells, name = report.best_cells(), report.down.rpartition(".")[2]
     for (down, category), history in best.items():
@@ -160,7 +160,8 @@ def norm_ratios(report: Report, best: Mapping[tuple[Any, str], History]) -> Figu
 
     A colour a category; where there is one alone, a colour a step. best: as in `best_curves`.
     """
-    figure, axes = new_axes(_titled("gradient norm of the first block over the last one's", report, True))
+    what = "gradient norm of the first block over the last one's"
+    figure, axes = new_axes(_titled(what, report, [max(map(_seeds, best.values()))], True))
     categories = list(dict.fromkeys(category for _, category in best))
     colours = _colours(categories)
     for number, (position, share) in enumerate({"first": 0.0, "middle": 0.5, "last": 1.0}.items()):
@@ -178,8 +179,13 @@ def norm_ratios(report: Report, best: Mapping[tuple[Any, str], History]) -> Figu
     return figure
 
 
-def _titled(what: str, report: Report, logarithmic: bool) -> str:
-    """What is drawn, of which cells, of which rates, and what their seeds are drawn as."""
+def _seeds(history: History) -> int:
+    """How many lanes it has."""
+    return len(history.loss)
+
+
+def _titled(what: str, report: Report, counts: Iterable[int], logarithmic: bool) -> str:
+    """What is drawn, of which cells, of which rates, and what their seeds, so many each, are drawn as."""
     keys = " and ".join(key.rpartition(".")[2] for key in [report.down, *report.lines_by])
     rates = [row.config.optimizer.learning_rate for row in report.rows]
     chosen = [f"rates {min(rates):g} to {max(rates):g}" if COLUMNS in report.varied else f"rate {rates[0]:g}"]
@@ -187,8 +193,8 @@ def _titled(what: str, report: Report, logarithmic: bool) -> str:
     chosen += [f"every {key}" for key in report.varied if key not in (report.down, *report.lines_by, COLUMNS, REPEATS)]
     if report.seeds == 1:
         return f"{what}\nthe run of {report.measure.best_title} of each {keys}, of {', '.join(chosen)}"
-    drawn = name_of_band(report.seeds, logarithmic=logarithmic)
-    return f"{what}\nthe {report.measure.best_title} (mean) of each {keys}, of {', '.join(chosen)}\n{drawn}"
+    drawn = name_of_band(counts, logarithmic)
+    return f"{what}\nthe cell of {report.measure.best_title} (mean) of each {keys}, of {', '.join(chosen)}\n{drawn}"
 
 
 def loss_curves(history: History) -> Figure:
@@ -254,8 +260,8 @@ def norm_curves(history: History, place: str) -> Figure:
 
 def _of_seeds(what: str, history: History, place: str) -> str:
     """What is drawn, where, and what the seeds are drawn as; of a run alone nothing more."""
-    n = len(history.loss)
-    return what if n == 1 else f"{what}\n{place}\n{name_of_band(n, logarithmic=True)}".replace("\n\n", "\n")
+    n = _seeds(history)
+    return what if n == 1 else "\n".join(filter(None, [what, place, name_of_band([n], logarithmic=True)]))
 
 
 def _at(history: History, share: float) -> tuple[Array, Array]:

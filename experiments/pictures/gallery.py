@@ -195,7 +195,8 @@ def views(report: Report, experiment_id: str, parent: str) -> str:
     from experiments.record.view import PAGE, link, view_key
 
     if len(report.rows) <= PAGE:
-        return f"[Curves of all runs]({link(experiment_id, parent)})."
+        every = f"[Curves of all runs]({link(experiment_id, view_key(parent, 'runs') if report.seeds > 1 else parent)})."
+        return f"[Means over seeds]({link(experiment_id, parent)}). {every}" if report.seeds > 1 else every
     names = {"": f"the {PAGE} runs of {report.measure.best_title}", "stuck": "the stuck", "diverged": "the diverged"}
     links = [f"[{name}]({link(experiment_id, view_key(parent, outcome))})" for outcome, name in names.items()]
     rest = f"MLflow's page lists {PAGE} runs, `Load more` below them fetches the next; table.json among the artifacts has all"

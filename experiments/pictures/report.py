@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from experiments.run.config import Config, flat, shown, varied, words
+from experiments.run.config import SEED, Config, flat, shown, varied, words
 from experiments.run.measure import MEASURES
 from experiments.run.pool import Lost
 
@@ -18,7 +18,7 @@ from experiments.run.pool import Lost
 MOST = 24
 # Runs of a search that are listed.
 BEST = 10
-ROWS, COLUMNS, REPEATS = "network.depth", "optimizer.learning_rate", "seed"
+ROWS, COLUMNS, REPEATS = "network.depth", "optimizer.learning_rate", SEED
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from typing import Any
 from blocks.history import evenly_spaced
 from blocks.measure.instruments import INSTRUMENTS
 from blocks.measure.signals import NUMBERS
-from experiments.run.config import Config, flat, schedules, varied
-from experiments.run.measure import MEASURES, Measure
+from experiments.run.config import CELL, SEED, Config, cell_name, flat, schedules, varied
+from experiments.run.measure import MEASURES
 
 TAG = "mlflow.sharedViewState."
-RATE, LOG_RATE, DEPTH, SEED = "optimizer.learning_rate", "optimizer.log10_learning_rate", "network.depth", "seed"
+RATE, LOG_RATE, DEPTH = "optimizer.learning_rate", "optimizer.log10_learning_rate", "network.depth"
 # The instrument whose numbers are shares, many of them 0.
 SHARE = "saturated"
 # Those of the instrument `signals` that are metrics.
@@ -87,43 +87,61 @@ def sweep_views(
 ) -> dict[str, str]:
     """Key -> the tag's value of the views of the sweep whose parent run that is; the key of the first is the parent's id.
 
+    Where runs differ in seed alone the first view shows them as one, and another one every run by itself.
     A sweep of more runs than MLflow's page shows at once has a view of its stuck runs and one of its diverged runs too,
     which stand behind the others in the first.
     configs: of its runs. score: accuracy or r2. blocks: as many blocks' norms are recorded at most; None is all.
-    pictures: the keys of the images that its best run has, which is in the first view alone.
+    pictures: the keys of the images that its best run has, which is in the view of the best runs alone.
     """
-    charts, sections = _charts(configs, score, blocks)
+    measure, swept = MEASURES[configs[0].sweep.measure], _swept(configs)
+    charts, sections = _charts(configs, swept, score, blocks)
     images = [_chart("IMAGE", "pictures", imageKeys=[key], step=0, showRunParams=False) for key in pictures]
     with_images = {"pictures": ("Pictures", True), **sections} if images else sections
-    measure = MEASURES[configs[0].sweep.measure]
-    columns = [*(f"params.`{key}`" for key in _swept(configs)), "tags.`outcome`", f"metrics.`{measure.metric}`"]
-    if len(configs) <= PAGE:
-        return {parent: _view(name, parent, "", measure, columns, [*images, *charts], with_images)}
-    names = {"stuck": "stuck runs", "diverged": "diverged runs"}
-    best = f"the best {PAGE} of {len(configs)} runs: {name}"
-    return {parent: _view(best, parent, "", measure, columns, [*images, *charts], with_images)} | {
-        view_key(parent, outcome): _view(f"{title}: {name}", parent, outcome, measure, columns, charts, sections)
-        for outcome, title in names.items()
-    }
+    columns = [*(f"params.`{key}`" for key in swept), "tags.`outcome`", f"metrics.`{measure.metric}`"]
+    own = {"orderByKey": f"metrics.`{measure.metric}`", "orderByAsc": measure.is_loss, "selectedColumns": columns}
+    every = f"the best {PAGE} of {len(configs)} runs: {name}" if len(configs) > PAGE else name
+    views = {parent: _view(every, parent, "", own, [*images, *charts], with_images)}
+    if len(configs) > PAGE:
+        names = {"stuck": "stuck runs", "diverged": "diverged runs"}
+        for outcome, title in names.items():
+            views[view_key(parent, outcome)] = _view(f"{title}: {name}", parent, outcome, own, charts, sections)
+    elif SEED in swept:
+        # MLflow draws no picture of a run within a group.
+        views[view_key(parent, "runs")] = _view(f"every run: {name}", parent, "", own, [*images, *charts], with_images)
+        charts, sections = _charts(configs, [key for key in swept if key != SEED], score, blocks)
+        views[parent] = _view(name, parent, "", {**own, **_grouping(configs, swept)}, charts, sections)
+    return views
 
 
-def view_key(parent: str, outcome: str = "") -> str:
-    """The key of a sweep's view, of all its runs or of those with that outcome."""
-    return f"{parent}-{outcome}" if outcome else parent
+def view_key(parent: str, which: str = "") -> str:
+    """The key of a sweep's view: the first one, that of an outcome, or with `runs` that of every run by itself."""
+    return f"{parent}-{which}" if which else parent
 
 
 def _swept(configs: Sequence[Config]) -> list[str]:
     return varied([flat(config) for config in configs])
 
 
+def _grouping(configs: Sequence[Config], swept: Sequence[str]) -> dict[str, Any]:
+    """What of a view's state makes MLflow show runs that differ in seed alone as one, folded: curves of the mean with the range
+    as a band.
+    """
+    cells = dict.fromkeys(cell_name(config, swept) for config in configs)
+    return {
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": CELL}]},
+        "groupsExpanded": {f"tag.{CELL}.{cell}": False for cell in cells},
+        "useGroupedValuesInCharts": True,
+    }
+
+
 def _charts(
-    configs: Sequence[Config], score: str, blocks: int | None
+    configs: Sequence[Config], swept: Sequence[str], score: str, blocks: int | None
 ) -> tuple[list[dict[str, Any]], dict[str, tuple[str, bool]]]:
-    """The charts, and their sections: key -> title and whether it is unfolded.
+    """The charts of what was swept, and their sections: key -> title and whether it is unfolded.
 
     For what no chart shows MLflow adds one, to the section that is named as the first part of the metric's name.
     """
-    swept, measure = _swept(configs), MEASURES[configs[0].sweep.measure]
+    measure = MEASURES[configs[0].sweep.measure]
     axes = [LOG_RATE if key == RATE else key for key in swept]
     numbers = [key for key in swept if key != SEED and all(_is_number(flat(config).get(key)) for config in configs)]
     norms = [list(norm_keys(config.network.depth, blocks).values()) for config in configs]
@@ -201,22 +219,18 @@ def _view(
     name: str,
     parent: str,
     outcome: str,
-    measure: Measure,
-    columns: Sequence[str],
+    own: dict[str, Any],
     charts: Sequence[dict[str, Any]],
     sections: dict[str, tuple[str, bool]],
 ) -> str:
-    """The tag's value of one view."""
+    """The tag's value of one view. own: the part of the page's state that is not the same in every view."""
     which = f" and tags.outcome = '{outcome}'" if outcome else ""
     state = {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}'{which}",
-        "orderByKey": f"metrics.`{measure.metric}`",
-        "orderByAsc": measure.is_loss,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": columns,
         "columnOrder": [],
         "columnWidths": {},
         "runsHiddenMode": "SHOW_ALL",
@@ -241,6 +255,7 @@ def _view(
             for key, (title, unfolded) in sections.items()
         ],
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+        **own,
     }
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
     now = int(1000 * time.time())

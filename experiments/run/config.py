@@ -24,6 +24,9 @@ OF_RUNS = ("best", "all", "none")
 DEFAULT_MOMENTUM = 0.9
 # What a name begins with, where it differs.
 FIRST = {"network.depth": "depth", "optimizer.learning_rate": "rate"}
+SEED = "seed"
+# The tag of a run with its `cell_name`.
+CELL = "cell"
 # Characters that a database has room for in a run's name.
 MOST_NAME = 250
 # key -> what it may name.
@@ -377,6 +380,21 @@ def run_name(config: Config, keys: Sequence[str] = ()) -> str:
     values, by_word = flat(config), words(keys or tuple(FIRST))
     named = ", ".join(f"{word} {shown(values[key])}" for word, key in by_word.items() if key in values)
     return named if len(named) <= MOST_NAME else f"{named[: MOST_NAME - 3]}..."
+
+
+def cell_name(config: Config, keys: Sequence[str]) -> str:
+    """What runs of a sweep that differ in seed alone have in common, to the last digit: `depth 5, rate 0.1`.
+
+    keys: that differ between its runs; "" where the seed does not.
+    """
+    values = flat(config)
+    others = [key for key in keys if key != SEED]
+
+    def exact(value: Any) -> str:
+        return shown(value) if not isinstance(value, float) or float(shown(value)) == value else str(value)
+
+    named = [f"{word} {exact(values[key])}" for word, key in words(others or tuple(FIRST)).items() if key in values]
+    return ", ".join(named) if SEED in keys else ""
 
 
 def sweep_name(keys: Sequence[str], count: int) -> str:

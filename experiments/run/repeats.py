@@ -1,6 +1,6 @@
 """Runs that differ in their seed alone: their histories as one, and the mean and the band of what they have measured."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -53,7 +53,8 @@ def band(values: Array, logarithmic: bool = False) -> tuple[Array, Array, Array]
     return (np.exp(mean), np.exp(lower), np.exp(upper)) if logarithmic else (mean, lower, upper)
 
 
-def name_of_band(n: int, logarithmic: bool = False) -> str:
-    """What `band` gives of n seeds, in words."""
-    mean = "mean of the logarithm" if logarithmic else "mean"
-    return f"{mean}, band: {'range' if n < ENOUGH else 'standard deviation'}"
+def name_of_band(counts: Iterable[int], logarithmic: bool = False) -> str:
+    """What `band` gives of so many seeds each, in words."""
+    few = {n < ENOUGH for n in counts}
+    ends = "range" if all(few) else "standard deviation" + (f", range of fewer than {ENOUGH}" if any(few) else "")
+    return f"{'mean of the logarithm' if logarithmic else 'mean'}, band: {ends}"

@@ -14,7 +14,7 @@ from blocks.history import History, Quantity
 from blocks.measure.signals import NUMBERS
 from experiments.record.metrics import curves, summary
 from experiments.record.view import quantity_keys, sweep_views
-from experiments.run.config import InstrumentsConfig, typed
+from experiments.run.config import InstrumentsConfig, cell_name, typed
 
 # Of set_experiment_tag, see mlflow.utils.validation.
 LONGEST_TAG = 20000
@@ -196,9 +196,45 @@ def test_what_a_diverged_run_s_instruments_measure_last_stretches_no_axis():
 def test_the_contour_has_axes_of_numbers_alone(composed, swept, axes):
     parts = [[f"{key}={value}" for value in values.split(",")] for key, _, values in (of.partition("=") for of in swept)]
     runs = [typed(composed(*(of[k] for of in parts))) for k in (0, 1)]
-    (view,) = sweep_views("a sweep", "p", runs, "accuracy", 12).values()
+    (view, *_) = sweep_views("a sweep", "p", runs, "accuracy", 12).values()
     found = [chart for chart in state(view)["compareRunCharts"] if chart["type"] == "CONTOUR"]
     assert [(chart["xaxis"]["key"], chart["yaxis"]["key"]) for chart in found] == ([axes] if axes else [])
+
+
+def test_runs_that_differ_in_seed_alone_are_one_group_of_the_first_view_and_themselves_in_another(composed):
+    parts = ["network.depth=2", "network.depth=5"], ["seed=0", "seed=1", "seed=2"]
+    runs = [typed(composed(*axes)) for axes in itertools.product(*parts)]
+    views = sweep_views("a sweep", "p", runs, "accuracy", 12, ["map"])
+    assert list(views) == ["p", "p-runs"]
+    together, alone = map(state, views.values())
+    assert together["groupBy"] == {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "cell"}]}
+    assert together["groupsExpanded"] == {"tag.cell.depth 2": False, "tag.cell.depth 5": False}
+    assert (together["useGroupedValuesInCharts"], alone["useGroupedValuesInCharts"]) == (True, False)
+    assert alone["groupBy"] is None
+    for found, axes in ((together, ["network.depth"]), (alone, ["network.depth", "seed"])):
+        (parallel,) = [chart for chart in found["compareRunCharts"] if chart["type"] == "PARALLEL"]
+        assert parallel["selectedParams"] == axes
+        assert found["searchFilter"] == "tags.`mlflow.parentRunId` = 'p'"
+    # A group has no picture.
+    assert ["pictures" in charts(view)[1] for view in views.values()] == [False, True]
+
+
+def test_a_page_that_has_not_all_seeds_of_a_group_does_not_average_them(composed):
+    runs = [typed(composed("dataset=iris", f"seed={seed}")) for seed in range(101)]
+    assert {state(view)["groupBy"] for view in sweep_views("a sweep", "p", runs, "accuracy", 12).values()} == {None}
+
+
+@pytest.mark.parametrize(
+    ("keys", "name"),
+    [
+        (["network.depth", "optimizer.learning_rate", "seed"], "depth 3, rate 0.1234567"),
+        (["seed"], "depth 3, rate 0.1234567"),
+        (["network.depth"], ""),
+        (["training.epochs", "dataset.loader.as_frame", "seed"], "epochs 20"),
+    ],
+)
+def test_a_cell_has_the_name_of_what_its_runs_share_to_the_last_digit(composed, keys, name):
+    assert cell_name(typed(composed("optimizer.learning_rate=0.1234567")), keys) == name
 
 
 def test_a_sweep_of_more_runs_than_a_page_has_a_view_of_the_stuck_and_of_the_diverged(configs):

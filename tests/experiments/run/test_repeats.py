@@ -11,18 +11,19 @@ from experiments.run.stack import train_stack
 def test_a_band_is_the_range_below_five_seeds_and_the_standard_deviation_from_five_on():
     few = np.array([[1.0, 4.0], [2.0, 8.0], [6.0, 0.0]])
     np.testing.assert_allclose(band(few), [[3, 4], [1, 0], [6, 8]])
-    assert name_of_band(3) == "mean, band: range"
+    assert name_of_band([3, 4]) == "mean, band: range"
     # Of 1, 2, 3, 4, 5 the mean is 3 and s^2 is (4 + 1 + 0 + 1 + 4) / 4.
     mean, lower, upper = band(np.arange(1.0, 6.0)[:, None])
     np.testing.assert_allclose([mean, lower, upper], np.array([[3.0], [3 - 2.5**0.5], [3 + 2.5**0.5]]))
-    assert name_of_band(5) == "mean, band: standard deviation"
+    assert name_of_band([5]) == "mean, band: standard deviation"
+    assert name_of_band([5, 4]) == "mean, band: standard deviation, range of fewer than 5"
 
 
 def test_on_a_logarithmic_axis_the_mean_is_that_of_the_logarithm():
     decades = np.array([[1e-4], [1e-3], [1e-2], [1e-1], [1e0]])
     # The deviation of -4, ..., 0 is the square root of 2.5.
     np.testing.assert_allclose(band(decades, logarithmic=True), 10 ** np.array([[-2.0], [-2 - 2.5**0.5], [-2 + 2.5**0.5]]))
-    assert name_of_band(5, logarithmic=True) == "mean of the logarithm, band: standard deviation"
+    assert name_of_band([5], logarithmic=True) == "mean of the logarithm, band: standard deviation"
 
 
 @pytest.mark.parametrize("logarithmic", [False, True])
