@@ -109,7 +109,7 @@ def _show(store: AnyStore, run: AnyRun, config: Config) -> None:
     with tempfile.TemporaryDirectory() as downloads, tempfile.TemporaryDirectory() as folder:
         kept = Archive(store.uri, Path(downloads)).run(run.run_id).files()
         if config.tracking.pictures != "none":
-            keep_run(run, kept.history, Path(folder))
+            keep_run(run, config, kept, Path(folder))
         if config.tracking.models != "none":
             keep_model(store, run.run_id, config, kept, config.tracking.register)
 

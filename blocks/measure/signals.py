@@ -12,7 +12,7 @@ import numpy as np
 
 from blocks.activations import Activation
 from blocks.arrays import Array, transpose
-from blocks.block import Cache
+from blocks.block import Block, Cache
 from blocks.losses import Loss
 from blocks.measure.diagnostics import checked
 from blocks.network import Network
@@ -141,10 +141,14 @@ def _saturated(network: Network, caches: Sequence[Cache]) -> Array:
     """(..., L), see `signals`."""
     shares = np.empty((*network.lanes, network.depth))
     for place, (block, cache) in enumerate(zip(network.blocks, caches, strict=True)):
-        slope = np.abs(block.activation.derivative(*block.activation_at(cache)))
-        few = slope < (1 - SATURATION**2) * _steepest(block.activation)
-        shares[..., place] = few.reshape(*network.lanes, -1).mean(axis=-1)
+        shares[..., place] = saturated_entries(block, cache).reshape(*network.lanes, -1).mean(axis=-1)
     return shares
+
+
+def saturated_entries(block: Block, cache: Cache) -> Array:
+    """Which of a block's activations are saturated, see `signals`; True or False in the shape of what g was applied to."""
+    slope = np.abs(block.activation.derivative(*block.activation_at(cache)))
+    return slope < (1 - SATURATION**2) * _steepest(block.activation)
 
 
 @lru_cache

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blocks.history import History
+from matplotlib.figure import Figure
+
 from experiments.pictures import figures
 from experiments.pictures.report import REPEATS, ROWS, Cell, Report, with_deviation
 from experiments.run.config import Config, shown
@@ -53,7 +54,7 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
         found = store.at_once(*(partial(archive.job, parent.run_id, job) for job in sorted(needed)))
         runs = {job: run for job, run in zip(sorted(needed), found, strict=True) if run}
         drawn = [row for row in chosen[tracking.pictures] if row.job in runs]
-        items = [(runs[row.job].files().history, Path(name, str(row.job))) for row in drawn]
+        items = [(row.config, runs[row.job].files(), Path(name, str(row.job))) for row in drawn]
         # Other processes draw the runs meanwhile.
         with Pool(draw_run, items, cores()) as pool:
             _draw_sweep(report, best_of, runs, folder)
@@ -71,7 +72,7 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
             for number, error in pool.results(raise_lost_interrupt, 1.0):
                 if error is not None:
                     raise error
-                store.run(runs[drawn[number].job].run_id).keep(items[number][1])
+                store.run(runs[drawn[number].job].run_id).keep(items[number][-1])
     return verdict
 
 
@@ -132,15 +133,37 @@ def _draw_study(report: Report, archive: "Archive", parent: str, folder: Path) -
     return str(verdict)
 
 
-def draw_run(history: History, folder: Path) -> None:
-    """Loss curves, and gradient norms by block and step, of one run, into the folder `pictures` in `folder`."""
+def draw_run(config: Config, kept: "Files", folder: Path) -> None:
+    """Loss curves, and gradient norms by block and step, of one run, into the folder `pictures` in `folder`; and what is drawn of
+    its instruments.
+    """
+    history = kept.history
     drawn = {"loss": figures.loss_curves(history), "grad_norm_map": figures.norm_map(history)}
     figures.save(folder / FOLDER, **drawn, grad_norm_by_block=figures.norm_profile(stacked([history])))
+    figures.save(folder / FOLDER, **_of_instruments(config, kept))
 
 
-def keep_run(run: "Run", history: History, folder: Path) -> None:
+def _of_instruments(config: Config, kept: "Files") -> dict[str, Figure]:
+    """Name -> picture of what the run's instruments have measured."""
+    from experiments.pictures import landscape, signals
+
+    history, of, drawn = kept.history, task(config), {}
+    if signals.NAME in history.quantities:
+        for name, symbol in (("activations", "a"), ("gradients", "da"), ("weight_gradients", "dW")):
+            drawn[name] = signals.distribution(history, symbol)
+        drawn["update_to_data"] = signals.update_to_data(history)
+        drawn["pre_activations"] = signals.ridge(history, signals.mean_field_variances(config, of))
+        drawn["saturation"] = landscape.saturation_map(config, of, kept.parameters)
+    if landscape.NAME in history.quantities and landscape.has_regions(of):
+        drawn["decisions"] = landscape.decision_regions(config, of, history)
+    if "sharpness" in history.quantities and history.diverged_step < 0:
+        drawn["loss_slice"] = landscape.loss_slice(config, of, kept.parameters)
+    return drawn
+
+
+def keep_run(run: "Run", config: Config, kept: "Files", folder: Path) -> None:
     """Draw a run that is alone into `folder`, and show the pictures in its description."""
-    draw_run(history, folder)
+    draw_run(config, kept, folder)
     run.keep(folder)
     names = [f"{FOLDER}/{file.name}" for file in pictures_of(folder / FOLDER)]
     links, images = linked(run.store.experiment_id, run.run_id, names)
