@@ -177,11 +177,13 @@ class SweepConfig:
     resume: true trains only what an earlier sweep of the same runs has not finished, false starts anew.
     stale: seconds without a sign of life after which a sweep on another machine counts as dead, at least 20.
     study: a name of experiments/pictures/studies.py: theory drawn over what the sweep has measured, and a verdict.
+    report: false leaves report.html out, the sweep as one file to hand on; see experiments/report.py.
     """
 
     resume: bool = True
     stale: float = 60.0
     study: str | None = None
+    report: bool = True
 
 
 @dataclass

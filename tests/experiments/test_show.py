@@ -50,7 +50,7 @@ def names(lab, run):
 
 def test_the_sweep_has_its_pictures_and_the_best_run_alone_has_its_own(swept, best):
     (parent,) = swept.runs("sweep")
-    assert names(swept, parent) == {"table.csv", "table.json"} | {
+    assert names(swept, parent) == {"table.csv", "table.json", "report.html"} | {
         f"{name}.{kind}" for name in ("map", "best_curves", "norm_ratios") for kind in ("png", "svg")
     }
     drawn = {f"pictures/{name}.{kind}" for name in ("loss", "grad_norm_map", "grad_norm_by_block") for kind in ("png", "svg")}
