@@ -8,7 +8,7 @@ from typing import Any
 
 ASSETS = Path(__file__).parent / "assets"
 # In the order in which they are run.
-SCRIPTS = ("d3.min.js", "plot.min.js", "charts.js", "page.js")
+SCRIPTS = ("d3.min.js", "plot.min.js", "content.js", "charts.js", "page.js")
 
 
 def page(content: dict[str, Any]) -> str:
