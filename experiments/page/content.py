@@ -65,7 +65,6 @@ def content(heading: Heading, report: Report, runs: "Mapping[int, Recorded]") ->
         }
         environments.append(files.environment)
     keys = _keys(report)
-    order = sorted(drawn)
     return {
         "name": printable(heading.name),
         "question": question([row.config for row in report.rows]),
@@ -80,7 +79,6 @@ def content(heading: Heading, report: Report, runs: "Mapping[int, Recorded]") ->
         "across": report.across,
         "seed": REPEATS,
         "runs": [{**drawn[row.job], "place": _place(report, row, keys)} for row in sorted(rows, key=lambda row: row.job)],
-        "best": [order.index(row.job) for row in report.best_runs().values() if row.job in drawn],
         "measured": measured,
         "grids": [packed.floats(grid) for grid in grids],
         "config": _common([row.values for row in rows]),

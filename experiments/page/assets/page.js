@@ -78,7 +78,7 @@ function stepper(id) {
 }
 
 function normsSection() {
-  const of = runs.length > 1 ? "Black is the run that is chosen; the others are the best of each value down the map. " : "";
+  const of = runs.length > 1 ? "Black is the run that is chosen; the others are the best runs across the map. " : "";
   return section("norms-section", "Gradient norms by block and step", stepper("norms"),
     el("div", { class: "halves" }, figure("profile", `${of}The axes stay as the step changes.`), figure("norms", "All steps of the run; the line is the step of the slider.")));
 }
@@ -200,8 +200,9 @@ function drawCurves() {
 
 // The runs that stand for the sweep beside the one that is chosen.
 function representatives() {
-  const every = Math.ceil(content.best.length / MOST_PROFILES);
-  return content.best.filter((_, place) => place % every === 0).map((number) => runs[number]).filter((run) => run !== state.run);
+  const lines = d3.groups(cells, (cell) => cell.runs[0].place.filter((_, place) => ![content.seed, content.across].includes(keys[place].key)).join());
+  const best = lines.map(([, alike]) => bestOf(d3.least(alike, (cell) => cell.mean ?? Infinity) ?? alike[0]));
+  return thinned(best, MOST_PROFILES).filter((run) => run !== state.run);
 }
 
 function drawProfile() {
