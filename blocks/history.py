@@ -114,3 +114,15 @@ class History:
         *lanes, steps, depth = self.grad_norm.shape
         of_lanes = f", lanes={tuple(lanes)}" if lanes else ""
         return f"History({steps} steps, {depth} blocks{of_lanes}, {int((self.diverged_step >= 0).sum())} diverged)"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what it is, and of a single lane the first and the last of its measures and norms."""
+        rows = {"": repr(self)}
+        if not self.diverged_step.shape:
+            ends = {
+                **self.measures,
+                "||dW_1||": self.grad_norm[:, 0],
+                f"||dW_{self.grad_norm.shape[-1]}||": self.grad_norm[:, -1],
+            }
+            rows |= {name: f"{values[0]:.4g} &rarr; {values[-1]:.4g}" for name, values in ends.items()}
+        return f"<table>{''.join(f'<tr><th>{name}</th><td>{text}</td></tr>' for name, text in rows.items())}</table>"

@@ -1,6 +1,8 @@
 """python -m experiments.report [SWEEP] [-o FILE]: a sweep, or a run alone, as one HTML file that opens anywhere.
 
 The file needs no network and no server; a browser shows it, and MLflow's page of artifacts does.
+
+    python -m experiments.report --movie RUN [-o FILE]     # its norms and distributions by block, step after step, as a GIF
 """
 
 import argparse
@@ -47,6 +49,23 @@ def report(run_id: str | None, file: Path, uri: str | None, allow: list[str]) ->
     file.write_text(text, encoding="utf-8")
 
 
+def movie(run_id: str, file: Path, uri: str | None) -> None:
+    """Write the animation of a run. Raises UserError where there is no such finished run."""
+    from experiments.pictures.movie import write_movie
+    from experiments.record.reading import Archive
+
+    with tempfile.TemporaryDirectory() as downloads:
+        run = Archive(uri, Path(downloads)).run(run_id)
+        write_movie(run.files().history, run.name, file)
+
+
+def _check_file(file: Path) -> None:
+    """Raise UserError unless it can be written."""
+    check_folder("--output", str(file.parent))
+    if not file.parent.is_dir() or (file.exists() and not (file.is_file() and os.access(file, os.W_OK))):
+        raise UserError(f"--output is {str(file)!r}, which is no file that can be written")
+
+
 @end_in_order()
 def main() -> None:
     """The command."""
@@ -56,14 +75,21 @@ def main() -> None:
     parser.add_argument(
         "run_id", metavar="SWEEP", nargs="?", help="a sweep's parent run, or a run; the newest where none is named"
     )
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, default=Path("report.html"), help="report.html by default")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="report.html by default, movie.gif with --movie")
+    parser.add_argument("--movie", action="store_true", help="animate the run of that id")
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI")
     parser.add_argument("--allow", metavar="NAME", action="append", default=[], help=ALLOWS)
     arguments = parser.parse_args()
+    if arguments.movie and not arguments.run_id:
+        parser.error("--movie takes the id of a run")
+    file = arguments.output or Path("movie.gif" if arguments.movie else "report.html")
     try:
-        check_folder("--output", str(arguments.output.parent))
-        report(arguments.run_id, arguments.output, arguments.uri, arguments.allow)
-        print(f"{arguments.output} ({arguments.output.stat().st_size / 2**20:.1f} MB)")
+        _check_file(file)
+        if arguments.movie:
+            movie(arguments.run_id, file, arguments.uri)
+        else:
+            report(arguments.run_id, file, arguments.uri, arguments.allow)
+        print(f"{file} ({file.stat().st_size / 2**20:.1f} MB)")
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
 

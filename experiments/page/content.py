@@ -15,7 +15,7 @@ import numpy as np
 from blocks.arrays import Array
 from blocks.history import History, evenly_spaced, log_spaced
 from experiments.page import packed
-from experiments.page.distributions import SIGNALS, Distribution, distributions
+from experiments.pictures.distributions import SIGNALS, Distribution, distributions
 from experiments.page.question import command, question
 from experiments.pictures.figures import CEILING
 from experiments.pictures.report import REPEATS, Report, Row

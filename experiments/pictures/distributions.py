@@ -1,4 +1,4 @@
-"""The distributions of a run's pre-activations, activations and gradients, block by block, as a page or a picture draws them."""
+"""The distributions of a run's pre-activations, activations and gradients, block by block, in bins that can be drawn."""
 
 from dataclasses import dataclass
 
