@@ -110,11 +110,6 @@ class History:
         steps_an_epoch = int(arrays.pop("steps_an_epoch"))
         return cls(**arrays, steps_an_epoch=steps_an_epoch, measures=measures, quantities=quantities)
 
-    def __repr__(self) -> str:
-        *lanes, steps, depth = self.grad_norm.shape
-        of_lanes = f", lanes={tuple(lanes)}" if lanes else ""
-        return f"History({steps} steps, {depth} blocks{of_lanes}, {int((self.diverged_step >= 0).sum())} diverged)"
-
     def _repr_html_(self) -> str:
         """For notebooks: what it is, and of a single lane the first and the last of its measures and norms."""
         rows = {"": repr(self)}
@@ -126,3 +121,8 @@ class History:
             }
             rows |= {name: f"{values[0]:.4g} &rarr; {values[-1]:.4g}" for name, values in ends.items()}
         return f"<table>{''.join(f'<tr><th>{name}</th><td>{text}</td></tr>' for name, text in rows.items())}</table>"
+
+    def __repr__(self) -> str:
+        *lanes, steps, depth = self.grad_norm.shape
+        of_lanes = f", lanes={tuple(lanes)}" if lanes else ""
+        return f"History({steps} steps, {depth} blocks{of_lanes}, {int((self.diverged_step >= 0).sum())} diverged)"

@@ -15,8 +15,8 @@ import numpy as np
 from blocks.arrays import Array
 from blocks.history import History, evenly_spaced, log_spaced
 from experiments.page import packed
-from experiments.pictures.distributions import SIGNALS, Distribution, distributions
 from experiments.page.question import command, question
+from experiments.pictures.distributions import SIGNALS, Distribution, distributions
 from experiments.pictures.figures import CEILING
 from experiments.pictures.report import REPEATS, Report, Row
 from experiments.record.identity import SURROUNDINGS

@@ -7,6 +7,7 @@ from matplotlib import colormaps
 from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from blocks.arrays import Array
@@ -25,20 +26,22 @@ def write_movie(history: History, title: str, file: Path) -> None:
     found = distributions(history)
     figure = Figure(figsize=(9.6, 6.4 if found else 3.4), layout="constrained")
     figure.suptitle(title, fontsize=10)
-    places = figure.subplot_mosaic([["loss", "loss", "norms", "norms"], *([list(found)] if found else [])])
-    now = _draw_loss(places["loss"], history)
+    grid = figure.add_gridspec(2 if found else 1, 4)
+    losses, norms = (figure.add_subplot(grid[0, columns]) for columns in (slice(2), slice(2, 4)))
+    places = {symbol: figure.add_subplot(grid[1, column]) for column, symbol in enumerate(found)}
+    now = _draw_loss(losses, history)
     writer = PillowWriter(fps=A_SECOND)
     with writer.saving(figure, str(file), DPI):
         steps = log_spaced(history.loss.shape[-1], FRAMES)
         for step in [*steps, *[steps[-1]] * HELD]:
             now.set_xdata([step, step])
-            _draw_norms(places["norms"], history, step)
+            _draw_norms(norms, history, step)
             for symbol, distribution in found.items():
                 _draw_distribution(places[symbol], symbol, distribution, step)
             writer.grab_frame()
 
 
-def _draw_loss(axes: Axes, history: History):  # type: ignore[no-untyped-def]
+def _draw_loss(axes: Axes, history: History) -> Line2D:
     """Every batch's loss, and the line that is moved to the frame's step."""
     axes.plot(np.arange(history.loss.shape[-1]), history.loss, color=COLOURS[0], linewidth=0.8)
     axes.set(xlabel=STEPS, ylabel="loss of the batch", yscale="log")
