@@ -274,7 +274,7 @@ def test_the_readme_s_notebook_example_runs(swept):
     assert (swept.folder / "norms.png").stat().st_size > 1000
 
 
-def chromium():
+def chromium(capabilities=None):
     webdriver = pytest.importorskip("selenium.webdriver")
     if not Path("/usr/bin/chromium").exists() or not Path("/usr/bin/chromedriver").exists():
         pytest.skip("needs Debian's chromium and chromium-driver")
@@ -289,6 +289,8 @@ def chromium():
         *(f"disable-{name}" for name in quiet),
     ):
         options.add_argument(f"--{argument}")
+    for name, value in (capabilities or {}).items():
+        options.set_capability(name, value)
     return webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
 
 

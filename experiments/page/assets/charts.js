@@ -106,8 +106,8 @@ function thinned(values, most) {
 // Lines with bands. points: {line, colour, step, value, low, high, title, chosen}
 function curvesChart(points, label, logs, width) {
   const drawn = points.filter((point) => Number.isFinite(point.value) && (!logs.y || point.value > 0) && (!logs.x || point.step > 0));
-  const banded = drawn.filter((point) => point.low < point.high && (!logs.y || point.low > 0));
-  const chosen = drawn.filter((point) => point.chosen);
+  const chosen = drawn.filter((point) => point.chosen), others = drawn.filter((point) => !point.chosen);
+  const banded = others.filter((point) => point.low < point.high && (!logs.y || point.low > 0));
   const at = { x: "step", y: "value", z: "line" };
   return Plot.plot({
     width,
@@ -117,7 +117,7 @@ function curvesChart(points, label, logs, width) {
     y: axis(logs.y, label, drawn.flatMap((point) => [point.value, point.low, point.high]), { grid: true }),
     marks: [
       Plot.areaY(banded, { x: "step", y1: "low", y2: "high", z: "line", fill: "colour", fillOpacity: 0.16 }),
-      Plot.line(drawn, { ...at, stroke: "colour", strokeWidth: 1.5 }),
+      Plot.line(others, { ...at, stroke: "colour", strokeWidth: 1.5 }),
       Plot.line(chosen, { ...at, stroke: SELECTED, strokeWidth: 2.5 }),
       Plot.dot(chosen.length < 40 ? chosen : [], { ...at, fill: SELECTED, r: 2.5 }),
       Plot.tip(drawn, Plot.pointer({ x: "step", y: "value", title: "title" })),
