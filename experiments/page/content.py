@@ -16,11 +16,11 @@ from blocks.arrays import Array
 from blocks.history import History, evenly_spaced, log_spaced
 from experiments.page import packed
 from experiments.page.question import command, question
-from experiments.pictures.distributions import SIGNALS, Distribution, distributions
+from experiments.pictures.distributions import Distribution, distributions
 from experiments.pictures.figures import CEILING
 from experiments.pictures.report import REPEATS, Report, Row
 from experiments.record.identity import SURROUNDINGS
-from experiments.run.config import printable, shown, words
+from experiments.run.config import UserError, printable, shown, words
 from experiments.run.data import task
 
 if TYPE_CHECKING:
@@ -45,30 +45,20 @@ class Heading:
 
 
 def content(heading: Heading, report: Report, runs: "Mapping[int, Recorded]") -> dict[str, Any]:
-    """All that the page's script draws. runs: job -> its record, of the report's rows."""
-    rows = sorted((row for row in report.rows if row.job in runs), key=lambda row: row.loss)
+    """All that the page's script draws. runs: job -> its record, of the report's rows.
+
+    A run whose files are not what was recorded is left out, and the page says so; raises UserError where none is left.
+    """
     grids: list[Array] = []
-    steps = _steps_of_norms(rows)
-    drawn: dict[int, dict[str, Any]] = {}
-    room, measured, environments = BINS_OF_ALL, False, []
-    # The best first: they have distributions while there is room.
-    for row in rows:
-        files = runs[row.job].files()
-        measured |= SIGNALS in files.history.quantities
-        found = distributions(files.history) if room > 0 else {}
-        room -= sum(distribution.shares.size for distribution in found.values())
-        drawn[row.job] = {
-            **_named(row, runs[row.job], files.history),
-            "curves": {name: _curve(*curve, grids) for name, curve in _curves(files.history).items()},
-            "norms": _norms(files.history, steps, grids),
-            "distributions": {symbol: _distribution(found[symbol], grids) for symbol in found},
-        }
-        environments.append(files.environment)
+    rows, drawn, environments, damaged = _drawn(report, runs, grids)
+    if not rows:
+        raise UserError(damaged[0])
     keys = _keys(report)
     return {
         "name": printable(heading.name),
         "question": question([row.config for row in report.rows]),
         "outcomes": report.outcomes,
+        "damaged": damaged,
         "verdict": printable(heading.verdict),
         "picture": _data_uri(heading.picture) if heading.picture else "",
         "measure": "final training loss",
@@ -78,13 +68,39 @@ def content(heading: Heading, report: Report, runs: "Mapping[int, Recorded]") ->
         "down": report.down,
         "across": report.across,
         "seed": REPEATS,
-        "runs": [{**drawn[row.job], "place": _place(report, row, keys)} for row in sorted(rows, key=lambda row: row.job)],
-        "measured": measured,
+        "runs": [{**one, "place": _place(report, row, keys)} for row, one in zip(rows, drawn, strict=True)],
         "grids": [packed.floats(grid) for grid in grids],
         "config": _common([row.values for row in rows]),
         "environment": _common(environments, PRIVATE),
         "commands": _commands(heading, report),
     }
+
+
+def _drawn(
+    report: Report, runs: "Mapping[int, Recorded]", grids: list[Array]
+) -> tuple[list[Row], list[dict[str, Any]], list[dict[str, str]], list[str]]:
+    """The rows that can be read in the order of the jobs, what is drawn of each, their environments; what cannot be read."""
+    rows = [row for row in report.rows if row.job in runs]
+    steps, room, damaged = _steps_of_norms(rows), BINS_OF_ALL, []
+    found: dict[int, tuple[Row, dict[str, Any], dict[str, str]]] = {}
+    # The best first: they have distributions while there is room.
+    for row in sorted(rows, key=lambda row: row.loss):
+        try:
+            files = runs[row.job].files()
+        except UserError as error:
+            damaged.append(str(error))
+            continue
+        history, shares = files.history, distributions(files.history) if room > 0 else {}
+        room -= sum(distribution.shares.size for distribution in shares.values())
+        one = {
+            **_named(row, runs[row.job], history),
+            "curves": {name: _curve(*curve, grids) for name, curve in _curves(history).items()},
+            "norms": _norms(history, steps, grids),
+            "distributions": {symbol: _distribution(distribution, grids) for symbol, distribution in shares.items()},
+        }
+        found[row.job] = row, one, files.environment
+    ordered = [found[job] for job in sorted(found)]
+    return [row for row, _, _ in ordered], [one for _, one, _ in ordered], [own for _, _, own in ordered], damaged
 
 
 def _named(row: Row, run: "Recorded", history: History) -> dict[str, Any]:

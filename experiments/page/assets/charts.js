@@ -59,7 +59,10 @@ function mapChart(cells, downs, acrosses, labels, scale, width, choose) {
   const slanted = inside < 6.5 * d3.max(acrosses, (value) => value.length) + 4;
   const height = Math.max(9, Math.min(40, 560 / downs.length));
   const background = (cell) => (cell.mean === null ? DIVERGED : scale(cell.mean));
-  const readable = inside >= 22 && height >= 14;
+  // The texts with all digits where there is room, else with two, else none: the title has it.
+  const wide = inside >= 6.5 * d3.max(cells, (cell) => cell.text.length) + 4;
+  const letter = (inside - 3) / d3.max(cells, (cell) => cell.narrow.length);
+  const readable = height >= 14 && (wide || letter >= 4.3);
   const chart = Plot.plot({
     width,
     marginLeft,
@@ -76,8 +79,8 @@ function mapChart(cells, downs, acrosses, labels, scale, width, choose) {
         ? Plot.text(cells, {
             x: "across",
             y: "down",
-            text: (cell) => (inside >= 52 ? cell.text : cell.narrow),
-            fontSize: inside >= 52 ? 11.5 : inside >= 34 ? 9.5 : 8,
+            text: (cell) => (wide ? cell.text : cell.narrow),
+            fontSize: wide ? 11.5 : Math.min(11.5, letter / 0.57),
             fontWeight: (cell) => (cell.best ? 800 : 400),
             fill: (cell) => (cell.mean !== null && d3.lab(background(cell)).l < 60 ? "#fff" : "#000"),
             pointerEvents: "none",

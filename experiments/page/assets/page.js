@@ -2,6 +2,7 @@
 // The page: which run and step are looked at, and the sections that are drawn from them.
 
 const scale = scaleOf(cells.map((cell) => cell.mean), content.ceiling);
+const measured = runs.some((run) => Object.keys(run.distributions).length);
 // More cells than this are drawn as bands, more than that many of them not at all where lines cross.
 const MOST_LINES = 60, MOST_CROSSING = 150, MOST_PROFILES = 12;
 const state = { run: bestRun(), step: 0, measure: "loss/train", by: cells.length > MOST_LINES ? content.down : "cell", logX: false, logY: true, symbol: "z" };
@@ -45,6 +46,7 @@ function heading() {
     el("p", { class: "soft" }, [content.question && content.name, content.config["dataset.name"] && `data: ${content.config["dataset.name"]}`].filter(Boolean).join(" · ")),
     el("p", {}, ...counts),
     content.verdict && el("p", { class: "verdict" }, content.verdict),
+    content.damaged.length ? el("p", {}, `Left out: ${content.damaged.join("; ")}`) : null,
   );
 }
 
@@ -84,7 +86,7 @@ function normsSection() {
 }
 
 function distributionsSection() {
-  if (!content.measured) {
+  if (!measured) {
     return section("distributions-section", "Distributions by block",
       el("p", {}, "These runs were trained without the instrument that measures them. With it this page has the distributions of pre-activations z, activations a, gradients da and dW, block by block:"),
       el("pre", {}, "python -m experiments.train -m instruments.signals=log"));
@@ -242,7 +244,7 @@ function markStep() {
 function drawDistributions() {
   const found = state.run.distributions[state.symbol];
   fill("ridges", (width) => {
-    if (!found) return el("p", { class: "soft" }, Object.keys(runs[0].distributions).length || content.measured ? `The distributions of this run are not in the page, which has room for those of the best runs: python -m experiments.report ${state.run.id} writes one of this run alone.` : "");
+    if (!found) return el("p", { class: "soft" }, measured ? `The distributions of this run are not in the page, which has room for those of the best runs: python -m experiments.report ${state.run.id} writes one of this run alone.` : "");
     const place = nearest(found.steps, state.run.norms.steps[state.step]), size = found.blocks.length * (found.edges.length - 1);
     const label = `${found.log ? `|${state.symbol}|` : state.symbol}, measured at step ${found.steps[place]}`;
     return ridgesChart(found.heights.subarray(place * size, (place + 1) * size), found.edges, found.blocks, found.log, label, width);

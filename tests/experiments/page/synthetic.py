@@ -10,7 +10,7 @@ import numpy as np
 from blocks.history import History, Quantity
 from experiments.page.content import Heading, content
 from experiments.pictures.report import Report, Row
-from experiments.run.config import Config, DatasetConfig
+from experiments.run.config import Config, DatasetConfig, UserError
 
 DIGITS = DatasetConfig("digits", {"_target_": "sklearn.datasets.load_digits"})
 STEPS = 100
@@ -65,8 +65,18 @@ def measured(depth):
     return Measured(at, np.zeros((3, 1)), None, histograms)
 
 
-def sweep(depths=(2, 5), rates=(0.1, 1.0), seeds=(0,), diverged=lambda depth, rate, seed: False, signals=False, **texts):
-    """The content of a page of that grid. texts: dataset, name, verdict."""
+@dataclass
+class Damaged(Kept):
+    """One whose files are not what was recorded."""
+
+    def files(self):
+        raise UserError(f"history.npz of job {int(self.run_id, 16)} is damaged")
+
+
+def sweep(
+    depths=(2, 5), rates=(0.1, 1.0), seeds=(0,), diverged=lambda depth, rate, seed: False, signals=False, damaged=(), **texts
+):
+    """The content of a page of that grid. damaged: jobs. texts: dataset, name, verdict."""
     rows, runs = [], {}
     data = replace(DIGITS, name=texts.get("dataset", "digits"))
     for job, (depth, rate, seed) in enumerate(itertools.product(depths, rates, seeds)):
@@ -76,6 +86,6 @@ def sweep(depths=(2, 5), rates=(0.1, 1.0), seeds=(0,), diverged=lambda depth, ra
         loss = made.final("loss/train")
         lost = math.isnan(loss)
         rows.append(Row(config, math.inf if lost else loss, "diverged" if lost else "trained", job))
-        runs[job] = Kept(f"{job:032x}", f"depth {depth}, rate {rate:g}, seed {seed}", made)
+        runs[job] = (Damaged if job in damaged else Kept)(f"{job:032x}", f"depth {depth}, rate {rate:g}, seed {seed}", made)
     heading = Heading("f" * 32, texts.get("name", "a sweep"), texts.get("verdict", ""))
     return content(heading, Report(rows), runs)

@@ -134,6 +134,12 @@ def test_a_sweep_that_diverged_everywhere_has_a_map(opened):
     slide(browser, 1.0)
 
 
+def test_a_run_that_cannot_be_read_is_left_out_and_named(opened):
+    browser = opened(sweep(damaged={1}))
+    assert len(browser.find_elements("css selector", ".cell")) == 3
+    assert "Left out: history.npz of job 1 is damaged" in text(browser, "header")
+
+
 def test_a_run_alone_has_no_map(opened):
     browser = opened(sweep(depths=(3,), rates=(0.1,)))
     assert browser.find_elements("css selector", ".cell") == []
