@@ -146,6 +146,18 @@ class History:
         steps_an_epoch = int(arrays.pop("steps_an_epoch"))
         return cls(**arrays, steps_an_epoch=steps_an_epoch, measures=measures, quantities=quantities)
 
+    def _repr_html_(self) -> str:
+        """For notebooks: what it is, and of a single lane the first and the last of its measures and norms."""
+        rows = {"": repr(self)}
+        if not self.diverged_step.shape:
+            ends = {
+                **self.measures,
+                "||dW_1||": self.grad_norm[:, 0],
+                f"||dW_{self.grad_norm.shape[-1]}||": self.grad_norm[:, -1],
+            }
+            rows |= {name: f"{values[0]:.4g} &rarr; {values[-1]:.4g}" for name, values in ends.items()}
+        return f"<table>{''.join(f'<tr><th>{name}</th><td>{text}</td></tr>' for name, text in rows.items())}</table>"
+
     def __repr__(self) -> str:
         *lanes, steps, depth = self.grad_norm.shape
         of_lanes = f", lanes={tuple(lanes)}" if lanes else ""

@@ -10,6 +10,7 @@ for row, history in zip(frame.itertuples(), histories):
 import os
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,19 @@ from experiments.run.repeats import band, stacked
 __all__ = ["band", "grouped", "load"]
 
 
-def load(run_id: str | None = None, uri: str | None = None) -> tuple[pd.DataFrame, Array]:
+class Results(NamedTuple):
+    """What `load` gives: `frame, histories = load()`."""
+
+    frame: pd.DataFrame
+    histories: Array
+
+    def _repr_html_(self) -> str:
+        """For notebooks: how many runs ended how, and the first and the last lines of the frame."""
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in self.frame["outcome"].value_counts().items())
+        return f"<p>{len(self.frame)} runs and their histories: {outcomes}</p>{self.frame.to_html(max_rows=10)}"
+
+
+def load(run_id: str | None = None, uri: str | None = None) -> Results:
     """A frame with a line for every finished run, in the order of the jobs, and their histories, an array of as many objects.
 
     The frame's columns: the keys that differ between the runs, `outcome`, `run_name`, `run_id`, and the last values of what
@@ -50,7 +63,7 @@ def load(run_id: str | None = None, uri: str | None = None) -> tuple[pd.DataFram
     ]
     histories = np.empty(len(kept), dtype=object)
     histories[:] = [files.history for files in kept]
-    return pd.DataFrame(rows), histories
+    return Results(pd.DataFrame(rows), histories)
 
 
 def grouped(frame: pd.DataFrame, histories: Array) -> tuple[pd.DataFrame, Array]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
+from blocks.history import History
 from experiments.pictures import figures
 from experiments.pictures.report import REPEATS, ROWS, Cell, Report, with_deviation
 from experiments.run.config import Config, shown
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from experiments.record.reading import Archive, Recorded
     from experiments.record.tracking import Run, Store
 
-FOLDER = "pictures"
+FOLDER, REPORT = "pictures", "report.html"
 # Of a run without an outcome, by MLflow's status.
 FATES = {"FAILED": "failed", "KILLED": "lost"}
 
@@ -58,7 +59,7 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
         # Other processes draw the runs meanwhile.
         with Pool(draw_run, items, cores()) as pool:
             _draw_sweep(report, best_of, runs, folder)
-            verdict = _draw_study(report, archive, parent.run_id, folder)
+            verdict = _tell_sweep(report, archive, parent.run_id, folder)
             parent.tabulate(report.columns())
             parent.describe({}, _results(report, runs))
             parent.note(description(report, store.experiment_id, parent.run_id, runs, verdict, folder))
@@ -119,14 +120,35 @@ def _draw_sweep(report: Report, best_of: dict[tuple[Any, str], Cell], runs: dict
     figures.save(folder, **drawn)
 
 
-def _draw_study(report: Report, archive: "Archive", parent: str, folder: Path) -> str:
-    """The study's picture into `folder`; its verdict."""
+def _tell_sweep(report: Report, archive: "Archive", parent: str, folder: Path) -> str:
+    """What needs every run of the sweep: its study's picture and its page, into `folder`. The study's verdict."""
+    asked = report.rows[0].config.sweep
+    if asked.study is None and not asked.report:
+        return ""
+    runs = archive.sweep(parent)
+    verdict = draw_study(report, runs, folder)
+    if asked.report:
+        from experiments.page.content import Heading, content
+        from experiments.page.html import page
+
+        picture = folder / f"{asked.study}.svg" if asked.study else None
+        heading = Heading(parent, str(archive.get(parent).info.run_name), verdict, picture)
+        recorded = {int(run.tags["job"]): run for run in runs}
+        (folder / REPORT).write_text(page(content(heading, report, recorded)), encoding="utf-8")
+    return verdict
+
+
+def draw_study(report: Report, runs: "Sequence[Recorded]", folder: Path) -> str:
+    """The picture of the sweep's study into `folder`, as NAME.png and NAME.svg; its verdict, "" where it has none.
+
+    runs: the records of the report's rows, in any order.
+    """
     name = report.rows[0].config.sweep.study
     if name is None:
         return ""
     from experiments.pictures.studies import STUDIES, Observed
 
-    recorded = {int(run.tags["job"]): run for run in archive.sweep(parent)}
+    recorded = {int(run.tags["job"]): run for run in runs}
     observed = [Observed(row.config, row.outcome, recorded[row.job]) for row in report.rows if row.job in recorded]
     figure, verdict = STUDIES[name].draw(observed)
     figures.save(folder, **{name: figure})

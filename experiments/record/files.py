@@ -133,7 +133,7 @@ def _check_shapes(history: History) -> None:
                 raise ValueError(f"{symbol}'s edges do not rise")
     _check_shape("batch_sizes", history.batch_sizes, (steps,), INTEGERS)
     _check_shape("evaluated", history.evaluated, (evaluations,), INTEGERS, steps + 1)
-    _check_shape("diverged_step", history.diverged_step, (), INTEGERS, steps)
+    _check_shape("diverged_step", history.diverged_step, (), INTEGERS, steps + 1)
     _check_shape("diverged_block", history.diverged_block, (), INTEGERS, depth + 1)
 
 

@@ -190,6 +190,7 @@ class SweepConfig:
     study: a name of experiments/pictures/studies/: theory drawn over what the sweep has measured, and a verdict.
     halving: a factor above 1, of which at every rung one share of the runs goes on, the best, see `run.halving`; null trains all
         to their end.
+    report: false leaves report.html out, the sweep as one file to hand on; see experiments/report.py.
     """
 
     resume: bool = True
@@ -197,6 +198,7 @@ class SweepConfig:
     study: str | None = None
     measure: str = "loss/train"
     halving: float | None = None
+    report: bool = True
 
 
 @dataclass

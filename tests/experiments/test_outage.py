@@ -64,7 +64,7 @@ def test_a_sweep_on_a_server_keeps_its_own_pictures_and_no_run_s_files(lab):
         (parent,) = of_server(there, lab).search_runs(["1"], "tags.kind = 'sweep'")
         (folder,) = there.folder.glob(f"artifacts/*/{parent.info.run_id}/artifacts")
         drawn = {f"{name}.{kind}" for name in ("map", "best_curves", "norm_ratios") for kind in ("png", "svg")}
-        assert {path.name for path in folder.iterdir()} == {"table.csv", "table.json"} | drawn
+        assert {path.name for path in folder.iterdir()} == {"table.csv", "table.json", "report.html"} | drawn
 
 
 @pytest.mark.slow

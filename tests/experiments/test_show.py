@@ -50,7 +50,7 @@ def names(lab, run):
 
 def test_the_sweep_has_its_pictures_and_the_best_run_alone_has_its_own(swept, best):
     (parent,) = swept.runs("sweep")
-    assert names(swept, parent) == {"table.csv", "table.json"} | {
+    assert names(swept, parent) == {"table.csv", "table.json", "report.html"} | {
         f"{name}.{kind}" for name in ("map", "best_curves", "norm_ratios") for kind in ("png", "svg")
     }
     drawn = {f"pictures/{name}.{kind}" for name in ("loss", "grad_norm_map", "grad_norm_by_block") for kind in ("png", "svg")}
@@ -91,7 +91,8 @@ def test_the_sweep_has_the_counts_of_its_outcomes_and_the_numbers_of_its_best_ru
 @pytest.mark.slow
 def test_pictures_and_models_of_every_run_of_which_the_best_alone_is_registered(lab):
     axes = ["network.depth=2,3", "optimizer.learning_rate=0.1"]
-    lab.run("-m", *FEW, *axes, "tracking.pictures=all", "tracking.models=all", "tracking.register=one")
+    lab.run("-m", *FEW, *axes, "tracking.pictures=all", "tracking.models=all", "tracking.register=one", "sweep.report=false")
+    assert "report.html" not in names(lab, lab.runs("sweep")[0])
     assert all("pictures/loss.svg" in names(lab, run) for run in lab.runs())
     assert len(lab.client().search_logged_models(["1"])) == 2
     assert len(lab.client().search_model_versions("name = 'one'")) == 1
@@ -145,7 +146,7 @@ def test_a_sweep_that_diverged_everywhere_ends_with_its_map_and_no_model(lab):
     output = lab.run("-m", *FEW, "network.depth=2,3", "optimizer.learning_rate=1e6,1e7")
     assert "every run diverged (4 runs)" in output
     (parent,) = lab.runs("sweep")
-    assert "map.svg" in names(lab, parent)
+    assert {"map.svg", "report.html"} <= names(lab, parent)
     assert not lab.client().search_logged_models(["1"])
     # No run has the pictures as images: the dashboard has no section for them, which would be empty.
     view = lab.client().get_experiment("1").tags[f"mlflow.sharedViewState.{parent.info.run_id}"]
@@ -262,6 +263,11 @@ def test_results_are_a_frame_and_histories(swept, best, monkeypatch):
     assert frame["loss/train"].isna().equals(diverged)
     assert [history.grad_norm.shape[-1] for history in histories] == frame["network.depth"].tolist()
     assert repr(histories[0]) == "History(69 steps, 2 blocks, 0 diverged)"
+    first, last = histories[0].measures["loss/train"][[0, -1]]
+    assert f"<tr><th>loss/train</th><td>{first:.4g} &rarr; {last:.4g}</td></tr>" in histories[0]._repr_html_()
+    html = results.load()._repr_html_()
+    assert html.startswith("<p>12 runs and their histories: ")
+    assert "3 diverged" in html.partition("</p>")[0]
     with pytest.raises(UserError, match="run 'another'"):
         results.load("another")
 
@@ -272,9 +278,10 @@ def test_the_readme_s_notebook_example_runs(swept):
     (swept.folder / "notebook.py").write_text("\n".join(line[4:] for line in example.splitlines()))
     swept.run(module="notebook")
     assert (swept.folder / "norms.png").stat().st_size > 1000
+    assert (swept.folder / "norm_map.png").stat().st_size > 1000
 
 
-def chromium():
+def chromium(capabilities=None):
     webdriver = pytest.importorskip("selenium.webdriver")
     if not Path("/usr/bin/chromium").exists() or not Path("/usr/bin/chromedriver").exists():
         pytest.skip("needs Debian's chromium and chromium-driver")
@@ -289,6 +296,8 @@ def chromium():
         *(f"disable-{name}" for name in quiet),
     ):
         options.add_argument(f"--{argument}")
+    for name, value in (capabilities or {}).items():
+        options.set_capability(name, value)
     return webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
 
 
@@ -371,6 +380,16 @@ def test_the_dashboard_opens_on_the_sweep_with_nothing_clicked(swept):
         text = browser.find_element("css selector", "body").text
         assert text.count("diverged") == 3
         assert {"2", "5", "9", "0.01", "1000000"} <= set(text.split())
+        # The sweep as one file is shown in place, in a frame of MLflow's that lets scripts run and nothing else.
+        browser.get("about:blank")
+        browser.get(f"{page}/artifacts/report.html")
+        assert wait_until(lambda: browser.find_elements("css selector", "iframe[sandbox]"))
+        browser.switch_to.frame(browser.find_element("css selector", "iframe[sandbox]"))
+        assert wait_until(lambda: len(browser.find_elements("css selector", ".cell")) == 12)
+        browser.find_elements("css selector", ".cell")[4].click()
+        assert browser.find_element("css selector", "#card h3").text == "depth 5, rate 0.01"
+        browser.switch_to.default_content()
+        browser.save_screenshot(str(SCREENSHOTS / "report.png"))
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)

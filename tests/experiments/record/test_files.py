@@ -26,6 +26,21 @@ def test_what_is_written_is_read(folder, composed):
     assert kept.config["network"]["width"] == 8
 
 
+def test_a_run_that_its_last_update_led_astray_is_read(composed, tmp_path):
+    # The first value that is not finite is one of the whole data sets, after all steps.
+    overrides = [
+        "dataset=iris",
+        "training.epochs=1",
+        "training.batch_size=null",
+        "network.depth=2",
+        "optimizer.learning_rate=1e30",
+    ]
+    (run,) = train_stack([typed(composed(*overrides))])
+    assert run.history.diverged_step == len(run.history.loss) == 1
+    files.write(run, tmp_path)
+    assert files.read(tmp_path).history.diverged_step == 1
+
+
 def test_the_environment_is_the_worker_s_that_trained_the_run(composed, tmp_path):
     (run,) = train_stack([typed(composed("training.epochs=1", "network.depth=2", "network.width=8"))])
     files.write(dataclasses.replace(run, environment={**run.environment, "cpu": "another"}), tmp_path)
