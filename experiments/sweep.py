@@ -19,7 +19,7 @@ from experiments.job import PARENT, Parent, Result, reason_of, status_of, tags_o
 from experiments.open_runs import OpenRuns
 from experiments.record import AnyRun, AnyStore, Untracked, check_tracking, open_store
 from experiments.record.address import StoreError, absolute, anchor, may_know
-from experiments.record.identity import SURROUNDINGS, fingerprint, fingerprint_of_sweep
+from experiments.record.identity import SURROUNDINGS, Finished, fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
 from experiments.record.ownership import VARIABLE, TakenOver
 from experiments.run.config import Config, UserError, flat, run_name, settled, shown, sweep_name, typed, varied, words
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from experiments.run.data import Task
     from experiments.run.stack import Trained
 
-# (job, fingerprint) -> (final training loss, outcome)
-Finished = dict[tuple[int, str], tuple[float, str]]
 TICK_SECONDS = 1.0
 # The bar grows with the work done, so that the seconds left are right although the largest stacks come first.
 BAR = "{desc} |{bar}| {remaining} left"
@@ -368,8 +366,9 @@ class Sweep:
         report = Report(ended, untrained) if ended else None
         if report:
             print(f"\n{report.text()}")
-        if len(ended) < len(self.configs) and self.parent.run_id:
-            print(f"{len(ended)} of {len(self.configs)} runs finished")
+        # Of a search that came to its end, what was proposed twice is one run.
+        if len(ended) < (self.count if error else len(self.configs)) and self.parent.run_id:
+            print(f"{len(ended)} of {self.count} runs finished")
         for name, reason in untrained.items():
             print(f"{fate(reason)}: {name}: {reason}")
         if not isinstance(error, TakenOver):

@@ -13,6 +13,8 @@ from blocks.history import History
 from experiments.run.config import Config, InstrumentsConfig
 from experiments.run.environment import version_of
 
+# (job, fingerprint) -> (final training loss, outcome), of a sweep's finished runs
+Finished = dict[tuple[int, str], tuple[float, str]]
 # Where the record goes, and what becomes of an earlier one: not what is trained.
 SURROUNDINGS = ("tracking", "sweep")
 # Keys that came later, with what every run had before: left out there, so that an older run keeps its fingerprint.
