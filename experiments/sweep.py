@@ -19,7 +19,7 @@ from experiments.job import PARENT, Parent, Result, reason_of, status_of, tags_o
 from experiments.open_runs import OpenRuns
 from experiments.record import AnyRun, AnyStore, Untracked, check_tracking, open_store
 from experiments.record.address import StoreError, absolute, anchor, may_know
-from experiments.record.identity import SURROUNDINGS, fingerprint, fingerprint_of_sweep
+from experiments.record.identity import SURROUNDINGS, Finished, fingerprint, fingerprint_of_sweep
 from experiments.record.outbox import Outbox
 from experiments.record.ownership import VARIABLE, TakenOver
 from experiments.run.config import Config, UserError, cell_name, flat, run_name, settled, shown, sweep_name, typed, varied, words
@@ -32,7 +32,6 @@ from experiments.run.pool import Lost
 
 if TYPE_CHECKING:
     from experiments.pictures.report import Report
-    from experiments.record.tracking import Finished
     from experiments.run.data import Task
     from experiments.run.halving import Halving
     from experiments.run.stack import Trained
@@ -474,8 +473,9 @@ class Sweep:
             print(f"\n{report.text()}")
         if self.halving and self.updates:
             print(f"halving by {shown(self.halving.factor)}: {self._share_of_updates():.1%} of the updates of whole trainings")
-        if len(ended) < len(self.configs) and self.parent.run_id:
-            print(f"{len(ended)} of {len(self.configs)} runs finished")
+        # Of a search that came to its end, what was proposed twice is one run.
+        if len(ended) < (self.count if error else len(self.configs)) and self.parent.run_id:
+            print(f"{len(ended)} of {self.count} runs finished")
         for name, reason in untrained.items():
             print(f"{fate(reason)}: {name}: {reason}")
         if not isinstance(error, TakenOver):

@@ -13,6 +13,8 @@ from blocks.history import History
 from experiments.run.config import Config, InstrumentsConfig
 from experiments.run.environment import version_of
 
+# (job, fingerprint) -> (value of the measure, nan where that is not finite, and outcome)
+Finished = dict[tuple[int, str], tuple[float, str]]
 # Where the record goes, and what becomes of an earlier one: not what is trained.
 SURROUNDINGS = ("tracking", "sweep")
 LATER_INSTRUMENTS = ("signals", "parameters")

@@ -39,6 +39,7 @@ from experiments.record.address import (
 )
 from experiments.record.claims import PARENT_TAG, Claims
 from experiments.record.client import Client, in_one_line, patiently
+from experiments.record.identity import Finished
 from experiments.record.metrics import curves, metrics, outcome_tags, params, texts
 from experiments.record.moved import ARTIFACT_FOLDER, local, relocate
 from experiments.record.ownership import BEAT_SECONDS
@@ -56,8 +57,6 @@ from experiments.run.stack import Trained
 MOST_TAGS = 500
 
 T = TypeVar("T")
-# (job, fingerprint) -> (value of the measure, nan where that is not finite, and outcome)
-Finished = dict[tuple[int, str], tuple[float, str]]
 
 
 class Store:
