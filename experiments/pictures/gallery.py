@@ -172,7 +172,8 @@ def _of_instruments(config: Config, kept: "Files") -> dict[str, Figure]:
     history, of, drawn = kept.history, task(config), {}
     if signals.NAME in history.quantities:
         for name, symbol in (("activations", "a"), ("gradients", "da"), ("weight_gradients", "dW")):
-            drawn[name] = signals.distribution(history, symbol)
+            word = "dead" if config.network.activation == "relu" else "saturated"
+            drawn[name] = signals.distribution(history, symbol, word)
         drawn["update_to_data"] = signals.update_to_data(history)
         drawn["pre_activations"] = signals.ridge(history, signals.mean_field_variances(config, of))
         drawn["saturation"] = landscape.saturation_map(config, of, kept.parameters)

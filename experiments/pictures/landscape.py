@@ -35,6 +35,7 @@ def network_of(config: Config, of: Task, parameters: Array) -> Network:
     return Network(sizes(config, of), config.network.activation, parameters, config.network.kind)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def saturation_map(config: Config, of: Task, parameters: Array, block: int | None = None) -> Figure:
     """Which entries of one block's activations are saturated: an example a row, a unit a column, units with most of them first.
 
@@ -53,8 +54,9 @@ def saturation_map(config: Config, of: Task, parameters: Array, block: int | Non
     norm_of_signs = BoundaryNorm([-1.5, -0.5, 0.5, 1.5], 3)
     image = axes.imshow(sign.T, cmap=colours, norm=norm_of_signs, aspect="auto", interpolation="nearest")
     always = int(entries.all(axis=-1).sum())
+    word = "dead" if config.network.activation == "relu" else "saturated"
     axes.set_title(
-        f"saturated activations of block {index + 1} of {network.depth}: {100 * entries.mean():.0f} %\n"
+        f"{word} activations of block {index + 1} of {network.depth}: {100 * entries.mean():.0f} %\n"
         f"{always} of {len(entries)} units for every example",
         fontsize=10,
     )
@@ -63,6 +65,7 @@ def saturation_map(config: Config, of: Task, parameters: Array, block: int | Non
     return figure
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def decision_regions(config: Config, of: Task, history: History) -> Figure:
     """What the network decides on two-dimensional data, after some of the steps at which its parameters were measured."""
     quantity = history.quantities[NAME]
@@ -100,6 +103,7 @@ def has_regions(of: Task) -> bool:
 
 # More threads than one would wait for each other at products as small as these.
 @threadpool_limits.wrap(limits=1, user_api="blas")
+@np.errstate(over="ignore", invalid="ignore")
 def loss_slice(config: Config, of: Task, parameters: Array) -> Figure:
     """The loss on the plane through the parameters along the Hessian's two eigenvectors of largest eigenvalue, in float64.
 

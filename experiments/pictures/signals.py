@@ -52,11 +52,12 @@ def first_and_last(quantity: Quantity) -> list[int]:
     return sorted({int(measured[0]), int(measured[-1])}) if measured.size else [0]
 
 
-def distribution(history: History, symbol: str) -> Figure:
+def distribution(history: History, symbol: str, saturated: str = "saturated") -> Figure:
     """Density of z or a, or of |da| or |dW| by decade, a line a block, at the first and the last measured step.
 
-    The legend has the standard deviation; of a the share that is saturated, of relu: that is dead; of dW grad:data,
-    std(dW) / std(W).
+    The legend has the standard deviation; of a the share that is saturated; of dW grad:data, std(dW) / std(W).
+
+    symbol: z, a, da or dW. saturated: the word for it, "dead" where the activation is relu.
     """
     quantity = history.quantities[NAME]
     depth = quantity.values.shape[-1]
@@ -68,7 +69,7 @@ def distribution(history: History, symbol: str) -> Figure:
         count = depth - 1 if symbol == "a" and depth > 1 else depth
         draw(axes, histogram.edges, histogram.counts[place, :count], number(quantity, f"{symbol}_std")[place, :count])
         for block in evenly_spaced(count, LABELLED):
-            axes.get_lines()[block].set_label(_label(quantity, symbol, place, block))
+            axes.get_lines()[block].set_label(_label(quantity, symbol, place, block, saturated))
         _legend_of_blocks(axes)
     return figure
 
@@ -146,12 +147,12 @@ def _panels(quantity: Quantity, title: str, height: float = 4.2) -> tuple[Figure
     return figure, all_axes
 
 
-def _label(quantity: Quantity, symbol: str, place: int, block: int) -> str:
+def _label(quantity: Quantity, symbol: str, place: int, block: int, saturated: str) -> str:
     """A block in a legend."""
     of_block = {name: number(quantity, name)[place, block] for name in (f"{symbol}_std", "saturated", "grad_data")}
     words = [f"{block + 1}", f"std {of_block[f'{symbol}_std']:.2g}"]
     if symbol == "a" and of_block["saturated"] > 0:
-        words.append(f"{100 * of_block['saturated']:.0f} % saturated")
+        words.append(f"{100 * of_block['saturated']:.0f} % {saturated}")
     if symbol == "dW":
         words.append(f"grad : data {of_block['grad_data']:.1g}")
     return ", ".join(words)
@@ -190,7 +191,9 @@ def _magnitudes(axes: Axes, edges: Array, blocks: Array, deviations: Array) -> N
         density = counts[1:-1] / (max(int(counts.sum()), 1) * decades)
         axes.plot(np.sqrt(inner[1:] * inner[:-1]), density, color=colour, linewidth=1.2)
     axes.set(xscale="log", xlabel="size", ylabel="density by decade")
-    axes.set_ylim(0)
+    # The loss's gradient, block L's da, may have a value or two: as high a line would press the others flat.
+    heights = [float(np.asarray(line.get_ydata()).max()) for line in axes.get_lines()]
+    axes.set_ylim(0, 1.15 * max(heights[:-1] or heights) or None)
     if seen.any():
         axes.set_xlim(inner[:-1][seen][0], inner[1:][seen][-1])
 
