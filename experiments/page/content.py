@@ -180,7 +180,8 @@ def _distribution(found: Distribution, grids: list[Array]) -> dict[str, Any]:
 def _common(runs: Sequence[Mapping[str, Any]], without: Sequence[str] = ()) -> dict[str, str]:
     """The values that all runs share, as text; those of where a record goes are no one else's concern."""
     keys = [key for key in runs[0] if key.partition(".")[0] not in SURROUNDINGS and key not in without]
-    return {key: printable(shown(runs[0][key])) for key in keys if all(run.get(key) == runs[0][key] for run in runs)}
+    shared = {key: runs[0][key] for key in keys if all(run.get(key) == runs[0][key] for run in runs)}
+    return {key: "null" if value is None else printable(shown(value)) for key, value in shared.items()}
 
 
 def _data_uri(picture: Path) -> str:
