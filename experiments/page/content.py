@@ -62,6 +62,8 @@ def content(heading: Heading, report: Report, runs: "Mapping[int, Recorded]") ->
         "verdict": printable(heading.verdict),
         "picture": _data_uri(heading.picture) if heading.picture else "",
         "measure": report.measure.title,
+        "curve": report.measure.name,
+        "isLoss": report.measure.is_loss,
         "averaged": report.averaged,
         "ceiling": CEILING * max(task(row.config).constant_loss for row in rows),
         "keys": keys,
@@ -108,7 +110,7 @@ def _named(row: Row, run: "Recorded", history: History) -> dict[str, Any]:
         "id": run.run_id,
         "name": run.name,
         "outcome": row.outcome,
-        "loss": row.value if math.isfinite(row.value) else None,
+        "value": row.value if math.isfinite(row.value) else None,
         "diverged": [int(history.diverged_step), int(history.diverged_block)],
     }
 

@@ -17,9 +17,10 @@ function coloursOf(values) {
   return values.map((_, place) => d3.interpolateViridis(values.length > 1 ? (0.9 * place) / (values.length - 1) : 0.2));
 }
 
-// Of losses on a log scale; those far above the best constant prediction's are alike.
-function scaleOf(losses, ceiling) {
-  const seen = losses.filter(positive);
+// Of losses on a log scale, where those far above the best constant prediction's are alike; of accuracies and r2 on a linear one.
+function scaleOf(values, isLoss, ceiling) {
+  if (!isLoss) return d3.scaleSequential(d3.extent(values.filter(Number.isFinite)), d3.interpolateViridis);
+  const seen = values.filter(positive);
   const low = Math.max(Math.min(...seen, ceiling / 10), 1e-8);
   return d3.scaleSequentialLog([low, Math.max(Math.min(Math.max(...seen, 1e-2), ceiling), 1.01 * low)], d3.interpolateViridis).clamp(true);
 }
@@ -27,12 +28,14 @@ function scaleOf(losses, ceiling) {
 const legendOf = (values, colours) =>
   Plot.legend({ color: { type: "categorical", domain: values, range: colours }, style: { overflow: "visible" } });
 
-// The colours of a log scale.
-function rampOf(scale, label, width) {
+// The colours of a scale.
+function rampOf(scale, isLog, label, width) {
+  const color = { type: "linear", interpolate: d3.interpolateViridis };
+  if (!isLog) return Plot.legend({ color: { ...color, domain: scale.domain() }, label, width: Math.min(width, 320), tickFormat: short });
   const domain = scale.domain().map(Math.log10);
   const decades = d3.range(Math.ceil(domain[0]), domain[1] + 1e-9);
   const ticks = decades.length > 1 ? thinned(decades, 6) : d3.ticks(...domain, 3);
-  return Plot.legend({ color: { type: "linear", domain, interpolate: d3.interpolateViridis }, label, width: Math.min(width, 320), ticks, tickFormat: (power) => short(10 ** power) });
+  return Plot.legend({ color: { ...color, domain }, label, width: Math.min(width, 320), ticks, tickFormat: (power) => short(10 ** power) });
 }
 
 // The axis that those values need. A log axis has no place for what is not positive.
@@ -211,13 +214,13 @@ function ridgesChart(heights, edges, blocks, isLog, label, width) {
   });
 }
 
-// Every line crosses each axis where its value is. axes: [{label, ticks: [text]}], the last one the loss, between 0 and 1.
-function parallelChart(lines, axes, lossTicks, width) {
+// Every line crosses each axis where its value is. axes: [{label, ticks: [text]}], the last one the measure, between 0 and 1.
+function parallelChart(lines, axes, measureTicks, width) {
   const points = lines.flatMap((line) => line.at.map((y, x) => ({ x, y, line })));
   const last = axes.length - 1;
   const ticks = [
     ...axes.slice(0, last).flatMap((each, x) => thinned(each.ticks, 16).map((text) => ({ x, y: each.ticks.length > 1 ? each.ticks.indexOf(text) / (each.ticks.length - 1) : 0.5, text }))),
-    ...lossTicks.map((tick) => ({ ...tick, x: last })),
+    ...measureTicks.map((tick) => ({ ...tick, x: last })),
   ];
   const chosen = points.filter((point) => point.line.chosen);
   return Plot.plot({

@@ -30,17 +30,16 @@ const valueOf = (run, axis) => (axis.place < 0 ? axis.values[0] : axis.values[ru
 function cellsOf() {
   const without = (run) => run.place.filter((_, place) => keys[place].key !== content.seed).join();
   return d3.groups(runs, without).map(([, runs]) => {
-    const losses = runs.map((run) => run.loss).filter((loss) => loss !== null);
+    const values = runs.map((run) => run.value).filter((value) => value !== null);
     const trained = runs.filter((run) => run.outcome === "trained").length;
     const name = keys.filter((key) => key.key !== content.seed).map((key) => `${key.word} ${key.values[runs[0].place[keys.indexOf(key)]]}`).join(", ");
-    return { runs, name: name || runs[0].name, trained, mean: losses.length ? d3.mean(losses) : null, whole: losses.length === runs.length };
+    return { runs, name: name || runs[0].name, trained, mean: values.length ? d3.mean(values) : null, whole: values.length === runs.length };
   });
 }
 
-function bestRun() {
-  const finite = runs.filter((run) => run.loss !== null);
-  return finite.length ? d3.least(finite, (run) => run.loss) : runs[0];
-}
-
-const bestOf = (cell) => d3.least(cell.runs, (run) => run.loss ?? Infinity) ?? cell.runs[0];
+// The smaller, the better; a run that diverged or was stopped has no value.
+const cost = (value) => (value === null ? Infinity : content.isLoss ? value : -value);
+const bestOf = (alike) => d3.least(alike, (run) => cost(run.value)) ?? alike[0];
+// Why a cell has no value.
+const missing = (cell) => (cell.runs.some((run) => run.outcome === "stopped") ? "stopped" : "diverged");
 const nearest = (steps, step) => Math.max(0, d3.bisectRight(steps, step) - 1);

@@ -1,11 +1,12 @@
 "use strict";
 // The page: which run and step are looked at, and the sections that are drawn from them.
 
-const scale = scaleOf(cells.map((cell) => cell.mean), content.ceiling);
+const scale = scaleOf(cells.map((cell) => cell.mean), content.isLoss, content.ceiling);
+const ended = runs.some((run) => run.outcome === "stopped") ? "diverged or were stopped" : "diverged";
 const measured = runs.some((run) => Object.keys(run.distributions).length);
 // More cells than this are drawn as bands, more than that many of them not at all where lines cross.
 const MOST_LINES = 60, MOST_CROSSING = 150, MOST_PROFILES = 12;
-const state = { run: bestRun(), step: 0, measure: "loss/train", by: cells.length > MOST_LINES ? content.down : "cell", logX: false, logY: true, symbol: "z" };
+const state = { run: bestOf(runs), step: 0, measure: content.curve, by: cells.length > MOST_LINES ? content.down : "cell", logX: false, logY: content.isLoss, symbol: "z" };
 
 // Elements, whose texts are never read as markup.
 function el(name, attributes = {}, ...children) {
@@ -59,7 +60,7 @@ function swept() {
 function mapSection() {
   const card = el("div", {}, el("div", { id: "card" }), figure("losses"));
   if (runs.length === 1) return section("map-section", "The run", card);
-  const rest = [content.averaged && `A cell is the ${content.averaged}.`, `* is the best${content.averaged && " of those in which no seed diverged"}, orange diverged.`, "A click on a cell shows its run everywhere on the page."];
+  const rest = [content.averaged && `A cell is the ${content.averaged}.`, `* is the best${content.averaged && " of those in which no seed diverged"}, orange ${ended}.`, "A click on a cell shows its run everywhere on the page."];
   return section("map-section", `Map of the ${content.measure}`,
     el("div", { class: "pair" }, figure("map", rest.filter(Boolean).join(" ")), card));
 }
@@ -100,7 +101,7 @@ function distributionsSection() {
 function parallelSection() {
   if (!keys.some((key) => key.key !== content.seed)) return "";
   const left = cells.length > MOST_CROSSING ? `Of ${cells.length} cells the best ${MOST_CROSSING} are drawn.` : "";
-  return section("parallel-section", "Every key beside the loss", figure("parallel", [left, content.averaged && "A line is the mean of its seeds.", "Orange lines diverged."].filter(Boolean).join(" ")));
+  return section("parallel-section", `Every key beside the ${content.measure}`, figure("parallel", [left, content.averaged && "A line is the mean of its seeds.", `Orange lines ${ended}.`].filter(Boolean).join(" ")));
 }
 
 function studySection() {
@@ -126,13 +127,13 @@ function recordSection() {
 
 function drawMap() {
   const others = keys.map((key, place) => ({ ...key, place })).filter((key) => ![content.down, content.across, content.seed].includes(key.key));
-  const best = d3.least(cells.filter((cell) => cell.whole), (cell) => cell.mean);
+  const best = d3.least(cells.filter((cell) => cell.whole), (cell) => cost(cell.mean));
   const shownCells = cells.map((cell) => {
     const share = cell.runs.length > 1 && cell.trained < cell.runs.length ? ` ${cell.trained}/${cell.runs.length}` : "";
     const star = cell === best ? "*" : "";
     const text = cell.mean === null ? "–" : `${short(cell.mean)}${star}${share}`;
     const narrow = cell.mean === null ? "–" : `${Number(cell.mean.toPrecision(2))}${star}`;
-    const title = `${cell.name}: ${cell.mean === null ? "diverged" : `${content.measure} ${short(cell.mean)}`}${share && `,${share} trained`}`;
+    const title = `${cell.name}: ${cell.mean === null ? missing(cell) : `${content.measure} ${short(cell.mean)}`}${share && `,${share} trained`}`;
     const selected = cell.runs.includes(state.run);
     return { cell, down: valueOf(cell.runs[0], downAxis), across: valueOf(cell.runs[0], acrossAxis), mean: cell.mean, text, narrow, title, best: cell === best, selected };
   });
@@ -140,16 +141,16 @@ function drawMap() {
   fill("map", (width) => [
     ...tables.flatMap(([name, shown]) => [
       name && el("h3", {}, name),
-      mapChart(shown, downAxis.values, acrossAxis.values, { down: content.down, across: content.across }, scale, width, ({ cell }) => select(bestOf(cell))),
+      mapChart(shown, downAxis.values, acrossAxis.values, { down: content.down, across: content.across }, scale, width, ({ cell }) => select(bestOf(cell.runs))),
     ]),
-    rampOf(scale, `${content.measure}${d3.max(cells, (cell) => cell.mean) > content.ceiling ? ` (all above ${short(content.ceiling)} alike)` : ""}`, width),
+    rampOf(scale, content.isLoss, `${content.measure}${content.isLoss && d3.max(cells, (cell) => cell.mean) > content.ceiling ? ` (all above ${short(content.ceiling)} alike)` : ""}`, width),
   ]);
 }
 
 function drawCard() {
   const run = state.run, cell = cells.find((each) => each.runs.includes(run));
   const [step, block] = run.diverged;
-  const facts = [["final training loss", run.loss === null ? "none" : short(run.loss)]];
+  const facts = [[content.measure, run.value === null ? "none" : short(run.value)]];
   for (const name of Object.keys(run.curves).filter((name) => !name.startsWith("loss"))) facts.push([name, short(run.curves[name].values.at(-1))]);
   if (step >= 0) facts.push(["diverged", `at step ${step}, ${block > 0 ? `in block ${block}` : "in the loss"}`]);
   facts.push(["run", run.id]);
@@ -184,7 +185,7 @@ function drawCurves() {
   const byCell = state.by === "cell" || runs.length === 1;
   const axis = byCell ? downAxis : axisOf(state.by), colours = coloursOf(axis.values);
   const many = byCell && cells.length > MOST_LINES;
-  const drawn = many ? d3.sort(cells, (cell) => cell.mean ?? Infinity).slice(0, MOST_LINES) : cells;
+  const drawn = many ? d3.sort(cells, (cell) => cost(cell.mean)).slice(0, MOST_LINES) : cells;
   const groups = byCell
     ? drawn.map((cell) => ({ ...cell, colour: colours[axis.values.indexOf(valueOf(cell.runs[0], axis))] }))
     : d3.groups(runs, (run) => valueOf(run, axis)).map(([value, alike]) => ({ name: `${axis.word} ${value}`, runs: alike, colour: colours[axis.values.indexOf(value)] }));
@@ -203,7 +204,7 @@ function drawCurves() {
 // The runs that stand for the sweep beside the one that is chosen.
 function representatives() {
   const lines = d3.groups(cells, (cell) => cell.runs[0].place.filter((_, place) => ![content.seed, content.across].includes(keys[place].key)).join());
-  const best = lines.map(([, alike]) => bestOf(d3.least(alike, (cell) => cell.mean ?? Infinity) ?? alike[0]));
+  const best = lines.map(([, alike]) => bestOf((d3.least(alike, (cell) => cost(cell.mean)) ?? alike[0]).runs));
   return thinned(best, MOST_PROFILES).filter((run) => run !== state.run);
 }
 
@@ -253,16 +254,16 @@ function drawDistributions() {
 
 function drawParallel() {
   const swept = keys.map((key, place) => ({ ...key, place })).filter((key) => key.key !== content.seed);
-  const [low, high] = scale.domain(), position = d3.scaleLog([low, high], [0, 0.92]).clamp(true);
-  const drawn = d3.sort(cells, (cell) => cell.mean ?? Infinity).slice(0, MOST_CROSSING).reverse();
+  const position = (content.isLoss ? d3.scaleLog : d3.scaleLinear)(scale.domain(), [0, 0.92]).clamp(true);
+  const drawn = d3.sort(cells, (cell) => cost(cell.mean)).slice(0, MOST_CROSSING).reverse();
   const lines = drawn.map((cell) => ({
     at: [...swept.map((key) => (key.values.length > 1 ? cell.runs[0].place[key.place] / (key.values.length - 1) : 0.5)), cell.mean === null ? 1 : position(cell.mean)],
     colour: cell.mean === null ? DIVERGED : scale(cell.mean),
-    title: `${cell.name}\n${cell.mean === null ? "diverged" : `${content.measure} ${short(cell.mean)}`}`,
+    title: `${cell.name}\n${cell.mean === null ? missing(cell) : `${content.measure} ${short(cell.mean)}`}`,
     chosen: cell.runs.includes(state.run),
   }));
   const ticks = position.ticks(4).filter((_, place, all) => place % Math.ceil(all.length / 5) === 0).map((tick) => ({ y: position(tick), text: short(tick) }));
-  fill("parallel", (width) => parallelChart(lines, [...swept.map((key) => ({ label: key.word, ticks: key.values })), { label: "loss", ticks: [] }], [...ticks, { y: 1, text: "diverged" }], width));
+  fill("parallel", (width) => parallelChart(lines, [...swept.map((key) => ({ label: key.word, ticks: key.values })), { label: content.measure.split(" ").at(-1), ticks: [] }], [...ticks, { y: 1, text: "none" }], width));
 }
 
 const sorting = { column: keys.length, ascending: true };
@@ -271,7 +272,7 @@ function drawTable() {
   const place = document.querySelector("#table > .scroll");
   if (!document.getElementById("table").open) return;
   const columns = [...keys.map((key, at) => [key.key, (run) => run.place[at], (run) => key.values[run.place[at]]]),
-    [content.measure, (run) => run.loss ?? Infinity, (run) => short(run.loss ?? NaN)], ["outcome", (run) => run.outcome, (run) => run.outcome]];
+    [content.measure, (run) => cost(run.value), (run) => short(run.value ?? NaN)], ["outcome", (run) => run.outcome, (run) => run.outcome]];
   const sorted = d3.sort(runs, columns[sorting.column][1]);
   if (!sorting.ascending) sorted.reverse();
   const sort = (column) => () => { sorting.ascending = sorting.column === column ? !sorting.ascending : true; sorting.column = column; drawTable(); };
