@@ -79,7 +79,7 @@ def train_stack(configs: Sequence[Config], of: Task | None = None, watch: Watch 
             of.dataset.x,
             of.dataset.y,
             loss=of.loss,
-            optimizer=_optimizer(configs, network.layout),
+            optimizer=optimizer_of(configs, network.layout),
             epochs=training.epochs,
             batch_size=training.batch_size,
             orders=None if training.batch_size is None else reshuffled(order, of.dataset.x.shape[-1]),
@@ -208,7 +208,7 @@ def _network(configs: Sequence[Config], of: Task) -> Network:
     return networks[0].with_parameters(np.stack([network.parameters for network in networks]))
 
 
-def _optimizer(configs: Sequence[Config], layout: Layout) -> Optimizer:
+def optimizer_of(configs: Sequence[Config], layout: Layout) -> Optimizer:
     """The rule, with one learning rate (or one a block), weight decay and momentum a lane."""
     rules = [config.optimizer for config in configs]
     rule = OPTIMIZERS[rules[0].name]
