@@ -89,6 +89,17 @@ class Optimizer:
         rate = self.learning_rate * factor
         return [rate.astype(theta.dtype) if rate.shape == theta.shape else _column(rate, theta.dtype)]
 
+    def preconditioner(self, state: State) -> Array | None:
+        """P (..., P), what the coming update divides the gradient by, as `state` has it; None for a rule that does not."""
+        return None
+
+    def largest_stable_curvature(self) -> Array:
+        """The largest eigenvalue of P^-1 H at which the rule stays bounded, P and the Hessian H fixed: here 2 / alpha.
+
+        A number, or one a lane; without weight decay. Cohen et al. 2021 have it for descent and momentum, 2022 for Adam.
+        """
+        return 2 / self.learning_rate
+
     def take(self, lanes: Array, shape: tuple[int, ...]) -> "Optimizer":
         """The optimizer of some lanes alone, out of lanes of that shape, counted along one axis."""
         axes = len(shape)
@@ -173,6 +184,10 @@ class Momentum(Optimizer):
         v = _column(self.momentum, theta.dtype) * v - alpha * g
         return theta + v, v
 
+    def largest_stable_curvature(self) -> Array:
+        """(2 + 2 mu) / alpha"""
+        return (2 + 2 * self.momentum) / self.learning_rate
+
 
 class Nesterov(Momentum):
     """v := mu v - alpha g;  theta := theta + mu v - alpha g  (Nesterov 1983, in the variables of Bengio et al. 2013)"""
@@ -183,6 +198,10 @@ class Nesterov(Momentum):
         step = alpha * g
         v = mu * v - step
         return theta - step + mu * v, v
+
+    def largest_stable_curvature(self) -> Array:
+        """(2 + 2 mu) / ((1 + 2 mu) alpha)"""
+        return (2 + 2 * self.momentum) / ((1 + 2 * self.momentum) * self.learning_rate)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,6 +238,16 @@ class Adam(Optimizer):
         v = beta_2 * v + g * g * rest_2
         return theta - m / (np.sqrt(v / rest) + epsilon) * alpha, m, v
 
+    def preconditioner(self, state: State) -> Array:
+        """(1 - beta_1^t) (sqrt(v / (1 - beta_2^t)) + epsilon), after t updates; nan before the first."""
+        v, t = state.moments[1], state.updates
+        rest_1, rest_2 = (_column(1 - beta**t, v.dtype) for beta in (self.beta_1, self.beta_2))
+        return rest_1 * (np.sqrt(v / rest_2) + _column(self._epsilon(t), v.dtype))
+
+    def largest_stable_curvature(self) -> Array:
+        """(2 + 2 beta_1) / ((1 - beta_1) alpha)"""
+        return (2 + 2 * self.beta_1) / ((1 - self.beta_1) * self.learning_rate)
+
 
 @dataclass(frozen=True, eq=False)
 class RMSProp(Optimizer):
@@ -238,6 +267,11 @@ class RMSProp(Optimizer):
         rho, rest, epsilon = (_column(number, theta.dtype) for number in (self.rho, 1 - self.rho, self.epsilon))
         v = rho * v + rest * (g * g)
         return theta - alpha * g / (np.sqrt(v) + epsilon), v
+
+    def preconditioner(self, state: State) -> Array:
+        """sqrt(v) + epsilon"""
+        (v,) = state.moments
+        return np.sqrt(v) + _column(self.epsilon, v.dtype)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {

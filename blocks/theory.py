@@ -9,6 +9,7 @@ and their correlation c. Sources:
 - Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, "Deep information propagation", 2017: depth scales, gradients
 - He, Zhang, Ren, Sun, "Delving deep into rectifiers", 2015: relu, where chi_1 = sigma_w^2 / 2
 - Yang, Pennington, Rao, Sohl-Dickstein, Schoenholz, "A mean field theory of batch normalization", 2019: pi / (pi - 1)
+- Pennington, Schoenholz, Ganguli, "Resurrecting the sigmoid in deep learning through dynamical isometry", 2017: Jacobians
 - LeCun, Bottou, Orr, Mueller, "Efficient BackProp", 1998: the learning rate 2 / lambda_max
 """
 
@@ -184,6 +185,18 @@ class MeanField:
         a = self._g(u)
         slope = self.weight_variance * (self._derivative(u) ** 2 @ Z_WEIGHTS)
         return float(slope / (a**2 @ Z_WEIGHTS - (a @ Z_WEIGHTS) ** 2))
+
+    @cached_property
+    def jacobian_spread(self) -> float:
+        """What a block of orthogonal weights adds to variance / mean^2 of the Jacobian's squared singular values:
+
+        E[g'(sqrt(q*) z)^4] / E[g'(sqrt(q*) z)^2]^2 - 1
+
+        Normal weights add 1 more (Pennington et al. 2017: S-transforms of free factors multiply). 0 is dynamical isometry at any
+        depth; relu has 1.
+        """
+        squares = self._derivative(np.sqrt(self._q) * Z) ** 2
+        return float((squares**2 @ Z_WEIGHTS) / (squares @ Z_WEIGHTS) ** 2 - 1)
 
     def gradient_ratio(self, blocks: ArrayLike) -> Array:
         """E ||dJ/dz_l||^2 / E ||dJ/dz_L||^2 = chi_1^(L - l), of one example and equal widths (Schoenholz et al. 2017).

@@ -363,6 +363,7 @@ class _Training:
         """The update, and what is measured around it."""
         due = [instrument for instrument in self.instruments.values() if instrument.due(step)]
         for instrument in due:
+            instrument.read(self.optimizer, self.state)
             instrument.before(step, self.network, self.place)
         self.optimizer.update(self.network.parameters, self.gradient, self.state, factor)
         for instrument in due:

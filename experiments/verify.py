@@ -22,8 +22,9 @@ from blocks.arrays import Array
 from blocks.measure.lanczos import sharpness
 from blocks.theory import MeanField, critical_gain, largest_curvature, softmax_sharpness
 from experiments.job import reason_of, status_of
+from experiments.published.edges import edges_of_stability
 from experiments.published.row import Row
-from experiments.published.start import normalization
+from experiments.published.start import isometry, normalization
 from experiments.record.address import absolute, check_reachable
 from experiments.record.identity import trajectory_hash
 from experiments.run.config import TrackingConfig, UserError, composed, register, typed
@@ -305,8 +306,10 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
         mean_field,
         initialisation,
         normalization,
+        isometry,
         stable_rate,
         edge_of_stability,
+        edges_of_stability,
         catapult,
         deep_linear,
         training_curves,

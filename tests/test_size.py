@@ -19,11 +19,11 @@ CODE = {
     "normalized.py": 40,
     "activations.py": 100,
     "losses.py": 120,
-    "optimizers.py": 160,
+    "optimizers.py": 170,
     "network.py": 110,
     "measure/hessian.py tape/tangent.py": 200,
 }
-CODE_OF_ALL = 3760
+CODE_OF_ALL = 3900
 # All lines of a file.
 LINES = {"block.py": 100, "residual.py": 75, "normalized.py": 90}
 LONGEST_FUNCTION = 60

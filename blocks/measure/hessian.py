@@ -22,7 +22,10 @@ class Hessian:
 
     directions: axes of vectors in front of the network's lanes.
     v, product: (*directions, *lanes, P) in the network's dtype, what `times` reads and writes.
+    scale: (*lanes, P) s, None for 1: `times` is then that of the matrix with the entries s_i H_ij s_j, and leaves s v in v.
     """
+
+    scale: Array | None = None
 
     def __init__(self, network: Network, x: Array, y: Array, loss: Loss, directions: tuple[int, ...] = ()) -> None:
         self.network = network
@@ -48,7 +51,12 @@ class Hessian:
 
     def times(self) -> Array:
         """`product` = H v."""
-        self.replay(1)
+        if self.scale is None:
+            self.replay(1)
+        else:
+            self.v *= self.scale
+            self.replay(1)
+            self.product *= self.scale
         return self.product
 
 

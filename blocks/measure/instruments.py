@@ -15,14 +15,17 @@ from blocks.history import Histogram, Quantity, log_spaced
 from blocks.losses import Loss
 from blocks.measure.diagnostics import example_gradient_norms, saturated, update_ratios
 from blocks.measure.hessian import Hessian
+from blocks.measure.jacobian import singular_values
 from blocks.measure.lanczos import Room, top_eigenpairs
 from blocks.measure.signals import BINS, NUMBERS, signals, update_to_data
 from blocks.network import Network
+from blocks.optimizers import Optimizer, State
 
 LOG, LOG_POINTS = "log", 20
 SHARPNESS_TOLERANCE, PRODUCTS = 0.01, 200
 # How much of a random vector is added to the last eigenvectors: what has become the largest since may be none of theirs.
 RANDOM_SHARE = 0.3
+NO_UPDATE = "no update was made"
 NOT_FINITE, NOT_CONVERGED = "a product of H is not finite", f"not within {SHARPNESS_TOLERANCE:.0%} after {PRODUCTS} products of H"
 
 
@@ -44,7 +47,7 @@ class Instrument:
 
     name: of the table INSTRUMENTS. schedule: see `scheduled`.
     examples: measured on the first so many training examples; None is as many as a batch has. update_ratio needs none.
-    count: how many of the largest eigenvalues; of sharpness alone.
+    count: how many of the largest eigenvalues; of sharpness and preconditioned_sharpness alone.
     Raises ValueError for an unknown name or schedule, and counts below 1.
     """
 
@@ -93,6 +96,9 @@ class Mounted:
         place = self.place(step)
         return bool(place < len(self.at) and self.at[place] == step)
 
+    def read(self, optimizer: Optimizer, state: State) -> None:
+        """Called just ahead of `before`, for what depends on the optimizer."""
+
     def before(self, step: int, network: Network, live: slice | Array) -> None:
         """Measure just before the update of `step`. live: the places of the network's lanes among all."""
         self.values[self.place(step), live] = self.measure(network, live)
@@ -122,6 +128,8 @@ class Sharpness(Mounted):
     """
 
     symbol = "lambda"
+    # See `Hessian`.
+    scale: Array | None = None
 
     def __init__(self, instrument: Instrument, network: Network, x: Array, y: Array, loss: Loss, at: Array) -> None:
         super().__init__(instrument, network, x, y, loss, at)
@@ -144,6 +152,7 @@ class Sharpness(Mounted):
             self.hessian.update()
         else:
             self.hessian = Hessian(network, self.x, self.y, self.loss, self.start.shape[:1])
+        self.hessian.scale = self.scale
         start = self.vectors[live].reshape(*network.lanes, *self.start.shape) + self.start.dtype.type(RANDOM_SHARE) * self.start
         values, vectors = top_eigenpairs(self.hessian, start, tolerance=SHARPNESS_TOLERANCE, iterations=PRODUCTS, room=self.room)
         lost = np.asarray(np.isnan(vectors).any(axis=(-2, -1)))
@@ -154,6 +163,26 @@ class Sharpness(Mounted):
     def quantity(self, lanes: tuple[int, ...]) -> Quantity:
         """See `Mounted.quantity`."""
         return replace(super().quantity(lanes), reasons=self.reasons.T.reshape(*lanes, len(self.at)).copy())
+
+
+class PreconditionedSharpness(Sharpness):
+    """The largest eigenvalues of P^-1 H, those of P^(-1/2) H P^(-1/2), P what the optimizer divides the gradient by.
+
+    Without P it is the sharpness. At step 0 a rule that has one has divided by nothing yet, and there is no value.
+    """
+
+    def read(self, optimizer: Optimizer, state: State) -> None:
+        """Keep P^(-1/2)."""
+        P = optimizer.preconditioner(state)
+        self.scale = None if P is None else P**-0.5
+        self.is_known = P is None or state.updates > 0
+
+    def before(self, step: int, network: Network, live: slice | Array) -> None:
+        """See `Sharpness.before`."""
+        if self.is_known:
+            super().before(step, network, live)
+        else:
+            self.reasons[self.place(step), live] = NO_UPDATE
 
 
 class Saturated(Mounted):
@@ -180,6 +209,23 @@ class ExampleNorm(Mounted):
         """See `diagnostics.example_gradient_norms`."""
         norms = example_gradient_norms(network, self.x, self.y, self.loss).astype(np.float64)
         return norm(norms) / np.sqrt(norms.shape[-1])
+
+
+class SingularValue(Mounted):
+    """The singular values of da_{L-1}/da_1, the largest first, each its mean over the examples."""
+
+    symbol = "s"
+
+    @staticmethod
+    def width(network: Network, instrument: Instrument) -> int:
+        """As many as the narrower of the first and the last hidden block has units."""
+        if network.mixes_examples or network.depth == 1:
+            raise ValueError(f"singular_value is of hidden blocks that take each example alone, not of {network}")
+        return min(network.layout.sizes[1], network.layout.sizes[-2])
+
+    def measure(self, network: Network, live: slice | Array) -> Array:
+        """See `jacobian.singular_values`."""
+        return singular_values(network, self.x)
 
 
 class UpdateRatio(Mounted):
@@ -254,9 +300,11 @@ class Parameters(Mounted):
 
 INSTRUMENTS: dict[str, type[Mounted]] = {
     "sharpness": Sharpness,
+    "preconditioned_sharpness": PreconditionedSharpness,
     "update_ratio": UpdateRatio,
     "saturated": Saturated,
     "example_norm": ExampleNorm,
+    "singular_value": SingularValue,
     "signals": Signals,
     "parameters": Parameters,
 }

@@ -17,7 +17,7 @@ from experiments.run.environment import version_of
 Finished = dict[tuple[int, str], tuple[float, str]]
 # Where the record goes, and what becomes of an earlier one: not what is trained.
 SURROUNDINGS = ("tracking", "sweep")
-LATER_INSTRUMENTS = ("signals", "parameters")
+LATER_INSTRUMENTS = ("signals", "parameters", "singular_value", "preconditioned_sharpness")
 # Keys that came later, with what every run had before: left out there, so that an older run keeps its fingerprint.
 LATER: dict[str, Any] = {
     "network.kind": "plain",

@@ -39,6 +39,8 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "training.loss": LOSSES,
     "sweep.measure": MEASURES,
 }
+# The instruments of single examples.
+OF_EXAMPLES = ("example_norm", "singular_value")
 # What NumPy's generators draw a seed from has 128 bits, what scikit-learn's are given 32.
 MOST_SEED, MOST_DATASET_SEED, MOST_THREADS = 2**128 - 1, 2**32 - 1, 1024
 # Of an error.
@@ -140,19 +142,23 @@ class InstrumentsConfig:
     """What is measured beside the losses, and when: null never, `k` at every k-th step, `log` at 20 log-spaced steps at most.
 
     sharpness: the largest eigenvalues of the loss's Hessian; `eigenvalues`: so many of them.
+    preconditioned_sharpness: those of P^-1 H, P what the optimizer divides the gradient by, as adam and rmsprop do.
     update_ratio: ||W_l after - W_l before|| / ||W_l before||, of every block. saturated: share of the units of every hidden
         block that pass no gradient for any example. example_norm: root mean square over the examples of every block's ||dW_l||.
     signals: histograms of every block's z, a, da and dW, their means and standard deviations, the share of its entries that
         are saturated, std(dW) / std(W), std(update) / std(W). parameters: all of them, for pictures of the network on its way.
+    singular_value: the singular values of the hidden blocks' Jacobian da_{L-1}/da_1, each its mean over the examples.
     examples: the first so many training examples are measured, null is as many as a batch has.
     """
 
     sharpness: str | None = None
+    preconditioned_sharpness: str | None = None
     update_ratio: str | None = None
     saturated: str | None = None
     example_norm: str | None = None
     signals: str | None = None
     parameters: str | None = None
+    singular_value: str | None = None
     eigenvalues: int = 1
     examples: int | None = None
 
@@ -308,11 +314,14 @@ def check(config: Config) -> None:
         choice("tracking.models", config.tracking.models, dict.fromkeys(OF_RUNS))
     except ValueError as error:
         raise UserError(str(error)) from None
-    if config.network.kind == "batch_normalized" and config.instruments.example_norm is not None:
-        raise UserError(
-            f"instruments.example_norm is {config.instruments.example_norm!r}, but network.kind batch_normalized mixes the "
-            "examples of a batch, none has a gradient of its own: it must be null"
-        )
+    for name in OF_EXAMPLES:
+        if config.network.kind == "batch_normalized" and name in schedules(config):
+            raise UserError(
+                f"instruments.{name} is {schedules(config)[name]!r}, but network.kind batch_normalized mixes the examples of a "
+                "batch, none has a gradient of its own: it must be null"
+            )
+    if config.instruments.singular_value is not None and config.network.depth == 1:
+        raise UserError("network.depth is 1, but instruments.singular_value is of hidden blocks: it must be at least 2")
     rates, depth = optimizer.block_rates, config.network.depth
     if rates is not None and len(rates) != depth:
         raise UserError(f"optimizer.block_rates is {rates}, it must have {depth} values, one a block (network.depth={depth})")

@@ -84,7 +84,7 @@ def train_stack(
             of.dataset.x,
             of.dataset.y,
             loss=of.loss,
-            optimizer=_optimizer(configs, network.layout),
+            optimizer=optimizer_of(configs, network.layout),
             epochs=training.epochs,
             until=until,
             batch_size=training.batch_size,
@@ -241,7 +241,7 @@ def _orders(configs: Sequence[Config], m: int) -> Iterator[Array]:
     return (np.stack(orders)[places] for orders in zip(*series.values(), strict=True))
 
 
-def _optimizer(configs: Sequence[Config], layout: Layout) -> Optimizer:
+def optimizer_of(configs: Sequence[Config], layout: Layout) -> Optimizer:
     """The rule, with one learning rate (or one a block), weight decay and momentum a lane."""
     rules = [config.optimizer for config in configs]
     rule = OPTIMIZERS[rules[0].name]

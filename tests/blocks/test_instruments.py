@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from blocks import Adam, GradientDescent, History, Instrument, Momentum, Network, losses, train
+from blocks import Adam, GradientDescent, History, Instrument, Momentum, Network, RMSProp, losses, train
 from blocks.measure import instruments
 from blocks.measure.diagnostics import example_gradient_norms, saturated, update_ratios
+from blocks.measure.hessian import hessian_vector_product
 from blocks.measure.instruments import INSTRUMENTS, SHARPNESS_TOLERANCE
 from tests.blocks.test_hessian import flat_loss
 
@@ -17,11 +18,13 @@ STEPS = EPOCHS * M // BATCH
 # Every kind of schedule, and every instrument.
 EVERY = [
     Instrument("sharpness", "3", examples=20, count=2),
+    Instrument("preconditioned_sharpness", "6"),
     Instrument("update_ratio", "1"),
     Instrument("saturated", "log"),
     Instrument("example_norm", "2"),
     Instrument("signals", "2"),
     Instrument("parameters", "3"),
+    Instrument("singular_value", "5"),
 ]
 # Of the lanes, the second diverges on the way, the first trains, the third hardly moves.
 RATES = np.array([0.2, 40.0, 1e-3])
@@ -179,6 +182,37 @@ def test_a_sharpness_is_that_of_the_dense_hessian_all_along_a_training(kind, act
     assert (quantity.reasons[measured] == "").all()
     expected = np.stack([dense_sharpness(network, passed[step], x, y) for step in quantity.at], axis=1)
     np.testing.assert_allclose(quantity.values[measured, 0], expected[measured], rtol=SHARPNESS_TOLERANCE)
+
+
+@pytest.mark.parametrize("rule", [Adam(np.array([0.01, 0.1])), RMSProp(np.array([0.001, 0.01])), Momentum(np.array([0.1, 0.3]))])
+def test_a_preconditioned_sharpness_is_that_of_the_dense_matrix(rule):
+    x, y = data()
+    network = Network.create([SIZES[0], 5, 5, SIZES[-1]], "tanh", "lecun", rng=np.random.default_rng(6), lanes=2)
+    passed = [network.parameters.copy()]
+    common = {"loss": LOSS, "epochs": 6, "evaluations": 0, "instruments": [Instrument("preconditioned_sharpness", "1")]}
+    history = train(network, x, y, optimizer=rule, watch=lambda *_: passed.append(network.parameters.copy()), **common)
+    quantity = history.quantities["preconditioned_sharpness"]
+    P = np.zeros_like(passed[0]) if not isinstance(rule, Momentum) else np.ones_like(passed[0])
+    v = 0
+    for step, parameters in enumerate(passed[:-1]):
+        now = network.with_parameters(parameters)
+        if step or isinstance(rule, Momentum):
+            for lane in range(2):
+                alone = network.with_parameters(parameters[lane])
+                H = hessian_vector_product(alone, x, y, LOSS, np.eye(network.layout.size))
+                expected = np.linalg.eigvals(H / P[lane][:, None]).real.max()
+                assert quantity.values[lane, step, 0] == pytest.approx(expected, rel=SHARPNESS_TOLERANCE)
+        else:
+            assert np.isnan(quantity.values[:, step]).all()
+            assert (quantity.reasons[:, step] == "no update was made").all()
+        logits, caches = now.forward(x)
+        g = now.gradient(LOSS(logits, y)[1], caches)
+        if isinstance(rule, Adam):
+            v = 0.999 * v + 0.001 * g**2
+            P = (1 - 0.9 ** (step + 1)) * (np.sqrt(v / (1 - 0.999 ** (step + 1))) + 1e-8)
+        elif isinstance(rule, RMSProp):
+            v = 0.9 * v + 0.1 * g**2
+            P = np.sqrt(v) + 1e-8
 
 
 @pytest.mark.parametrize(

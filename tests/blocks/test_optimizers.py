@@ -7,7 +7,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from sklearn.neural_network._stochastic_optimizers import SGDOptimizer
 
-from blocks import OPTIMIZERS, SCHEDULES, Adam, GradientDescent, Momentum, Nesterov, Network, losses, train
+from blocks import OPTIMIZERS, SCHEDULES, Adam, GradientDescent, Momentum, Nesterov, Network, RMSProp, losses, train
 from blocks.optimizers import optimizer_named
 from tests.blocks import oracle  # noqa: F401  (float64 in JAX)
 
@@ -150,3 +150,43 @@ def test_inverse_scaling_has_the_form_of_scikit_learns_invscaling_and_counts_oth
         model.fit(X, y)
     # Three updates of 50 examples.
     assert model._optimizer.learning_rate == pytest.approx(0.001 / 151**0.5)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        GradientDescent(0.2),
+        Momentum(0.2, 0.9),
+        Nesterov(0.2, 0.6),
+        # v stays 1, and P with it.
+        Adam(0.2, 0.8, 1 - 1e-15, 1e-12),
+        RMSProp(0.2, 1 - 1e-15, 1e-12),
+    ],
+    ids=lambda rule: type(rule).__name__,
+)
+@pytest.mark.parametrize(("times", "grows"), [(0.99, False), (1.01, True)])
+def test_a_curvature_beyond_the_largest_stable_one_is_the_one_that_grows(rule, times, grows):
+    network = Network.create([1, 1], rng=np.random.default_rng(0))
+    network.parameters[...] = 1e-9
+    state = rule.start(network)
+    if state.moments and isinstance(rule, Adam | RMSProp):
+        state.moments[-1][...] = 1
+        # So many that the bias is gone.
+        state.updates = 10**18
+        np.testing.assert_allclose(rule.preconditioner(state), 1, rtol=1e-3)
+    curvature = times * rule.largest_stable_curvature()
+    for _ in range(300):
+        rule.update(network.parameters, curvature * network.parameters, state)
+    assert (np.abs(network.parameters) > 1e-9).all() == grows
+
+
+def test_a_preconditioner_is_what_the_gradient_is_divided_by():
+    # At its first update Adam's m is (1 - beta_1) g: the update is alpha m / P whatever the bias corrections.
+    network = a_network()
+    gradient = np.random.default_rng(1).standard_normal(network.parameters.shape)
+    for rule in (Adam(0.1), RMSProp(0.1, 0.7), Momentum(0.1), GradientDescent(0.1)):
+        state, before = rule.start(network), network.parameters.copy()
+        rule.update(network.parameters, gradient, state)
+        P = rule.preconditioner(state)
+        share = 1 - rule.beta_1 if isinstance(rule, Adam) else 1
+        np.testing.assert_allclose(before - network.parameters, 0.1 * share * gradient / (1 if P is None else P), rtol=1e-9)

@@ -434,3 +434,11 @@ def test_standardised_inputs_make_relu_s_gradients_grow_at_any_gain(sw2):
     # pi / (pi - 1): Yang et al. 2019. A linear network keeps them.
     assert MeanField("relu", sw2).normalized_chi_1 == pytest.approx(np.pi / (np.pi - 1), rel=1e-12)
     assert MeanField("identity", sw2).normalized_chi_1 == pytest.approx(1, rel=1e-12)
+
+
+def test_the_spread_of_a_jacobian_is_0_of_linear_1_of_relu_and_small_of_small_tanh_blocks():
+    assert MeanField("identity", 1.0).jacobian_spread == pytest.approx(0, abs=1e-12)
+    assert MeanField("relu", 2.0).jacobian_spread == pytest.approx(1, rel=1e-12)
+    # g'^2 is 1 - 2 u^2 + O(u^4), whose variance is 8 q^2.
+    field = MeanField("tanh", critical_gain("tanh", 1e-9), 1e-9)
+    assert field.jacobian_spread == pytest.approx(8 * field.fixed_point**2, rel=0.1)

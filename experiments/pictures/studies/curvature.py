@@ -6,12 +6,18 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from blocks.activations import ACTIVATIONS
+from blocks.optimizers import OPTIMIZERS
+from blocks.parameters import Layout
 from blocks.theory import largest_stable_rate
 from experiments.pictures import figures
 from experiments.pictures.figures import COLOURS, DIVERGED, STEPS
 from experiments.pictures.studies.study import Observed, Study, Verdict, full_batch, grouped, require
 from experiments.run.config import Config
 from experiments.run.data import task
+from experiments.run.stack import optimizer_of, sizes
+
+# The rule whose P is that of its last 1 / (1 - rho) = 10 updates: the edge is that of a P that stands still.
+MOVING = "rmsprop"
 
 
 def edge_of_stability(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
@@ -36,6 +42,29 @@ def edge_of_stability(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
     axes.set(xlabel=STEPS, ylabel=r"sharpness $\lambda_1$", ylim=(0, None))
     stays = any("stays" in line for line in told)
     return figure, Verdict("sharpness in the second half of training: " + ", ".join(told), holds and stays)
+
+
+def edges_of_stability(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
+    """The preconditioned sharpness while full-batch training goes on, in units of what each rule's stability allows."""
+    figure, axes = figures.new_axes(r"$\lambda_1(P^{-1} H)$ over each rule's edge; dashed: the edge")
+    told, holds = [], True
+    for colour, ((name,), alike) in zip(COLOURS, grouped(runs, "optimizer.name").items(), strict=False):
+        levels = []
+        for style, run in zip(("-", "--", ":", "-."), alike, strict=False):
+            (edge,) = optimizer_of([run.config], Layout(sizes(run.config, task(run.config)))).largest_stable_curvature()
+            measured = run.history.quantities["preconditioned_sharpness"]
+            relative = measured.values[:, 0] / edge
+            label = f"{name}, rate {run.config.optimizer.learning_rate:g}"
+            axes.plot(measured.at, relative, style, color=colour, linewidth=1, label=label)
+            levels.append(float(np.nanmedian(relative[len(relative) // 2 :])) if run.outcome != "diverged" else np.nan)
+        judged = name != MOVING
+        told.append(f"{name} {', '.join(f'{level:.2f}' for level in levels)}" + ("" if judged else " (not judged, P moves)"))
+        holds &= not judged or all(0.9 <= level <= 1.1 for level in levels)
+    axes.axhline(1, color="black", linestyle="--", linewidth=1)
+    axes.set(xlabel=STEPS, ylabel="times the edge", ylim=(0, 2))
+    axes.legend(fontsize=7, frameon=False, ncols=2, loc="upper right")
+    text = "in the second half of training the preconditioned sharpness is, times the edge (0.9 to 1.1 asked for): "
+    return figure, Verdict(text + "; ".join(told), holds)
 
 
 def catapult(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
@@ -136,10 +165,11 @@ def learning_rate_by_depth(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
     return figure, Verdict(f"{text}; the published law of one update is L^(-3/2)", None)
 
 
-def _curved(study: str) -> Callable[[Config], None]:
+def _curved(study: str, instrument: str = "sharpness", *rules: str) -> Callable[[Config], None]:
     def needs(config: Config) -> None:
-        full_batch(study)(config)
-        require(study, config, ("instruments.sharpness", config.instruments.sharpness is not None, "a schedule"))
+        full_batch(study, *rules)(config)
+        measured = getattr(config.instruments, instrument) is not None
+        require(study, config, (f"instruments.{instrument}", measured, "a schedule"))
         activation = config.network.activation
         smooth = not ACTIVATIONS[activation].kinks
         names = ", ".join(name for name, pair in ACTIVATIONS.items() if not pair.kinks)
@@ -161,6 +191,7 @@ def _linear(config: Config) -> None:
 
 STUDIES = {
     "edge_of_stability": Study(edge_of_stability, _curved("edge_of_stability")),
+    "edges_of_stability": Study(edges_of_stability, _curved("edges_of_stability", "preconditioned_sharpness", *OPTIMIZERS)),
     "catapult": Study(catapult, _curved("catapult")),
     "linear_limit": Study(linear_limit, _linear),
     "learning_rate_by_depth": Study(learning_rate_by_depth, lambda config: None),

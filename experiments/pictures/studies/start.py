@@ -16,6 +16,8 @@ from experiments.run.data import task
 
 # A network that has half of its training examples right has left chance behind.
 LEARNED = 0.5
+# The mean loss of an epoch at which a network counts as trained in `isometry`.
+REACHED = 0.5
 # The kinds of block that standardise their input.
 STANDARDISED = ("normalized", "batch_normalized")
 
@@ -76,6 +78,50 @@ def normalization(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
     axes.legend(fontsize=7, frameon=False)
     text = f"going down, a block multiplies the squared gradient, at any gain, by: {', '.join(told)}"
     return figure, Verdict(text + narrow(runs), holds)
+
+
+def isometry(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
+    """The Jacobian's singular values before training, and the loss of the best rate, of the deepest networks by their weights."""
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    told, holds = [], True
+    for colour, ((activation,), alike) in zip(COLOURS, grouped(runs, "network.activation").items(), strict=False):
+        for (initializer,), same in grouped(alike, "network.initializer").items():
+            by_depth = {depth: _quickest(some) for (depth,), some in grouped(same, "network.depth").items()}
+            depth, (run, epochs) = max(by_depth.items())
+            look = {"color": colour, "linestyle": "-" if initializer == "orthogonal" else ":"}
+            s = run.history.quantities["singular_value"].values[0]
+            left.plot(np.arange(1, len(s) + 1), s / np.sqrt((s**2).mean()), **look)
+            loss = run.history.epoch_loss()
+            right.plot(np.arange(1, len(loss) + 1), loss, label=f"{activation}, {initializer}", **look)
+            spread = float(((s / s[0]) ** 4).mean() / ((s / s[0]) ** 2).mean() ** 2 - 1)
+            shallow = min(by_depth.items())
+            reached = " and ".join(str(count or "never") for _, count in (shallow[1], (run, epochs)))
+            told.append(f"{activation}, {initializer} {spread:.2g}, {reached}")
+            # relu passes nothing on for half of the units, whatever the weights.
+            isometric = initializer == "orthogonal" and activation != "relu"
+            holds &= isometric == (spread < 1) == bool(epochs)
+    what = r"singular value of $\partial a_{L-1} / \partial a_1$, over the root mean square"
+    left.set(title=f"depth {depth} before training", xlabel="rank", ylabel=what, yscale="log", ylim=(1e-6, 30))
+    right.set(title=f"depth {depth}, each at its best rate", xlabel="epoch", ylabel="training loss", yscale="log")
+    right.legend(fontsize=7, frameon=False)
+    text = f"variance / mean^2 of the squared singular values at depth {depth}, and epochs to a loss of {REACHED:g} at depth "
+    text += f"{shallow[0]} and {depth}: "
+    return figure, Verdict(text + "; ".join(told), holds)
+
+
+def _quickest(runs: Sequence[Observed]) -> tuple[Observed, int]:
+    """The run that is first below the loss REACHED, and its epochs until there; 0 where none is, then of the smallest loss."""
+    best: tuple[tuple[float, float], Observed, int] | None = None
+    for run in runs:
+        loss = run.history.epoch_loss()
+        below = np.flatnonzero(loss < REACHED)
+        epochs = int(below[0]) + 1 if len(below) and run.outcome != "diverged" else 0
+        place = (epochs or np.inf, float(np.nan_to_num(loss[-1], nan=np.inf)))
+        if best is None or place < best[0]:
+            best = place, run, epochs
+    assert best is not None
+    return best[1:]
 
 
 def trainable_depth(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
@@ -168,6 +214,15 @@ def _normalization(config: Config) -> None:
     )
 
 
+def _isometry(config: Config) -> None:
+    require(
+        "isometry",
+        config,
+        ("network.depth", config.network.depth > 1, "at least 2"),
+        ("instruments.singular_value", config.instruments.singular_value is not None, "a schedule"),
+    )
+
+
 def _accuracy(config: Config) -> None:
     plain("trainable_depth", config)
     labels = task(config).loss.decides is not None
@@ -179,4 +234,5 @@ STUDIES = {
     "trainable_depth": Study(trainable_depth, _accuracy),
     "he_or_xavier": Study(he_or_xavier, _signals("he_or_xavier", 3)),
     "normalization": Study(normalization, _normalization),
+    "isometry": Study(isometry, _isometry),
 }

@@ -100,8 +100,9 @@ def plain(study: str, config: Config) -> None:
     require(study, config, ("network.kind", config.network.kind == "plain", "plain: the theory is of plain networks"))
 
 
-def full_batch(study: str) -> Callable[[Config], None]:
-    """What raises UserError unless the training is full-batch gradient descent with one learning rate."""
+def full_batch(study: str, *rules: str) -> Callable[[Config], None]:
+    """What raises UserError unless the training is full-batch with one learning rate; rules: names, gradient_descent alone."""
+    allowed = rules or ("gradient_descent",)
 
     def needs(config: Config) -> None:
         optimizer = config.optimizer
@@ -109,9 +110,10 @@ def full_batch(study: str) -> Callable[[Config], None]:
             study,
             config,
             ("training.batch_size", config.training.batch_size is None, "null, all examples"),
-            ("optimizer.name", optimizer.name == "gradient_descent", "gradient_descent"),
+            ("optimizer.name", optimizer.name in allowed, ", ".join(allowed)),
             ("optimizer.schedule", optimizer.schedule == "constant", "constant"),
             ("optimizer.weight_decay", optimizer.weight_decay == 0, "0"),
+            ("optimizer.block_rates", optimizer.block_rates is None, "null"),
         )
 
     return needs

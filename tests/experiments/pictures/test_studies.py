@@ -119,6 +119,48 @@ def test_standardising_kinds_are_compared_with_pi_over_pi_less_1(observed, facto
     assert "(theory 1.467), plain 3.00 to 3.00" in told.text
 
 
+@pytest.mark.parametrize(("loss", "holds"), [(0.4, True), (0.6, False)])
+def test_isometry_is_of_orthogonal_weights_that_train(observed, loss, holds):
+    def run(initializer, rate, last, singular_values):
+        axes = [f"network.initializer={initializer}", "network.depth=10", f"optimizer.learning_rate={rate}"]
+        made = replace(history(10, loss=(2.0, last), singular_value=[singular_values]), steps_an_epoch=1)
+        return observed("isometry", ["network.activation=tanh", "network.gain=1.0", *axes], "trained", made)
+
+    # 4, 1, 0, 0, squared 16, 1, 0, 0: 257 / 4 / (17 / 4)^2 - 1 = 2.557.
+    uneven = run("normal", 0.01, 1.0, [4.0, 1.0, 0.0, 0.0])
+    slower, best = run("orthogonal", 0.01, 1.5, [1.0] * 4), run("orthogonal", 0.1, loss, [1.0] * 4)
+    told = verdict("isometry", [uneven, slower, best])
+    assert told.holds == holds
+    reached = 2 if holds else "never"
+    assert f"tanh, normal 2.6, never and never; tanh, orthogonal 0, {reached} and {reached}" in told.text
+
+
+@pytest.mark.parametrize(("level", "holds"), [(1.0, True), (1.2, False), (0.8, False)])
+def test_every_rule_is_compared_with_its_own_edge(observed, level, holds):
+    # mu = 0.9 and beta_1 = 0.9.
+    edges = {
+        "gradient_descent": 2 / 0.1,
+        "momentum": 3.8 / 0.1,
+        "nesterov": 3.8 / 2.8 / 0.1,
+        "adam": 38 / 0.1,
+        "rmsprop": 2 / 0.1,
+    }
+    runs = [
+        observed(
+            "edges_of_stability",
+            [f"optimizer={{name: {name}, learning_rate: 0.1}}"],
+            "trained",
+            history(preconditioned_sharpness=[[np.nan], *[[edge * {"adam": level, "rmsprop": 1.3}.get(name, 1)]] * 9]),
+        )
+        for name, edge in edges.items()
+    ]
+    told = verdict("edges_of_stability", runs)
+    assert told.holds == holds
+    assert (
+        f"adam {level:.2f}; gradient_descent 1.00; momentum 1.00; nesterov 1.00; rmsprop 1.30 (not judged, P moves)" in told.text
+    )
+
+
 @pytest.mark.parametrize(
     ("levels", "holds", "told"),
     [
@@ -231,6 +273,8 @@ SHORTER = {
     "trainable_depth": ["network.depth=3,10,26", "network.gain=0.5,1.0,1.76,4.0", "seed=0"],
     "he_or_xavier": ["seed=0"],
     "normalization": ["network.width=128", "network.gain=0.5,2.0", "seed=0"],
+    "isometry": ["network.depth=100", "optimizer.learning_rate=0.00316,0.0316"],
+    "edges_of_stability": [],
     "edge_of_stability": ["optimizer.learning_rate=0.4,0.5", "training.epochs=1000"],
     "catapult": [],
     "linear_limit": ["dataset=iris,diabetes,moons", "optimizer.learning_rate=0.461,0.484,0.648,0.681,0.715,1.35,1.41,1.48"],

@@ -21,6 +21,8 @@ BAD_VALUES = {
     "optimizer.momentum=0.5": "gradient_descent has none: it must be null, or optimizer.name one of momentum, nesterov",
     "network.kind=batch_normalized instruments.example_norm=1": "instruments.example_norm is '1', but network.kind "
     "batch_normalized mixes the examples of a batch",
+    "network.depth=1 instruments.singular_value=1": "network.depth is 1, but instruments.singular_value is of hidden blocks",
+    "network.kind=batch_normalized instruments.singular_value=1": "instruments.singular_value is '1', but network.kind",
     "optimizer.weight_decay=-1": "optimizer.weight_decay is -1.0",
     "training.loss=foo": "training.loss 'foo' is unknown, allowed: softmax_cross_entropy",
     "training.epochs=0": "training.epochs is 0",
