@@ -1,8 +1,9 @@
 """Successive halving: at rungs, all runs of a sweep are judged together, and the worst are stopped.
 
 With a factor eta, n runs and R epochs, rung k = 1..s is after R / eta^(s + 1 - k) epochs, and the best n / eta^k runs go on
-from there (Jamieson and Talwalkar 2016; the schedule of Hyperband's inner loop, Li et al. 2018, algorithm 1). A rung is where
-the whole data were measured last until then, so that a run is judged by what its history has.
+from there (Jamieson and Talwalkar 2016; the schedule of Hyperband's inner loop, Li et al. 2018, algorithm 1, with s = 2, or 1
+where there is no room for two). A rung is where the whole data were measured last until then, so that a run is judged by what
+its history has.
 """
 
 import math
@@ -15,6 +16,10 @@ from experiments.run.config import Config, UserError, shown
 from experiments.run.data import task
 from experiments.run.measure import MEASURES, Measure
 from experiments.run.stack import STOPPED, Trained, steps_of
+
+# Earlier than at 1/eta^2 of the epochs the order of the runs says little of their last: with all rungs that there is room for, the
+# best run of `benchmark halving` is lost.
+MOST_RUNGS = 2
 
 
 def judged_by(history: History, epochs: int, measure: Measure) -> float:
@@ -49,7 +54,7 @@ class Halving:
                     f"{name}, but with training.epochs={training.epochs} and training.evaluations={training.evaluations} "
                     f"nothing is measured in the first 1/{shown(factor)} of the epochs: there must be an evaluation"
                 )
-        self.count = min(count, *map(len, places))
+        self.count = min(count, MOST_RUNGS, *map(len, places))
         self.epochs = [epochs[-self.count :] for epochs in places]
 
     def until(self, job: int, rung: int) -> int | None:
