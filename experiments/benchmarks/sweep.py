@@ -30,7 +30,7 @@ def sweep() -> None:
     table(f"a sweep of {len(DEPTHS)} depths x {len(RATES)} rates on digits, float32, relu", times, "s ", 1)
 
 
-def _sweep_configs() -> list[Config]:
+def sweep_configs() -> list[Config]:
     """The grid as typed configs."""
     digits = DatasetConfig("digits", {"_target_": "sklearn.datasets.load_digits"})
     return [
@@ -51,7 +51,7 @@ def ours_sweep(evaluations: int = 0) -> None:
     from experiments.run.pool import Pool, cores
     from experiments.run.stack import plan
 
-    configs = _sweep_configs()
+    configs = sweep_configs()
     tasks = [task(config) for config in configs]
     items = [([configs[k] for k in stack], tasks[stack[0]], evaluations) for stack in plan(configs, tasks)]
     with Pool(_ours_stack, items, cores()) as pool:
@@ -83,7 +83,7 @@ def digits() -> Task:
     """The data set that is trained on."""
     from experiments.run.data import task
 
-    return task(_sweep_configs()[0])
+    return task(sweep_configs()[0])
 
 
 def _jax_sweep() -> None:
