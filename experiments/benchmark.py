@@ -23,6 +23,7 @@ from experiments.benchmarks.instruments import instruments
 from experiments.benchmarks.larger import larger, start_up
 from experiments.benchmarks.machine import machine
 from experiments.benchmarks.profile import profile
+from experiments.benchmarks.record import record
 from experiments.benchmarks.step import step
 from experiments.benchmarks.sweep import halving, seeds, sweep
 from experiments.benchmarks.trainability import trainability
@@ -44,6 +45,7 @@ BENCHMARKS = {
         halving,
         trainability,
         command,
+        record,
         scale,
         backends,
         machine,

@@ -40,7 +40,7 @@ def seeds() -> None:
     """
     rates = [
         replace(config, optimizer=OptimizerConfig(learning_rate=float(rate)))
-        for config, rate in zip(_sweep_configs(), np.tile(np.geomspace(1e-3, 1e-2, len(RATES)), len(DEPTHS)), strict=True)
+        for config, rate in zip(sweep_configs(), np.tile(np.geomspace(1e-3, 1e-2, len(RATES)), len(DEPTHS)), strict=True)
     ]
     alike = OptimizerConfig(learning_rate=1e-2)
     seeds = [replace(config, seed=number % len(RATES), optimizer=alike) for number, config in enumerate(rates)]
@@ -69,7 +69,7 @@ def halving() -> None:
                 training=TrainingConfig(epochs=81, batch_size=BATCH),
                 sweep=SweepConfig(halving=3),
             )
-            for config in _sweep_configs()[: 4 * len(RATES) : len(RATES)]
+            for config in sweep_configs()[: 4 * len(RATES) : len(RATES)]
             for rate in np.geomspace(0.003, 1, 64)
         ]
         start = time.process_time()
@@ -110,7 +110,7 @@ def _in_turn(configs: list[Config], until: int | None = None) -> list[Trained]:
     return [trained[k] for k in range(len(configs))]
 
 
-def _sweep_configs() -> list[Config]:
+def sweep_configs() -> list[Config]:
     """The grid as typed configs."""
     digits = DatasetConfig("digits", {"_target_": "sklearn.datasets.load_digits"})
     return [
@@ -131,7 +131,7 @@ def ours_sweep(evaluations: int = 0) -> None:
     from experiments.run.pool import Pool, cores
     from experiments.run.stack import plan
 
-    configs = _sweep_configs()
+    configs = sweep_configs()
     tasks = [task(config) for config in configs]
     items = [([configs[k] for k in stack], tasks[stack[0]], evaluations) for stack in plan(configs, tasks)]
     with Pool(_ours_stack, items, cores()) as pool:
@@ -163,7 +163,7 @@ def digits() -> Task:
     """The data set that is trained on."""
     from experiments.run.data import task
 
-    return task(_sweep_configs()[0])
+    return task(sweep_configs()[0])
 
 
 def _jax_sweep() -> None:

@@ -1,5 +1,6 @@
 """A trained run as files: what MLflow keeps as its artifacts, and what waits on disk where MLflow does not answer."""
 
+import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,7 +36,10 @@ ARRAY_BYTES = 2**28
 def write(trained: Trained, folder: Path) -> None:
     """history.npz and parameters.npy (P,), without pickle; config.yaml, environment.json and, where there is one, git.diff."""
     trained.history.save(folder / HISTORY)
-    np.save(folder / PARAMETERS, trained.parameters, allow_pickle=False)
+    # NumPy's own error for a disk that is full does not say so.
+    content = io.BytesIO()
+    np.save(content, trained.parameters, allow_pickle=False)
+    (folder / PARAMETERS).write_bytes(content.getbuffer())
     (folder / CONFIG).write_text(yaml.dump(asdict(trained.config), Dumper=DUMPER, sort_keys=False))
     own = {"threads": str(trained.config.training.threads), "data": load(trained.config.dataset).digest}
     (folder / ENVIRONMENT).write_text(json.dumps({**trained.environment, **own}, indent=2))

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 from mlflow.exceptions import MlflowException
@@ -67,10 +68,11 @@ class Rows:
         begun = {"experiment_id": int(self.experiment_id), "status": "RUNNING", "lifecycle_stage": "active"}
         # As MLflow fills columns in whose place it has tags by now.
         begun |= {"source_type": "UNKNOWN", "source_name": "", "entry_point_name": "", "source_version": "", "user_id": "unknown"}
-        begun["start_time"] = get_current_time_millis()
+        # A millisecond each: MLflow's pages, and we, order runs by it.
+        times = count(get_current_time_millis())
         rows = [
-            {**begun, "run_uuid": run_id, "name": run.name, "artifact_uri": place}
-            for run, run_id, place in zip(runs, ids, places, strict=True)
+            {**begun, "run_uuid": run_id, "name": run.name, "artifact_uri": place, "start_time": start}
+            for run, run_id, place, start in zip(runs, ids, places, times, strict=False)
         ]
         with self.store.ManagedSessionMaker(read_only=False) as session:
             self._insert(session, models.SqlRun, rows)

@@ -168,10 +168,17 @@ class Store:
         """
         if parent := runs[0][0].parent:
             self.check_owner(parent)
+        finished: list[FinishedRun] = []
         with tempfile.TemporaryDirectory() as folder:
-            self.writer.finish([self._finished_run(run, trained, Path(folder, run.run_id)) for run, trained in runs])
-        for run, _ in runs:
-            run.ended = True
+            try:
+                for run, trained in runs:
+                    finished.append(self._finished_run(run, trained, Path(folder, run.run_id)))
+            finally:
+                # Where the disk is full, those whose files it has.
+                if finished:
+                    self.writer.finish(finished)
+                for run, _ in runs[: len(finished)]:
+                    run.ended = True
 
     def _finished_run(self, run: "Run", trained: Trained, folder: Path) -> FinishedRun:
         """folder: for its files, where they are not written where they belong at once."""

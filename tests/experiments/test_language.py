@@ -23,7 +23,7 @@ REFUSED = {
     "-m dataset=null": "Got NoneType: no group is null",
     "-m network.depth=range(3,2)": "has no job: an axis has no value",
     "-m dataset=glob(zzz*)": "dataset=glob(zzz*) has no job: an axis has no value",
-    "-m network.depth=interval(2,3)": "does not support sweep type : INTERVAL_SWEEP",
+    "-m network.depth=interval(2,3)": "is an interval, of which a grid has no values: hydra/sweeper=random",
     "-m hydra.sweeper.max_batch_size=0": "hydra.sweeper.max_batch_size is 0, it must be null or at least 1",
     "-m experiment=catapult,vanishing_tanh": "sweep.study differs between job 0 and job 14: 'catapult' and None",
     "-m tracking.experiment=at-${dataset.name} dataset=iris,wine": "tracking.experiment differs between job 0 and job 1",

@@ -60,7 +60,7 @@ def tables(store, folder):
         return value
 
     return {
-        table: sorted([{key: named(value) for key, value in row.items()} for row in content], key=repr)
+        table: sorted([{key: named(value) for key, value in row.items() if key != "start_time"} for row in content], key=repr)
         for table, content in found.items()
     }
 
