@@ -7,7 +7,11 @@ const DIVERGED = "#d55e00", SELECTED = "#000";
 const STEP = "step (updates made)";
 const NARROW = 520;
 
-const short = (value) => (Number.isFinite(value) ? String(Number(value.toPrecision(3))) : "–");
+const short = (value) => {
+  if (!Number.isFinite(value)) return "–";
+  const far = value !== 0 && (Math.abs(value) >= 1e5 || Math.abs(value) < 1e-4);
+  return far ? d3.format(".3~e")(value) : String(Number(value.toPrecision(3)));
+};
 const positive = (value) => Number.isFinite(value) && value > 0;
 const isNumber = (text) => text !== "" && Number.isFinite(Number(text));
 

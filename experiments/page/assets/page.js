@@ -4,9 +4,13 @@
 const scale = scaleOf(cells.map((cell) => cell.mean), content.isLoss, content.ceiling);
 const ended = runs.some((run) => run.outcome === "stopped") ? "diverged or were stopped" : "diverged";
 const measured = runs.some((run) => Object.keys(run.distributions).length);
+// The key whose values have a colour each.
+const lineAxis = downAxis.values.length > 1 ? downAxis : acrossAxis;
+// A loss that has grown by more is not among the curves, which would be pressed flat.
+const MOST_GROWTH = 1000;
 // More cells than this are drawn as bands, more than that many of them not at all where lines cross.
 const MOST_LINES = 60, MOST_CROSSING = 150, MOST_PROFILES = 12;
-const state = { run: bestOf(runs), step: 0, measure: content.curve, by: cells.length > MOST_LINES ? content.down : "cell", logX: false, logY: content.isLoss, symbol: "z" };
+const state = { run: bestOf(runs), step: 0, measure: content.curve, by: cells.length > MOST_LINES ? lineAxis.key : "cell", logX: false, logY: content.isLoss, symbol: "z" };
 
 // Elements, whose texts are never read as markup.
 function el(name, attributes = {}, ...children) {
@@ -81,7 +85,7 @@ function stepper(id) {
 }
 
 function normsSection() {
-  const of = runs.length > 1 ? "Black is the run that is chosen; the others are the best runs across the map. " : "";
+  const of = runs.length > 1 ? "Black is the run that is chosen; the others are the best ones across the map. " : "";
   return section("norms-section", "Gradient norms by block and step", stepper("norms"),
     el("div", { class: "halves" }, figure("profile", `${of}The axes stay as the step changes.`), figure("norms", "All steps of the run; the line is the step of the slider.")));
 }
@@ -183,14 +187,16 @@ const overCells = (values) => ({ value: d3.median(values), low: d3.quantile(valu
 function drawCurves() {
   const chosenCell = cells.find((cell) => cell.runs.includes(state.run));
   const byCell = state.by === "cell" || runs.length === 1;
-  const axis = byCell ? downAxis : axisOf(state.by), colours = coloursOf(axis.values);
+  const axis = byCell ? lineAxis : axisOf(state.by), colours = coloursOf(axis.values);
   const many = byCell && cells.length > MOST_LINES;
   const drawn = many ? d3.sort(cells, (cell) => cost(cell.mean)).slice(0, MOST_LINES) : cells;
   const groups = byCell
     ? drawn.map((cell) => ({ ...cell, colour: colours[axis.values.indexOf(valueOf(cell.runs[0], axis))] }))
     : d3.groups(runs, (run) => valueOf(run, axis)).map(([value, alike]) => ({ name: `${axis.word} ${value}`, runs: alike, colour: colours[axis.values.indexOf(value)] }));
   const one = byCell ? { ...chosenCell } : { name: state.run.name, runs: [state.run] };
-  const points = [...linesOf(groups, byCell ? overSeeds : overCells), ...linesOf([{ ...one, name: one.name + " ", colour: SELECTED, chosen: true }], overSeeds)];
+  const first = d3.max(runs, (run) => run.curves[state.measure]?.values[0]), limit = state.measure.startsWith("loss") ? MOST_GROWTH * first : Infinity;
+  const all = [...linesOf(groups, byCell ? overSeeds : overCells), ...linesOf([{ ...one, name: one.name + " ", colour: SELECTED, chosen: true }], overSeeds)];
+  const points = all.filter((point) => !(point.high > limit));
   fill("curves", (width) => [
     runs.length > 1 && legendOf(axis.values.map((value) => `${axis.word} ${value}`), colours),
     curvesChart(points, state.measure, { x: state.logX, y: state.logY }, width),
@@ -198,28 +204,28 @@ function drawCurves() {
   const bands = byCell ? (content.averaged ? "A line is the mean of the seeds that have not diverged by then, its band the smallest and the largest of them." : "")
     : `A line is the median of all runs with that ${axis.word}, its band the middle half of them.`;
   const left = many ? `Of ${cells.length} cells the best ${MOST_LINES} are drawn.` : cells.length > MOST_LINES ? `${runs.length} runs are drawn as bands, not as lines.` : "";
-  document.querySelector("#curves figcaption").textContent = [runs.length > 1 && "Black is the run that is chosen.", bands, left, state.logX && "A log axis begins at step 1."].filter(Boolean).join(" ");
+  document.querySelector("#curves figcaption").textContent = [runs.length > 1 && "Black is the run that is chosen.", bands, left, state.logX && "A log axis begins at step 1.", points.length < all.length && `Losses above ${MOST_GROWTH} times the first one are not drawn.`].filter(Boolean).join(" ");
 }
 
 // The runs that stand for the sweep beside the one that is chosen.
 function representatives() {
-  const lines = d3.groups(cells, (cell) => cell.runs[0].place.filter((_, place) => ![content.seed, content.across].includes(keys[place].key)).join());
+  const lines = d3.groups(cells, (cell) => cell.runs[0].place.filter((_, place) => keys[place].key !== content.seed && (lineAxis === acrossAxis || keys[place].key !== content.across)).join());
   const best = lines.map(([, alike]) => bestOf((d3.least(alike, (cell) => cost(cell.mean)) ?? alike[0]).runs));
   return thinned(best, MOST_PROFILES).filter((run) => run !== state.run);
 }
 
 function drawProfile() {
   const now = state.run.norms.steps[state.step];
-  const colours = coloursOf(downAxis.values);
+  const colours = coloursOf(lineAxis.values);
   const shown = [...representatives(), state.run];
   const points = shown.flatMap((run) => {
     const { steps, values, blocks } = run.norms, from = nearest(steps, now) * blocks.length;
-    const colour = colours[downAxis.values.indexOf(valueOf(run, downAxis))];
+    const colour = colours[lineAxis.values.indexOf(valueOf(run, lineAxis))];
     return blocks.map((block, place) => ({ line: run.number, colour, block, norm: 10 ** values[from + place], chosen: run === state.run, title: `${run.name}\nblock ${block}: ${short(10 ** values[from + place])}` }));
   });
   const domain = d3.extent(shown.flatMap((run) => Array.from(run.norms.values, (value) => 10 ** value).filter(positive)));
   fill("profile", (width) => [
-    runs.length > 1 && legendOf(downAxis.values.map((value) => `${downAxis.word} ${value}`), colours),
+    runs.length > 1 && legendOf(lineAxis.values.map((value) => `${lineAxis.word} ${value}`), colours),
     profileChart(points, domain[0] === undefined ? [0.1, 1] : domain, width),
   ]);
 }
