@@ -117,7 +117,7 @@ class Mounted:
 
 def _by_lane(values: Array, lanes: tuple[int, ...]) -> Array:
     """(E, lanes, ...) -> (*lanes, E, ...), a copy."""
-    return np.moveaxis(values, 1, 0).reshape(*lanes, len(values), *values.shape[2:])
+    return np.moveaxis(values, 1, 0).reshape(*lanes, len(values), *values.shape[2:]).copy()
 
 
 class Sharpness(Mounted):
@@ -272,7 +272,7 @@ class Signals(Mounted):
 
     def quantity(self, lanes: tuple[int, ...]) -> Quantity:
         """See `Mounted.quantity`."""
-        counts = {symbol: _by_lane(counts, lanes).copy() for symbol, counts in self.counts.items()}
+        counts = {symbol: _by_lane(counts, lanes) for symbol, counts in self.counts.items()}
         return replace(
             super().quantity(lanes),
             histograms={symbol: Histogram(BINS[symbol].edges, counted) for symbol, counted in counts.items()},

@@ -18,7 +18,7 @@ from blocks.measure.diagnostics import checked
 from blocks.network import Network
 from blocks.parameters import Layout, joined_gradient, split
 
-# Where tanh is above it, a unit is saturated.
+# Where |tanh z| is above it, a unit is saturated.
 SATURATION = 0.97
 
 
@@ -27,7 +27,8 @@ class Bins:
     """Bins that are as fine as |v| is small: from 2^low to 2^high, each octave in 2^digits of equal width.
 
     A bin holds its edge of larger |v| and not the other one. The innermost bin is |v| <= 2^low, the outermost |v| > 2^high.
-    signed: v and -v have bins of their own, but for the innermost one, else |v| alone is looked at.
+
+    signed: v and -v have bins of their own, but for the innermost one; else |v| alone is looked at.
     """
 
     low: int
@@ -64,7 +65,7 @@ class Bins:
     def _folded(self, found: Array, bias: int) -> Array:
         """(..., B) from counts by sign and by the leading bits of |v|, (..., 2, S)."""
         low, high = ((exponent + bias) << self.digits for exponent in (self.low, self.high))
-        # 1 less than 0 has become the largest of all.
+        # Less 1, the bits of 0 are those of the largest |v|.
         innermost = (found[..., :low].sum(axis=-1) + found[..., -1]).sum(axis=-1, keepdims=True)
         outermost = found[..., high:-1].sum(axis=-1, keepdims=True)
         sides = np.concatenate([found[..., low:high], outermost], axis=-1)
@@ -72,7 +73,7 @@ class Bins:
         return np.concatenate([below[..., ::-1], innermost, above] if self.signed else [innermost, above + below], axis=-1)
 
 
-# z and a: an eighth between 1 and 2. Gradients span decades: two bins an octave, 1e-30 to 1e6.
+# z and a from 1/64 to 64, eight bins an octave; gradients, which span decades, from 1e-30 to 1e6, two bins an octave.
 VALUES, GRADIENTS = Bins(-6, 6, 3, signed=True), Bins(-100, 20, 1, signed=False)
 BINS = {"z": VALUES, "a": VALUES, "da": GRADIENTS, "dW": GRADIENTS}
 NUMBERS = (

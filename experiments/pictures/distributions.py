@@ -46,8 +46,9 @@ class Distribution:
 def distributions(history: History) -> dict[str, Distribution]:
     """symbol -> distribution of z, a, da and dW of a single lane; none where the run had no such instrument."""
     measured = history.quantities.get(SIGNALS)
-    histograms = getattr(measured, "histograms", {})
-    return {symbol: _distribution(symbol, measured.at, h.edges, h.counts) for symbol, h in histograms.items()}  # type: ignore[union-attr]
+    if measured is None:
+        return {}
+    return {symbol: _distribution(symbol, measured.at, h.edges, h.counts) for symbol, h in measured.histograms.items()}
 
 
 def _distribution(symbol: str, at: Array, edges: Array, counts: Array) -> Distribution:

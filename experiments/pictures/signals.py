@@ -20,7 +20,7 @@ from blocks.arrays import Array
 from blocks.history import Histogram, History, Quantity, evenly_spaced
 from blocks.measure.signals import NUMBERS
 from blocks.theory import MeanField, weight_variance
-from experiments.run.config import Config
+from experiments.run.config import Config, UserError
 from experiments.run.data import Task
 from experiments.run.stack import sizes
 
@@ -41,6 +41,13 @@ FINENESS, DEVIATIONS = 8, 4.0
 OVERLAP = 1.6
 
 
+def measured(history: History) -> Quantity:
+    """What `instruments.signals` has measured; raises UserError where it was not asked for."""
+    if NAME not in history.quantities:
+        raise UserError("the run has not measured its signals by block: it must be trained with instruments.signals=log")
+    return history.quantities[NAME]
+
+
 def number(quantity: Quantity, name: str) -> Array:
     """(E, L) one of NUMBERS, of every measured step and block."""
     return quantity.values[:, NUMBERS.index(name)]
@@ -48,8 +55,8 @@ def number(quantity: Quantity, name: str) -> Array:
 
 def first_and_last(quantity: Quantity) -> list[int]:
     """The places in `at` of the first and the last step at which something was measured, once where they are the same."""
-    measured = np.flatnonzero(np.isfinite(number(quantity, "z_std")).any(axis=-1))
-    return sorted({int(measured[0]), int(measured[-1])}) if measured.size else [0]
+    places = np.flatnonzero(np.isfinite(number(quantity, "z_std")).any(axis=-1))
+    return sorted({int(places[0]), int(places[-1])}) if places.size else [0]
 
 
 def distribution(history: History, symbol: str, saturated: str = "saturated") -> Figure:
@@ -59,7 +66,7 @@ def distribution(history: History, symbol: str, saturated: str = "saturated") ->
 
     symbol: z, a, da or dW. saturated: the word for it, "dead" where the activation is relu.
     """
-    quantity = history.quantities[NAME]
+    quantity = measured(history)
     depth = quantity.values.shape[-1]
     draw = _values if symbol in ("z", "a") else _magnitudes
     figure, all_axes = _panels(quantity, f"{TITLES[symbol]} by block")
@@ -76,7 +83,7 @@ def distribution(history: History, symbol: str, saturated: str = "saturated") ->
 
 def update_to_data(history: History) -> Figure:
     """log10 of std(update) / std(W) by step, a line a block; -3 is a usual place to be."""
-    quantity = history.quantities[NAME]
+    quantity = measured(history)
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.set_title("update : data, std(update) / std(W), by block and step", fontsize=10)
@@ -99,7 +106,7 @@ def ridge(history: History, variances: Array | None = None) -> Figure:
     variances: (L,) q_l of mean-field theory, see `mean_field_variances`: the normal density of that variance is drawn over the
         first step, which must then be the initial network.
     """
-    quantity = history.quantities[NAME]
+    quantity = measured(history)
     places = first_and_last(quantity)
     figure, all_axes = _panels(quantity, "pre-activations z by block", height=max(4.2, 1.5 + 0.28 * quantity.values.shape[-1]))
     for axes, place in zip(all_axes, places, strict=True):
@@ -108,12 +115,13 @@ def ridge(history: History, variances: Array | None = None) -> Figure:
     return figure
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def mean_field_variances(config: Config, of: Task) -> Array | None:
     """(L,) the variance q_l of z_l in a wide network with initial weights, mean over the examples that are measured.
 
         q_1 = sigma_w^2 q_0 + sigma_b^2        q_l = V(q_{l-1})        q_0 = |x|^2 / n_0, of every example
 
-    None for kinds other than plain, of which this is the theory, and for weights that are all 0.
+    None for kinds other than plain, of which this is the theory, for weights that are all 0, and where q_l leaves its range.
     """
     network = config.network
     if network.kind != "plain" or weight_variance(network.initializer, network.gain) == 0:
@@ -124,6 +132,8 @@ def mean_field_variances(config: Config, of: Task) -> Array | None:
     for n_prev, n_l in pairwise(sizes(config, of)):
         field = MeanField(network.activation, _weight_variance(config, n_prev, n_l), network.bias_variance)
         q = field.variance_map(q) if means else field.weight_variance * q + field.bias_variance
+        if not np.isfinite(q).all():
+            return None
         means.append(float(q.mean()))
     return np.array(means)
 

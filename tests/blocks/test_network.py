@@ -133,7 +133,7 @@ def test_a_replayed_cycle_has_the_bits_of_forward_and_backward(monkeypatch, size
     rng = np.random.default_rng(6)
     network, loss, m = random_network(sizes, activation, lanes, rng, dtype, kind), LOSSES["half_mean_squared_error"], 5
     gradient, target = np.empty_like(network.parameters), rng.standard_normal((sizes[-1], m)).astype(dtype)
-    workspace = Workspace(network, loss, gradient, target, m)
+    workspace = Workspace(network, loss, gradient, target, (m,))
     # Whatever an earlier batch has left.
     for rows in rng.standard_normal((3, m, sizes[0] + 1)).astype(dtype):
         rows[:, -1] = 1

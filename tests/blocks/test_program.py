@@ -104,7 +104,7 @@ def test_a_lane_that_diverges_does_so_at_the_same_step(plain):
 def test_a_whole_pass_is_one_program(activation, kind, loss):
     network = Network.create((4, 5, 5, 1), activation, rng=np.random.default_rng(0), dtype=np.float32, kind=kind)
     gradient, target = np.empty_like(network.parameters), np.zeros((1, 8), np.float32)
-    for (calls,) in Workspace(network, LOSSES[loss], gradient, target, 8).replay.stages:
+    for (calls,) in Workspace(network, LOSSES[loss], gradient, target, (8,)).replay.stages:
         assert isinstance(calls, _Program)
 
 

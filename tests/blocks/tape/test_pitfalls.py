@@ -881,7 +881,7 @@ def test_a_workspace_has_the_bytes_of_plain_calls(loss, lanes):
 
     def results():
         gradient = np.empty_like(network.parameters)
-        workspace = Workspace(network, LOSSES[loss], gradient, target, 5)
+        workspace = Workspace(network, LOSSES[loss], gradient, target, (5,))
         for examples in (np.arange(5), np.arange(3, 8)):
             workspace.gather(rows, target, examples, None)
             workspace.cycle()

@@ -1,5 +1,7 @@
 """Pictures of signals, of a network and of its loss, by what they show; and the variance of z beside mean-field theory."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
@@ -11,7 +13,7 @@ from experiments.pictures import landscape
 from experiments.pictures import signals as pictures
 from experiments.pictures.gallery import draw_run
 from experiments.record import files
-from experiments.run.config import typed
+from experiments.run.config import UserError, typed
 from experiments.run.data import task
 from experiments.run.stack import train_stack
 
@@ -47,6 +49,15 @@ def test_a_distribution_has_a_density_for_every_block_before_and_after(run, symb
     assert (first.get_xscale() == "log") == (symbol != "a")
 
 
+def test_a_run_that_has_not_measured_its_signals_says_how_they_are_had(run):
+    bare = replace(run[2].history, quantities={})
+    for draw in (pictures.update_to_data, pictures.ridge, lambda history: pictures.distribution(history, "a")):
+        with pytest.raises(
+            UserError, match=r"has not measured its signals by block: it must be trained with instruments\.signals=log"
+        ):
+            draw(bare)
+
+
 def test_updates_are_a_line_a_block_on_a_logarithmic_scale_with_the_usual_place(run):
     history = run[2].history
     (axes,) = pictures.update_to_data(history).axes
@@ -72,7 +83,7 @@ def test_a_ridge_has_the_normal_density_of_theory_over_the_first_step_alone(run)
 
 
 def test_the_theory_of_plain_networks_is_drawn_for_those_alone(composed):
-    for without in ("network.kind=residual", "network.kind=normalized", "network.initializer=zeros"):
+    for without in ("network.kind=residual", "network.kind=normalized", "network.initializer=zeros", "network.gain=1e200"):
         config = typed(composed("network.depth=4", without))
         assert pictures.mean_field_variances(config, task(config)) is None
 
