@@ -90,7 +90,7 @@ class Optimizer:
         return [rate.astype(theta.dtype) if rate.shape == theta.shape else _column(rate, theta.dtype)]
 
     def preconditioner(self, state: State) -> Array | None:
-        """P (..., P), what the coming update divides the gradient by, as `state` has it; None for a rule that does not."""
+        """What its last update divided the gradient by, (..., P); None for a rule that divides by nothing."""
         return None
 
     def largest_stable_curvature(self) -> Array:

@@ -273,8 +273,11 @@ SHORTER = {
     "trainable_depth": ["network.depth=3,10,26", "network.gain=0.5,1.0,1.76,4.0", "seed=0"],
     "he_or_xavier": ["seed=0"],
     "normalization": ["network.width=128", "network.gain=0.5,2.0", "seed=0"],
-    "isometry": ["network.depth=100", "optimizer.learning_rate=0.00316,0.0316"],
-    "edges_of_stability": [],
+    "isometry": ["optimizer.learning_rate=0.00316,0.0316"],
+    "edges_of_stability": [
+        "optimizer={name: nesterov, learning_rate: 0.25},{name: adam, learning_rate: 0.02}",
+        "training.epochs=800",
+    ],
     "edge_of_stability": ["optimizer.learning_rate=0.4,0.5", "training.epochs=1000"],
     "catapult": [],
     "linear_limit": ["dataset=iris,diabetes,moons", "optimizer.learning_rate=0.461,0.484,0.648,0.681,0.715,1.35,1.41,1.48"],
