@@ -17,8 +17,8 @@ from experiments.run.data import task
 from experiments.run.measure import MEASURES, Measure
 from experiments.run.stack import STOPPED, Trained, steps_of
 
-# Earlier than at 1/eta^2 of the epochs the order of the runs says little of their last: with all rungs that there is room for,
-# the best run of `benchmark halving` is lost.
+# Earlier than at 1/eta^2 of the epochs the order of the runs says little of their last: with all rungs there is room for, the
+# best run of `benchmark halving` is lost.
 MOST_RUNGS = 2
 
 
