@@ -68,9 +68,12 @@ class OpenRuns:
             if changed != self.read.get(report):
                 self.read[report] = changed
                 history = History.load(report)
+                runs: list[tuple[Any, History, int]] = []
                 for lane, job in enumerate(stack):
                     config = self.configs[job]
-                    self.runs[job].progress(history.lane(lane), steps_of(config, task(config)))
+                    runs.append((self.runs[job], history.lane(lane), steps_of(config, task(config))))
+                for some in self.store.together(runs):
+                    self.store.progress(some)
 
     @defer_interrupts()
     def end(self, outcomes: "Sequence[tuple[int, Trained | Exception]]") -> None:

@@ -1,10 +1,11 @@
 """Runs as rows of MLflow's own tables: several in one transaction, in a sixth of the time of its client."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.store.db.utils import _get_schema_version
 from mlflow.store.tracking.dbmodels import models
@@ -53,6 +54,15 @@ class Rows:
         """See `Writer`."""
         return patiently(self.uri, lambda: self._create(runs))
 
+    def log(self, points: Mapping[str, list[Metric]]) -> None:
+        """See `Writer`."""
+
+        def log() -> None:
+            with self.store.ManagedSessionMaker(read_only=False) as session:
+                self._log(session, points)
+
+        patiently(self.uri, log)
+
     def finish(self, runs: Sequence[FinishedRun]) -> None:
         """See `Writer`."""
         for run in runs:
@@ -82,8 +92,6 @@ class Rows:
 
     def _finish(self, runs: Sequence[FinishedRun]) -> None:
         ids = [run.run_id for run in runs]
-        points = {run.run_id: _points(run) for run in runs}
-        last = {(run_id, row["key"]): row for run_id in ids for row in sorted(points[run_id], key=_age)}
         run = models.SqlRun
         ending = update(run).where(run.run_uuid.in_(ids), run.lifecycle_stage == "active")
         with self.store.ManagedSessionMaker(read_only=False) as session:
@@ -91,10 +99,16 @@ class Rows:
             ended: Any = session.execute(ending.values(status="FINISHED", end_time=get_current_time_millis()))
             if ended.rowcount != len(ids):
                 raise MlflowException(f"one of the runs {', '.join(ids)} was deleted while it was trained")
-            self._insert(session, models.SqlMetric, [row for rows in points.values() for row in rows])
-            self._replace(session, models.SqlLatestMetric, list(last.values()), LAST, newer=AGE)
+            self._log(session, {run.run_id: run.metrics for run in runs})
             self._replace(session, models.SqlTag, _texts(ids, [run.tags for run in runs]), ("value",))
             self._use(session, runs)
+
+    def _log(self, session: Session, points: Mapping[str, list[Metric]]) -> None:
+        """Metrics, and the last point of each."""
+        rows = [row for run_id, metrics in points.items() for row in _points(run_id, metrics)]
+        last = {(row["run_uuid"], row["key"]): row for row in sorted(rows, key=_age)}
+        self._insert(session, models.SqlMetric, rows)
+        self._replace(session, models.SqlLatestMetric, list(last.values()), LAST, newer=AGE)
 
     def _use(self, session: Session, runs: Sequence[FinishedRun]) -> None:
         """Each run's data set as its input. The experiment has a data set once."""
@@ -140,10 +154,10 @@ class Rows:
             session.execute(statement, list(rows))
 
 
-def _points(run: FinishedRun) -> list[Row]:
+def _points(run_id: str, metrics: list[Metric]) -> list[Row]:
     return [
-        {"run_uuid": run.run_id, "key": m.key, "value": m.value, "timestamp": m.timestamp, "step": m.step, "is_nan": False}
-        for m in run.metrics
+        {"run_uuid": run_id, "key": m.key, "value": m.value, "timestamp": m.timestamp, "step": m.step, "is_nan": False}
+        for m in metrics
     ]
 
 

@@ -161,6 +161,18 @@ class Store:
         new = [NewRun(name, {**own, **tags}, texts(params(config)) if config else {}) for name, tags, config in runs]
         return [Run(self, run_id, parent, artifact_uri) for run_id, artifact_uri in self.writer.create(new)]
 
+    def progress(self, runs: "Sequence[tuple[Run, History, int]]") -> None:
+        """`Run.progress` of each: the points of its curves since the last call."""
+        now = int(time.time() * 1000)
+        points = {
+            run.run_id: list(curves(history, steps, self.points, self.blocks, run.shown, lambda step: now))
+            for run, history, steps in runs
+        }
+        self.writer.log(points)
+        for run, history, _ in runs:
+            # A later round of a sweep with halving begins anew.
+            run.shown = max(run.shown, history.loss.shape[-1])
+
     def finish(self, runs: "Sequence[tuple[Run, Trained]]") -> None:
         """All of those runs of a sweep, or of one alone, and their end: FINISHED, whatever the outcome.
 
@@ -328,12 +340,7 @@ class Run:
 
     def progress(self, history: History, steps: int) -> None:
         """The points of the curves that a training of `steps` steps has reached since the last call."""
-        now = int(time.time() * 1000)
-        self.client.log_batch(
-            self.run_id, metrics=list(curves(history, steps, self.store.points, self.store.blocks, self.shown, lambda step: now))
-        )
-        # A later round of a sweep with halving begins anew.
-        self.shown = max(self.shown, history.loss.shape[-1])
+        self.store.progress([(self, history, steps)])
 
     def finish(self, trained: Trained) -> None:
         """See `Store.finish`."""

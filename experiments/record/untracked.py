@@ -53,7 +53,7 @@ class Untracked:
     def save_view(self, *arguments: Any) -> None:
         """Nothing."""
 
-    def progress(self, history: Any, steps: int) -> None:
+    def progress(self, *runs: Any) -> None:
         """Nothing."""
 
     def finish(self, *trained: Any) -> None:

@@ -1,6 +1,6 @@
 """How runs come into a store: what is written of one, and the way through MLflow's client. The other way: `record.rows`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +46,9 @@ class Writer(Protocol):
     def create(self, runs: Sequence[NewRun]) -> list[tuple[str, str]]:
         """Make RUNNING runs; their ids and the URIs of their artifacts."""
 
+    def log(self, points: Mapping[str, list[Metric]]) -> None:
+        """Write metrics: a run's id -> its points."""
+
     def finish(self, runs: Sequence[FinishedRun]) -> None:
         """Write what is left of those runs, and their end: FINISHED, which none is that is not whole."""
 
@@ -76,6 +79,11 @@ class Requests:
         info = self.client.create_run(self.experiment_id, run_name=run.name, tags=run.tags).info
         self.client.log_batch(info.run_id, params=[Param(key, value) for key, value in run.params.items()])
         return info.run_id, info.artifact_uri
+
+    def log(self, points: Mapping[str, list[Metric]]) -> None:
+        """See `Writer`."""
+        for run_id, metrics in points.items():
+            self.client.log_batch(run_id, metrics=metrics)
 
     def finish(self, runs: Sequence[FinishedRun]) -> None:
         """See `Writer`."""

@@ -2,13 +2,13 @@
 
 import contextlib
 import sqlite3
-import time
+from types import SimpleNamespace
 
 import pytest
 from mlflow.entities import Metric
 from sqlalchemy import MetaData, create_engine
 
-from experiments.record import rows
+from experiments.record import rows, tracking
 from experiments.record.rows import Rows
 from experiments.record.tracking import Store
 from experiments.record.writer import Requests
@@ -18,6 +18,8 @@ from tests.experiments.conftest import empty_store
 
 SMALL = ["training.epochs=2", "network.width=8"]
 AFTER_ANY_STEP = 10**6
+TIMES = {"start_time", "end_time", "creation_time", "last_update_time"}
+SIGN = "heartbeat"
 
 
 def record(uri, stacks):
@@ -59,9 +61,11 @@ def tables(store, folder):
             value = value.replace(one, name) if isinstance(value, str) else value
         return value
 
+    def without(row):
+        return {key: named(value) for key, value in row.items() if key not in TIMES}
+
     return {
-        table: sorted([{key: named(value) for key, value in row.items() if key != "start_time"} for row in content], key=repr)
-        for table, content in found.items()
+        table: sorted([without(row) for row in content if row.get("key") != SIGN], key=repr) for table, content in found.items()
     }
 
 
@@ -72,9 +76,8 @@ def lay_side_by_side(monkeypatch, composed, uris, folders):
         for more in (["instruments.sharpness=log"], ["dataset=iris"])
     ]
     assert [run.outcome == "diverged" for stack in stacks for run in stack] == [False, True, False, True]
-    # Times are the same, too, where time stands still.
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now)
+    # What was seen while it trained has the time of the looking.
+    monkeypatch.setattr(tracking, "time", SimpleNamespace(time=stacks[0][0].started.__float__))
     known, found = rows.REVISIONS, {}
     for writer, revisions, uri, folder in zip((Requests, Rows), ((), known), uris, folders, strict=True):
         monkeypatch.setattr(rows, "REVISIONS", revisions)
