@@ -16,7 +16,7 @@ from experiments.run.config import Config, DatasetConfig, NetworkConfig, Optimiz
 from experiments.run.data import Task
 from experiments.run.stack import Trained
 
-SWEEP_ROUNDS, HALVED_SEEDS = 3, 10
+SWEEP_ROUNDS, HALVED_SEEDS, FACTORS = 3, 10, (3, 4)
 DEPTHS, RATES, SWEEP_EPOCHS, WIDTH, BATCH = (2, 3, 5, 9, 17, 33), np.geomspace(1e-3, 1, 16), 20, 64, 64
 
 
@@ -54,11 +54,12 @@ def seeds() -> None:
 
 
 def halving() -> None:
-    """Successive halving by 3 of 4 depths x 64 rates on digits, 81 epochs at width 16, beside the full grid, for 10 seeds.
+    """Successive halving of 4 depths x 64 rates on digits, 81 epochs at width 16, beside the full grid, for 10 seeds.
 
     Whether the run of the smallest final loss is among those that go on, and at which share of updates and of processor time.
     """
-    found, shares = 0, []
+    found: dict[float, list[bool]] = {factor: [] for factor in FACTORS}
+    shares: dict[float, list[tuple[float, float]]] = {factor: [] for factor in FACTORS}
     for seed in range(HALVED_SEEDS):
         configs = [
             replace(
@@ -67,23 +68,28 @@ def halving() -> None:
                 network=NetworkConfig(depth=config.network.depth, width=16),
                 optimizer=OptimizerConfig(learning_rate=float(rate)),
                 training=TrainingConfig(epochs=81, batch_size=BATCH),
-                sweep=SweepConfig(halving=3),
             )
             for config in sweep_configs()[: 4 * len(RATES) : len(RATES)]
             for rate in np.geomspace(0.003, 1, 64)
         ]
         start = time.process_time()
         full = _in_turn(configs)
-        middle = time.process_time()
-        survivors, updates = _halved(configs)
-        seconds = middle - start, time.process_time() - middle
-        finals = [run.final("loss/train") for run in full]
-        found += int(np.nanargmin(finals)) in survivors
-        shares.append((updates / sum(run.history.steps_made for run in full), seconds[1] / seconds[0]))
-    of_updates, of_seconds = np.median(shares, axis=0)
-    print("\nhalving by 3, 4 depths x 64 rates on digits, 81 epochs")
-    print(f"  the best run of the full grid is found for {found} of {HALVED_SEEDS} seeds,")
-    print(f"  at {of_updates:.1%} of the full grid's updates, and {of_seconds:.1%} of its processor time (medians)")
+        seconds = time.process_time() - start
+        best, updates = np.nanargmin([run.final("loss/train") for run in full]), sum(run.history.steps_made for run in full)
+        for factor in FACTORS:
+            start = time.process_time()
+            survivors, made = _halved([replace(config, sweep=SweepConfig(halving=factor)) for config in configs])
+            shares[factor].append((made / updates, (time.process_time() - start) / seconds))
+            found[factor].append(best in survivors)
+    print(
+        "\nhalving, 4 depths x 64 rates on digits, 81 epochs: is the best run of the full grid found, and at which share of it?"
+    )
+    for factor in FACTORS:
+        of_updates, of_seconds = np.median(shares[factor], axis=0)
+        seeds = f"{sum(found[factor])} of {HALVED_SEEDS} seeds"
+        print(
+            f"  by {factor}: for {seeds}, at {of_updates:.1%} of its updates and {of_seconds:.1%} of its processor time (medians)"
+        )
 
 
 def _halved(configs: list[Config]) -> tuple[list[int], int]:
