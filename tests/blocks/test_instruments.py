@@ -22,9 +22,9 @@ EVERY = [
     Instrument("update_ratio", "1"),
     Instrument("saturated", "log"),
     Instrument("example_norm", "2"),
+    Instrument("singular_value", "5"),
     Instrument("signals", "2"),
     Instrument("parameters", "3"),
-    Instrument("singular_value", "5"),
 ]
 # Of the lanes, the second diverges on the way, the first trains, the third hardly moves.
 RATES = np.array([0.2, 40.0, 1e-3])
@@ -299,7 +299,7 @@ def test_a_bad_schedule_is_refused(schedule):
 
 
 def test_bad_instruments_are_refused():
-    with pytest.raises(ValueError, match="instrument 'flatness' is unknown, allowed: sharpness, update_ratio"):
+    with pytest.raises(ValueError, match="instrument 'flatness' is unknown, allowed: sharpness, preconditioned_sharpness, update_ratio"):
         Instrument("flatness", "1")
     with pytest.raises(ValueError, match="count is 0, it must be a whole number of at least 1"):
         Instrument("sharpness", "1", count=0)
