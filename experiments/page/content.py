@@ -17,7 +17,7 @@ from blocks.history import History, evenly_spaced, log_spaced
 from experiments.page import packed
 from experiments.page.question import command, question
 from experiments.pictures.distributions import Distribution, distributions
-from experiments.pictures.figures import CEILING
+from experiments.pictures.figures import CEILING, FLOOR
 from experiments.pictures.report import REPEATS, Report, Row
 from experiments.record.identity import SURROUNDINGS
 from experiments.run.config import UserError, printable, shown, words
@@ -64,8 +64,10 @@ def content(heading: Heading, report: Report, runs: "Mapping[int, Recorded]") ->
         "measure": report.measure.title,
         "curve": report.measure.name,
         "isLoss": report.measure.is_loss,
+        "isSearch": report.is_search,
         "averaged": report.averaged,
         "ceiling": CEILING * max(task(row.config).constant_loss for row in rows),
+        "floor": FLOOR,
         "keys": keys,
         "down": report.down,
         "across": report.across,

@@ -13,35 +13,49 @@ from experiments.run.config import CONF, Config, flat, flat_values, varied
 
 SEED, DATASET, LOADER = "seed", "dataset.name", "dataset.loader."
 # What a command need not say: where the record goes, and what becomes of an earlier one.
-ELSEWHERE = ("tracking.", "sweep.resume", "sweep.stale")
+ELSEWHERE = ("tracking.uri", "tracking.experiment", "tracking.register", "sweep.resume", "sweep.stale")
 
 
 def question(configs: Sequence[Config]) -> str:
     """The first line of the preset that the sweep is, or is a part of, "" where there is none; the seeds may be any.
 
-    Every run has the values that the preset fixes, what is swept is swept there, and each value is one of those there.
+    Every run has the values that the preset fixes, each of the preset's axes is swept, over values of its own, and nothing else.
     """
     runs = [flat(config) for config in configs]
-    swept = {key: {str(run[key]) for run in runs if key in run} for key in varied(runs) if key != SEED}
+    swept = set(varied(runs)) - {SEED}
     for text, axes, fixed in _presets():
-        asked = swept.keys() == axes.keys() and all(swept[key] <= axes[key] for key in swept)
-        if asked and all(run.get(key) == value for run in runs for key, value in fixed.items()):
+        found = [{tuple(str(run.get(key)) for key in keys) for run in runs} for keys, _ in axes]
+        asked = all(len(values) > 1 and values <= own for values, (_, own) in zip(found, axes, strict=True))
+        along = swept <= {key for keys, _ in axes for key in keys}
+        if asked and along and all(run.get(key) == value for run in runs for key, value in fixed.items()):
             return text
     return ""
 
 
-def _presets() -> Iterator[tuple[str, dict[str, set[str]], dict[str, Any]]]:
-    """(first line, swept key -> its values, what every run has) of the files in conf/experiment, without the seeds."""
+# The keys of an axis, of which a group has several at once, and their values, as text.
+Sweep = tuple[tuple[str, ...], set[tuple[str, ...]]]
+
+
+def _presets() -> Iterator[tuple[str, list[Sweep], dict[str, Any]]]:
+    """(first line, axes, what every run has) of the files in conf/experiment, without the seeds."""
     for file in sorted(Path(CONF, "experiment").glob("*.yaml")):
         text = file.read_text(encoding="utf-8").splitlines()[1].removeprefix("# ")
         values: Any = OmegaConf.to_container(OmegaConf.load(file))
         params = values.pop("hydra")["sweeper"]["params"]
-        axes = {key: set(str(values).split(",")) for key, values in params.items() if key != SEED}
+        axes = [_axis(DATASET if key == "dataset" else key, str(axis)) for key, axis in params.items() if key != SEED]
         chosen = {key: name for default in values.pop("defaults", []) for key, name in default.items()}
         fixed = flat_values(values)
         if "override /dataset" in chosen:
             fixed[DATASET] = chosen["override /dataset"]
-        yield text, {DATASET if key == "dataset" else key: axis for key, axis in axes.items()}, fixed
+        yield text, axes, fixed
+
+
+def _axis(key: str, axis: str) -> Sweep:
+    """Of `network.depth` and "2,5", or of `network` and "{activation: relu, gain: 2.0},{activation: tanh, gain: 1.0}"."""
+    if not axis.startswith("{"):
+        return (key,), {(value,) for value in axis.split(",")}
+    groups: Any = OmegaConf.to_container(OmegaConf.create(f"[{axis}]"))
+    return tuple(f"{key}.{name}" for name in groups[0]), {tuple(map(str, group.values())) for group in groups}
 
 
 def command(configs: Sequence[Config]) -> str:

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from blocks.arrays import Array
 from blocks.history import History, evenly_spaced
 from experiments.pictures.bands import plot_band, span
+from experiments.pictures.points import draw_points
 from experiments.pictures.report import COLUMNS, MOST, REPEATS, Cell, Report
 from experiments.run.config import shown
 from experiments.run.data import task
@@ -33,6 +34,8 @@ DRAWN = 500
 ABREAST, WIDEST = 3, 24
 # What the colours of a map tell apart, in units of the loss of the best constant prediction.
 CEILING = 2.0
+# r2 is 1 less the loss over that one's; an accuracy is never below.
+FLOOR = 1 - CEILING
 # Letters of labels side by side that do not touch.
 READABLE = 80
 # Lines that a legend names.
@@ -55,7 +58,10 @@ def sweep_map(report: Report) -> Figure:
     """The sweep's tables as maps of its measure, side by side where they can still be read.
 
     [ ] the best cell; a frame around the largest rate of each row that trains; seeds averaged, +- their standard deviation.
+    Of a search its runs as points.
     """
+    if report.is_search:
+        return _search_map(report)
     tables = report.tables()
     rows, columns = (max(len({place[axis] for place in cells}) for cells in tables.values()) for axis in (0, 1))
     lines = 1 if report.seeds == 1 else 3
@@ -76,6 +82,15 @@ def sweep_map(report: Report) -> Figure:
     return figure
 
 
+def _search_map(report: Report) -> Figure:
+    figure, axes = new_axes(f"{report.measure.title}, {len(report.rows)} runs: {report.outcomes}\nring: the best; x: without a value")
+    scale, alike, extend = _scale(report)
+    points = draw_points(axes, report, scale, DIVERGED)
+    axes.set(xlabel=words(report.across), ylabel=words(report.down))
+    figure.colorbar(points, ax=axes, label=f"{report.measure.title}{alike}", extend=extend)
+    return figure
+
+
 def _scale(report: Report) -> tuple[Normalize, str, str]:
     """The scale of a map's colours, which values it shows alike, in words, and the end of the colour bar that they have.
 
@@ -88,10 +103,8 @@ def _scale(report: Report) -> tuple[Normalize, str, str]:
         logarithmic = LogNorm(max(min([*losses, ceiling / 10]), 1e-8), min(max([*losses, 1e-2]), ceiling))
         above = max(losses, default=0) > ceiling
         return (logarithmic, f" (all above {ceiling:.2g} alike)", "max") if above else (logarithmic, "", "neither")
-    # r2 is 1 less the loss over the best constant prediction's; an accuracy is never below.
-    floor = 1 - CEILING
-    linear = Normalize(max(min(values, default=0), floor), max(values, default=1))
-    return (linear, f" (all below {floor:g} alike)", "min") if min(values, default=0) < floor else (linear, "", "neither")
+    linear = Normalize(max(min(values, default=0), FLOOR), max(values, default=1))
+    return (linear, f" (all below {FLOOR:g} alike)", "min") if min(values, default=0) < FLOOR else (linear, "", "neither")
 
 
 def _draw(axes: Axes, report: Report, cells: dict[tuple[Any, Any], Cell], scale: Normalize) -> AxesImage:

@@ -214,12 +214,19 @@ class Report:
             )
         return "\n".join([*lines, *self._best_lines()])
 
+    @cached_property
+    def is_search(self) -> bool:
+        """Whether most cells of the tables have no run, or most tables a single one, as where values are drawn and span no grid."""
+        tables = self.tables().values()
+        filled = sum(map(len, tables))
+        places = sum(len({down for down, _ in table}) * len({across for _, across in table}) for table in tables)
+        return places >= 2 * filled or filled < 2 * len(tables) > 2
+
     @property
     def scattered(self) -> bool:
-        """Whether most cells of the tables have no run, or all are in one line, as where values are drawn and span no grid."""
-        shapes = [(len({down for down, _ in table}), len({across for _, across in table})) for table in self.tables().values()]
-        filled = sum(map(len, self.tables().values()))
-        return sum(down * across for down, across in shapes) >= 2 * filled or (shapes == [(1, filled)] and filled > MOST)
+        """Whether its best runs say more than its tables: of a search, and of a single line too long to be read."""
+        cells = next(iter(self.tables().values()))
+        return self.is_search or (len(self.tables()) == 1 and len(cells) > MOST and len({down for down, _ in cells}) == 1)
 
     def _ranking(self) -> list[str]:
         """The best runs first, with the values of the keys that differ."""

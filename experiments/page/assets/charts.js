@@ -21,16 +21,19 @@ function coloursOf(values) {
   return values.map((_, place) => d3.interpolateViridis(values.length > 1 ? (0.9 * place) / (values.length - 1) : 0.2));
 }
 
-// Of losses on a log scale, where those far above the best constant prediction's are alike; of accuracies and r2 on a linear one.
-function scaleOf(values, isLoss, ceiling) {
-  if (!isLoss) return d3.scaleSequential(d3.extent(values.filter(Number.isFinite)), d3.interpolateViridis);
+// Of losses on a log scale, of accuracies and r2 on a linear one; those far worse than the best constant prediction's are alike.
+function scaleOf(values, isLoss, ceiling, floor) {
+  if (!isLoss) {
+    const [low, high] = d3.extent(values.filter(Number.isFinite));
+    return d3.scaleSequential([Math.max(low ?? 0, floor), Math.max(high ?? 1, floor)], d3.interpolateViridis).clamp(true);
+  }
   const seen = values.filter(positive);
   const low = Math.max(Math.min(...seen, ceiling / 10), 1e-8);
   return d3.scaleSequentialLog([low, Math.max(Math.min(Math.max(...seen, 1e-2), ceiling), 1.01 * low)], d3.interpolateViridis).clamp(true);
 }
 
 const legendOf = (values, colours) =>
-  Plot.legend({ color: { type: "categorical", domain: values, range: colours }, style: { overflow: "visible" } });
+  Plot.legend({ color: { type: "categorical", domain: thinned(values, 24), range: thinned(colours, 24) }, style: { overflow: "visible" } });
 
 // The colours of a scale.
 function rampOf(scale, isLog, label, width) {
@@ -95,8 +98,13 @@ function mapChart(cells, downs, acrosses, labels, scale, width, choose) {
         : null,
     ],
   });
+  return clickable(chart, ".cells rect, rect.cells", cells, choose);
+}
+
+// The chart, whose marks are buttons that choose their cells.
+function clickable(chart, marks, cells, choose) {
   d3.select(chart)
-    .selectAll(".cells rect, rect.cells")
+    .selectAll(marks)
     .data(cells)
     .classed("cell", true)
     .attr("tabindex", 0)
@@ -105,6 +113,31 @@ function mapChart(cells, downs, acrosses, labels, scale, width, choose) {
     .on("click", (_, cell) => choose(cell))
     .on("keydown", (event, cell) => (event.key === "Enter" || event.key === " ") && (event.preventDefault(), choose(cell)));
   return chart;
+}
+
+// The cells of a search, which fill no table, as points. Numbers that span two decades are on a log axis.
+function pointsChart(cells, downs, acrosses, labels, scale, width, choose) {
+  const side = (values, label) => {
+    if (!values.every(isNumber)) return { type: "point", domain: values, label };
+    const [low, high] = d3.extent(values, Number);
+    const few = values.length <= 12 ? { ticks: values.map(Number), tickFormat: short } : {};
+    return axis(low > 0 && high >= 100 * low, label, values.map(Number), { grid: true, ...few });
+  };
+  const at = (values, name) => (values.every(isNumber) ? (cell) => Number(cell[name]) : name);
+  const place = { x: at(acrosses, "across"), y: at(downs, "down") };
+  const chart = Plot.plot({
+    width,
+    height: 360,
+    marginLeft: 52,
+    x: side(acrosses, labels.across),
+    y: side(downs, labels.down),
+    marks: [
+      Plot.dot(cells, { ...place, r: 6, fill: (cell) => (cell.mean === null ? DIVERGED : scale(cell.mean)), className: "cells", title: "title", sort: null }),
+      Plot.dot(cells.filter((cell) => cell.selected), { ...place, r: 8, stroke: SELECTED, strokeWidth: 3, pointerEvents: "none" }),
+      Plot.text(cells.filter((cell) => cell.best), { ...place, text: () => "*", dy: -12, fontSize: 16, fontWeight: 800, pointerEvents: "none" }),
+    ],
+  });
+  return clickable(chart, ".cells circle, circle.cells", cells, choose);
 }
 
 // At most so many of the values, evenly spaced.

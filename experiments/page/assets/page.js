@@ -1,7 +1,7 @@
 "use strict";
 // The page: which run and step are looked at, and the sections that are drawn from them.
 
-const scale = scaleOf(cells.map((cell) => cell.mean), content.isLoss, content.ceiling);
+const scale = scaleOf(cells.map((cell) => cell.mean), content.isLoss, content.ceiling, content.floor);
 const ended = runs.some((run) => run.outcome === "stopped") ? "diverged or were stopped" : "diverged";
 const measured = runs.some((run) => Object.keys(run.distributions).length);
 // The key whose values have a colour each.
@@ -64,7 +64,7 @@ function swept() {
 function mapSection() {
   const card = el("div", {}, el("div", { id: "card" }), figure("losses"));
   if (runs.length === 1) return section("map-section", "The run", card);
-  const rest = [content.averaged && `A cell is the ${content.averaged}.`, `* is the best${content.averaged && " of those in which no seed diverged"}, orange ${ended}.`, "A click on a cell shows its run everywhere on the page."];
+  const rest = [content.averaged && `A cell is the ${content.averaged}.`, `* is the best${content.averaged && " of those in which no seed diverged"}, orange ${ended}.`, `A click on a ${content.isSearch ? "point" : "cell"} shows its run everywhere on the page.`];
   return section("map-section", `Map of the ${content.measure}`,
     el("div", { class: "pair" }, figure("map", rest.filter(Boolean).join(" ")), card));
 }
@@ -141,13 +141,15 @@ function drawMap() {
     const selected = cell.runs.includes(state.run);
     return { cell, down: valueOf(cell.runs[0], downAxis), across: valueOf(cell.runs[0], acrossAxis), mean: cell.mean, text, narrow, title, best: cell === best, selected };
   });
-  const tables = d3.groups(shownCells, ({ cell }) => others.map((key) => `${key.word} ${key.values[cell.runs[0].place[key.place]]}`).join(", "));
+  const worst = content.isLoss ? d3.max(cells, (cell) => cell.mean) > content.ceiling : d3.min(cells, (cell) => cell.mean) < content.floor;
+  const alike = worst ? (content.isLoss ? ` (all above ${short(content.ceiling)} alike)` : ` (all below ${short(content.floor)} alike)`) : "";
+  const tables = content.isSearch ? [["", shownCells]] : d3.groups(shownCells, ({ cell }) => others.map((key) => `${key.word} ${key.values[cell.runs[0].place[key.place]]}`).join(", "));
   fill("map", (width) => [
     ...tables.flatMap(([name, shown]) => [
       name && el("h3", {}, name),
-      mapChart(shown, downAxis.values, acrossAxis.values, { down: content.down, across: content.across }, scale, width, ({ cell }) => select(bestOf(cell.runs))),
+      (content.isSearch ? pointsChart : mapChart)(shown, downAxis.values, acrossAxis.values, { down: content.down, across: content.across }, scale, width, ({ cell }) => select(bestOf(cell.runs))),
     ]),
-    rampOf(scale, content.isLoss, `${content.measure}${content.isLoss && d3.max(cells, (cell) => cell.mean) > content.ceiling ? ` (all above ${short(content.ceiling)} alike)` : ""}`, width),
+    rampOf(scale, content.isLoss, `${content.measure}${alike}`, width),
   ]);
 }
 
@@ -260,25 +262,27 @@ function drawDistributions() {
 
 function drawParallel() {
   const swept = keys.map((key, place) => ({ ...key, place })).filter((key) => key.key !== content.seed);
-  const position = (content.isLoss ? d3.scaleLog : d3.scaleLinear)(scale.domain(), [0, 0.92]).clamp(true);
+  // What has no value lies beyond the worst one.
+  const none = content.isLoss ? 1 : 0;
+  const position = (content.isLoss ? d3.scaleLog : d3.scaleLinear)(scale.domain(), [0.08 * (1 - none), 1 - 0.08 * none]).clamp(true);
   const drawn = d3.sort(cells, (cell) => cost(cell.mean)).slice(0, MOST_CROSSING).reverse();
   const lines = drawn.map((cell) => ({
-    at: [...swept.map((key) => (key.values.length > 1 ? cell.runs[0].place[key.place] / (key.values.length - 1) : 0.5)), cell.mean === null ? 1 : position(cell.mean)],
+    at: [...swept.map((key) => (key.values.length > 1 ? cell.runs[0].place[key.place] / (key.values.length - 1) : 0.5)), cell.mean === null ? none : position(cell.mean)],
     colour: cell.mean === null ? DIVERGED : scale(cell.mean),
     title: `${cell.name}\n${cell.mean === null ? missing(cell) : `${content.measure} ${short(cell.mean)}`}`,
     chosen: cell.runs.includes(state.run),
   }));
   const ticks = position.ticks(4).filter((_, place, all) => place % Math.ceil(all.length / 5) === 0).map((tick) => ({ y: position(tick), text: short(tick) }));
-  fill("parallel", (width) => parallelChart(lines, [...swept.map((key) => ({ label: key.word, ticks: key.values })), { label: content.measure.split(" ").at(-1), ticks: [] }], [...ticks, { y: 1, text: "none" }], width));
+  fill("parallel", (width) => parallelChart(lines, [...swept.map((key) => ({ label: key.word, ticks: key.values })), { label: content.measure.split(" ").at(-1), ticks: [] }], [...ticks, { y: none, text: "none" }], width));
 }
 
-const sorting = { column: keys.length, ascending: true };
+const sorting = { column: keys.length, ascending: content.isLoss };
 
 function drawTable() {
   const place = document.querySelector("#table > .scroll");
   if (!document.getElementById("table").open) return;
   const columns = [...keys.map((key, at) => [key.key, (run) => run.place[at], (run) => key.values[run.place[at]]]),
-    [content.measure, (run) => cost(run.value), (run) => short(run.value ?? NaN)], ["outcome", (run) => run.outcome, (run) => run.outcome]];
+    [content.measure, (run) => (content.isLoss ? cost(run.value) : -cost(run.value)), (run) => short(run.value ?? NaN)], ["outcome", (run) => run.outcome, (run) => run.outcome]];
   const sorted = d3.sort(runs, columns[sorting.column][1]);
   if (!sorting.ascending) sorted.reverse();
   const sort = (column) => () => { sorting.ascending = sorting.column === column ? !sorting.ascending : true; sorting.column = column; drawTable(); };

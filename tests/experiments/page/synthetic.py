@@ -11,6 +11,7 @@ from blocks.history import History, Quantity
 from experiments.page.content import Heading, content
 from experiments.pictures.report import Report, Row
 from experiments.run.config import Config, DatasetConfig, UserError
+from experiments.run.measure import MEASURES
 
 DIGITS = DatasetConfig("digits", {"_target_": "sklearn.datasets.load_digits"})
 STEPS = 100
@@ -76,16 +77,17 @@ class Damaged(Kept):
 def sweep(
     depths=(2, 5), rates=(0.1, 1.0), seeds=(0,), diverged=lambda depth, rate, seed: False, signals=False, damaged=(), **texts
 ):
-    """The content of a page of that grid. damaged: jobs. texts: dataset, name, verdict."""
+    """The content of a page of that grid. damaged: jobs. texts: dataset, name, verdict, measure."""
+    measure = MEASURES[texts.get("measure", "loss/train")]
     rows, runs = [], {}
     data = replace(DIGITS, name=texts.get("dataset", "digits"))
     for job, (depth, rate, seed) in enumerate(itertools.product(depths, rates, seeds)):
         config = Config(dataset=data, seed=seed)
-        config.network.depth, config.optimizer.learning_rate = depth, rate
+        config.network.depth, config.optimizer.learning_rate, config.sweep.measure = depth, rate, measure.name
         made = history(depth, rate, seed, diverged(depth, rate, seed), signals)
-        loss = made.final("loss/train")
-        lost = math.isnan(loss)
-        rows.append(Row(config, math.inf if lost else loss, "diverged" if lost else "trained", job))
+        value = made.final(measure.name)
+        lost = math.isnan(value)
+        rows.append(Row(config, measure.worst if lost else value, "diverged" if lost else "trained", job))
         runs[job] = (Damaged if job in damaged else Kept)(f"{job:032x}", f"depth {depth}, rate {rate:g}, seed {seed}", made)
     heading = Heading("f" * 32, texts.get("name", "a sweep"), texts.get("verdict", ""))
     return content(heading, Report(rows), runs)

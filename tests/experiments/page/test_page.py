@@ -140,6 +140,29 @@ def test_a_run_that_cannot_be_read_is_left_out_and_named(opened):
     assert "Left out: history.npz of job 1 is damaged" in text(browser, "header")
 
 
+def test_of_accuracies_the_largest_is_the_best(opened):
+    """They are exp(-rate t / 10), of the last step 99."""
+    browser = opened(sweep(rates=(0.01, 0.1, 1.0), diverged=lambda depth, rate, _: rate == 1, measure="accuracy/train"))
+    assert text(browser, "#card h3") == "depth 2, rate 0.01, seed 0"
+    assert [label.text for label in browser.find_elements("css selector", "#map svg text") if "*" in label.text] == ["0.906*"]
+    assert not browser.find_element("id", "toggle-logY").is_selected()
+    browser.find_element("css selector", "#table summary").click()
+    rows = [row.text.split()[2:] for row in browser.find_elements("css selector", "#table tbody tr")]
+    assert rows == [["0.906", "trained"]] * 2 + [["0.372", "trained"]] * 2 + [["–", "diverged"]] * 2
+    # What has no value lies below all others.
+    low = {label.text: label.location["y"] for label in browser.find_elements("css selector", "#parallel svg text") if label.text}
+    assert low["none"] > low["0.4"] > low["0.9"]
+
+
+def test_of_a_search_every_run_is_a_point(opened):
+    content = sweep(range(2, 12), np.geomspace(1e-3, 1, 40).round(5).tolist())
+    browser = opened({**content, "isSearch": True})
+    points = browser.find_elements("css selector", "#map .cell")
+    assert len(points) == 400
+    browser.execute_script("arguments[0].dispatchEvent(new MouseEvent('click'))", points[41])
+    assert text(browser, "#card h3") == "depth 3, rate 0.00119, seed 0"
+
+
 def test_a_run_alone_has_no_map(opened):
     browser = opened(sweep(depths=(3,), rates=(0.1,)))
     assert browser.find_elements("css selector", ".cell") == []

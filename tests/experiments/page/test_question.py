@@ -38,7 +38,9 @@ def preset(composed, name, most=2):
 def test_a_preset_s_own_runs_ask_its_question_and_are_typed_again(composed, name):
     configs = preset(composed, name)
     line = Path(CONF, "experiment", f"{name}.yaml").read_text().splitlines()[1]
+    # It is a page's heading.
     assert f"# {question(configs)}" == line
+    assert line[-1] in ".?"
     python, m, module, many, *words = shlex.split(command(configs))
     assert (python, m, module, many) == ("python", "-m", "experiments.train", "-m")
     again = jobs(composed, *words)

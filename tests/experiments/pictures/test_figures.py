@@ -328,3 +328,21 @@ def test_an_argument_that_one_runs_loader_has_not_is_empty_in_its_row(composed):
     swept = Report([Row(config, 1.0, "trained", job) for job, config in enumerate(configs)])
     assert swept.columns()["dataset.loader.as_frame"] == ["", False]
     assert "dataset.loader.as_frame=" in swept.text()
+
+
+def test_a_search_has_its_runs_as_points(composed):
+    """Of three keys that are drawn no two runs share a table."""
+    default, rows = typed(composed()), []
+    for job in range(100):
+        network = replace(default.network, depth=2 + job % 7, gain=1 + job / 100)
+        config = replace(default, network=network, optimizer=replace(default.optimizer, learning_rate=10 ** (job / 25 - 2)))
+        rows.append(Row(config, float("inf") if job == 99 else 1 + (job - 40) ** 2, "diverged" if job == 99 else "trained", job))
+    swept = Report(rows)
+    assert "the best 10 of 100 runs" in swept.text()
+    axes, _ = figures.sweep_map(swept).axes
+    (points,) = axes.collections
+    crosses, ring = axes.get_lines()
+    np.testing.assert_allclose(points.get_offsets(), [(10 ** (job / 25 - 2), 2 + job % 7) for job in range(99)])
+    np.testing.assert_allclose(points.get_array(), [1 + (job - 40) ** 2 for job in range(99)])
+    assert (crosses.get_xydata().tolist(), ring.get_xydata().tolist()) == ([[10 ** (99 / 25 - 2), 3]], [[10 ** (40 / 25 - 2), 7]])
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
