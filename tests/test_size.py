@@ -23,7 +23,7 @@ CODE = {
     "network.py": 110,
     "measure/hessian.py tape/tangent.py": 200,
 }
-CODE_OF_ALL = 3900
+CODE_OF_ALL = 3800
 # All lines of a file.
 LINES = {"block.py": 100, "residual.py": 75, "normalized.py": 90}
 LONGEST_FUNCTION = 60
