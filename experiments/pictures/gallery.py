@@ -216,7 +216,7 @@ def description(report: Report, experiment_id: str, parent: str, runs: dict[int,
         values = list(dict.fromkeys(shown(place[key]) for place in report.places))
         lines.append(f"- `{key}`: {', '.join(values[:24])}" + (", ..." if len(values) > 24 else ""))
     best, cell = report.best, report.best_cell
-    if report.seeds > 1 and cell:
+    if cell and len(cell) > 1:
         of = f"the mean {report.measure.title} of {len(cell)} seeds"
         lines += ["", f"Best cell: **{with_deviation(cell, 4)}** at {report.place(cell[0], REPEATS)}, {of}"]
     if best and best.job in runs:
