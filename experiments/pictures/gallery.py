@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from blocks.history import History
 from experiments.pictures import figures
 from experiments.pictures.report import REPEATS, ROWS, Cell, Report, with_deviation
+from experiments.pictures.slices import slices
 from experiments.run.config import Config, shown
 from experiments.run.data import task
 from experiments.run.interrupts import raise_lost_interrupt
@@ -101,7 +102,7 @@ def pictures_of(folder: Path) -> list[Path]:
 
 
 def _draw_sweep(report: Report, best_of: dict[tuple[Any, str], Cell], runs: dict[int, "Recorded"], folder: Path) -> None:
-    figures.save(folder, map=figures.sweep_map(report))
+    figures.save(folder, map=slices(report) if report.scattered else figures.sweep_map(report))
     if report.rows[0].config.tracking.pictures == "none":
         return
 
