@@ -72,7 +72,8 @@ def grouped(frame: pd.DataFrame, histories: Array) -> tuple[pd.DataFrame, Array]
 
     The frame's columns: the keys that differ but for `seed`; `runs`, `diverged` and `stopped`, how many there are of each; and of
     what was measured last the mean, `loss/train` and so on, and the standard deviation (over n - 1), `loss/train std`, both
-    without those that diverged or were stopped. `band(history.grad_norm, logarithmic=True)` is the mean and the band over the seeds.
+    without those that diverged or were stopped. `band(history.grad_norm, logarithmic=True)` is the mean and the band over the
+    seeds.
     """
     columns = list(frame.columns)
     keys = [key for key in columns[: columns.index("outcome")] if key != "seed"]
