@@ -239,12 +239,13 @@ def linked(experiment_id: str, run_id: str, names: Sequence[str]) -> tuple[str, 
 
 def views(report: Report, experiment_id: str, parent: str) -> str:
     """Links to the dashboard's views of the sweep, as markdown."""
-    from experiments.record.view import PAGE, link, view_key
+    from experiments.record.view import PAGE, link, outcomes_apart, view_key
 
     if len(report.rows) <= PAGE:
         every = f"[Curves of all runs]({link(experiment_id, view_key(parent, 'runs') if report.seeds > 1 else parent)})."
         return f"[Means over seeds]({link(experiment_id, parent)}). {every}" if report.seeds > 1 else every
-    names = {"": f"the {PAGE} runs of {report.measure.best_title}", "stuck": "the stuck", "diverged": "the diverged"}
+    apart = {outcome: f"the {outcome}" for outcome in outcomes_apart(report.rows[0].config)}
+    names = {"": f"the {PAGE} runs of {report.measure.best_title}", **apart}
     links = [f"[{name}]({link(experiment_id, view_key(parent, outcome))})" for outcome, name in names.items()]
     rest = f"MLflow's page lists {PAGE} runs, `Load more` below them fetches the next; table.json among the artifacts has all"
     return f"Curves of {', '.join(links)}: {rest}."
