@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.record.comparison import first_difference_of
+from experiments.record.comparison import Difference, first_difference_of
 from experiments.record.files import Files
 from experiments.record.identity import SURROUNDINGS
 from experiments.run.config import UserError, flat_values, printable, varied
@@ -34,7 +34,10 @@ def compared(left: Files, right: Files) -> list[str]:
         lines.append("environment: the code's uncommitted changes differ")
     try:
         difference = first_difference_of(left, right)
-        lines.append(f"histories differ from {difference}" if difference else "histories and final parameters are identical")
+        if stopped := _stopped_at(difference, left, right):
+            lines.append(f"histories are identical until {stopped}")
+        else:
+            lines.append(f"histories differ from {difference}" if difference else "histories and final parameters are identical")
     except ValueError as error:
         lines.append(f"histories cannot be laid side by side: {error}")
     return lines
@@ -62,7 +65,10 @@ def compared_sweeps(left: "Sequence[Recorded]", right: "Sequence[Recorded]") -> 
         mine, theirs = run.files(), partner.files()
         try:
             difference = first_difference_of(mine, theirs)
-            told = f"differ from step {difference.step}" if difference else "identical"
+            if stopped := _stopped_at(difference, mine, theirs):
+                told = f"identical until {stopped}"
+            else:
+                told = f"differ from step {difference.step}" if difference else "identical"
         except ValueError as error:
             told = str(error)
         identical += told == "identical"
@@ -72,6 +78,15 @@ def compared_sweeps(left: "Sequence[Recorded]", right: "Sequence[Recorded]") -> 
         lines.append(DataFrame(rows, columns=[*keys, f"{FINAL} A", f"{FINAL} B", "histories"]).to_string(index=False))
     alone = [len(side) - len(pairs) for side in sides]
     return [*lines, f"{len(pairs)} pairs of runs, {identical} identical; {alone[0]} runs are in A alone, {alone[1]} in B alone"]
+
+
+def _stopped_at(difference: Difference | None, left: Files, right: Files) -> str:
+    """`A is stopped at step 8` where they differ in that alone, "" otherwise; see `run.halving`."""
+    for name, history in (("A", left.history), ("B", right.history)):
+        is_whole = history.diverged_step >= 0 or history.steps_made == len(history.loss)
+        if difference and not is_whole and difference.step == history.steps_made:
+            return f"{name} is stopped at step {difference.step}"
+    return ""
 
 
 def _trained(config: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from experiments.run.config import UserError
+from experiments.run.config import MEASURE, UserError
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import end_in_order
 from experiments.run.measure import MEASURES
@@ -36,10 +36,12 @@ def report(run_id: str | None, file: Path, uri: str | None, allow: list[str]) ->
         runs = {int(run.tags.get("job", 0)): run for run in archive.recorded(run_id)}
         if not runs:
             raise UserError(f"sweep {run_id} has no finished run")
-        rows = []
+        rows, judged_by = [], archive.get(run_id).data.tags.get(MEASURE)
         for job, run in runs.items():
             files = run.files()
             config = from_record(files.config, allow)
+            # Of all alike: a sweep may have been judged anew since the run was trained.
+            config.sweep.measure = judged_by if judged_by in MEASURES else config.sweep.measure
             measure = MEASURES[config.sweep.measure]
             value = files.history.final(measure.name)
             rows.append(Row(config, value if math.isfinite(value) else measure.worst, run.tags["outcome"], job))

@@ -19,6 +19,7 @@ from blocks.arrays import Array
 from experiments.record.reading import Archive
 from experiments.run.config import flat_values, printable, varied
 from experiments.run.repeats import band, stacked
+from experiments.run.stack import STOPPED
 
 __all__ = ["band", "grouped", "load"]
 
@@ -39,7 +40,7 @@ def load(run_id: str | None = None, uri: str | None = None) -> Results:
     """A frame with a line for every finished run, in the order of the jobs, and their histories, an array of as many objects.
 
     The frame's columns: the keys that differ between the runs, `outcome`, `run_name`, `run_id`, and the last values of what
-    was measured, `loss/train` and so on; nan where a run diverged.
+    was measured, `loss/train` and so on; nan where a run diverged or was stopped.
 
     run_id: of a sweep's parent run, or of a run alone; None is the newest of either.
     uri: MLflow's tracking URI, None is MLFLOW_TRACKING_URI or the file beside the project.
@@ -69,9 +70,10 @@ def load(run_id: str | None = None, uri: str | None = None) -> Results:
 def grouped(frame: pd.DataFrame, histories: Array) -> tuple[pd.DataFrame, Array]:
     """What `load` gives, with one line, and one history with a lane a seed, for all runs that differ in their seed alone.
 
-    The frame's columns: the keys that differ but for `seed`, `runs` and `diverged`, how many there are of either, and of what
-    was measured last the mean, `loss/train` and so on, and the standard deviation (over n - 1), `loss/train std`, both without
-    those that diverged. `band(history.grad_norm, logarithmic=True)` is the mean and the band over the seeds.
+    The frame's columns: the keys that differ but for `seed`; `runs`, `diverged` and `stopped`, how many there are of each; and of
+    what was measured last the mean, `loss/train` and so on, and the standard deviation (over n - 1), `loss/train std`, both
+    without those that diverged or were stopped. `band(history.grad_norm, logarithmic=True)` is the mean and the band over the
+    seeds.
     """
     columns = list(frame.columns)
     keys = [key for key in columns[: columns.index("outcome")] if key != "seed"]
@@ -82,8 +84,8 @@ def grouped(frame: pd.DataFrame, histories: Array) -> tuple[pd.DataFrame, Array]
     for _, runs in frame.groupby(places, sort=False):
         means, deviations = runs[measures].mean(), runs[measures].std()
         ends = {name: value for key in measures for name, value in ((key, means[key]), (f"{key} std", deviations[key]))}
-        diverged = int((runs["outcome"] == "diverged").sum())
-        rows.append({**runs.iloc[0][keys], "runs": len(runs), "diverged": diverged, **ends})
+        counts = {outcome: int((runs["outcome"] == outcome).sum()) for outcome in ("diverged", STOPPED)}
+        rows.append({**runs.iloc[0][keys], "runs": len(runs), **counts, **ends})
         lanes.append(stacked(histories[runs.index]))
     stacks = np.empty(len(lanes), dtype=object)
     stacks[:] = lanes

@@ -94,8 +94,10 @@ def _check_study(configs: Sequence[Config]) -> None:
             study.needs(config)
 
 
-def _halving(configs: Sequence[Config]) -> "Halving | None":
-    """The rungs at which runs are stopped, None where each is trained to its end; raises UserError where there can be none."""
+def _halving(configs: Sequence[Config], search: str) -> "Halving | None":
+    """The rungs at which runs are stopped, None where each is trained to its end; raises UserError where there can be none, as
+    in a search whose jobs are not all known.
+    """
     asked = configs[0].sweep
     if asked.halving is None:
         return None
@@ -105,6 +107,11 @@ def _halving(configs: Sequence[Config]) -> "Halving | None":
         raise UserError(
             f"sweep.halving is {shown(asked.halving)}, but sweep.study {asked.study} is about runs that train to their end: "
             "it must be null"
+        )
+    if search:
+        raise UserError(
+            f"sweep.halving is {shown(asked.halving)}, but this search proposes its runs batch by batch: it must be null, or "
+            "hydra/sweeper=random"
         )
     return Halving(configs)
 
@@ -135,7 +142,7 @@ class Sweep:
         _check_alike(self.configs)
         check_tracking(self.configs[0].tracking)
         _check_study(self.configs)
-        self.halving = _halving(self.configs)
+        self.halving = _halving(self.configs, search)
         # A job's own process may find what is relative, or a time of day, elsewhere.
         tracking = anchor(self.configs[0].tracking)
         self.configs = [replace(config, tracking=tracking) for config in self.configs]
@@ -223,11 +230,6 @@ class Sweep:
             raise UserError(
                 f"sweep.halving is {shown(self.halving.factor)}, but {launcher} trains jobs one by one: it must be null, or "
                 "hydra/launcher=stacked"
-            )
-        if self.halving and self.count > len(self.configs):
-            raise UserError(
-                f"sweep.halving is {shown(self.halving.factor)}, but this search proposes its runs batch by batch: it "
-                "must be null, or hydra/sweeper=random"
             )
         if self.halving and batch is not None and batch < len(self.configs):
             raise UserError(

@@ -18,7 +18,6 @@ from matplotlib.ticker import MaxNLocator
 from blocks.arrays import Array
 from blocks.history import History, evenly_spaced
 from experiments.pictures.bands import plot_band, span
-from experiments.pictures.points import draw_points
 from experiments.pictures.report import COLUMNS, MOST, REPEATS, Cell, Report
 from experiments.run.config import shown
 from experiments.run.data import task
@@ -58,10 +57,7 @@ def sweep_map(report: Report) -> Figure:
     """The sweep's tables as maps of its measure, side by side where they can still be read.
 
     [ ] the best cell; a frame around the largest rate of each row that trains; seeds averaged, +- their standard deviation.
-    Of a search its runs as points.
     """
-    if report.is_search:
-        return _search_map(report)
     tables = report.tables()
     rows, columns = (max(len({place[axis] for place in cells}) for cells in tables.values()) for axis in (0, 1))
     lines = 1 if report.seeds == 1 else 3
@@ -79,15 +75,6 @@ def sweep_map(report: Report) -> Figure:
         axes.set_title("\n".join(filter(None, [first, report.averaged.replace("; ", "\n"), legend])), fontsize=9)
     label = f"{report.measure.title}{alike}"
     figure.colorbar(image, ax=places, label=label, extend=extend, fraction=0.15 / across, pad=0.05 / across)
-    return figure
-
-
-def _search_map(report: Report) -> Figure:
-    figure, axes = new_axes(f"{report.measure.title}, {len(report.rows)} runs: {report.outcomes}\nring: the best; x: without a value")
-    scale, alike, extend = _scale(report)
-    points = draw_points(axes, report, scale, DIVERGED)
-    axes.set(xlabel=words(report.across), ylabel=words(report.down))
-    figure.colorbar(points, ax=axes, label=f"{report.measure.title}{alike}", extend=extend)
     return figure
 
 

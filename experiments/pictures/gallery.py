@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from blocks.history import History
 from experiments.pictures import figures
 from experiments.pictures.report import REPEATS, ROWS, Cell, Report, with_deviation
+from experiments.pictures.slices import slices
 from experiments.run.config import Config, shown
 from experiments.run.data import task
 from experiments.run.interrupts import raise_lost_interrupt
@@ -101,7 +102,7 @@ def pictures_of(folder: Path) -> list[Path]:
 
 
 def _draw_sweep(report: Report, best_of: dict[tuple[Any, str], Cell], runs: dict[int, "Recorded"], folder: Path) -> None:
-    figures.save(folder, map=figures.sweep_map(report))
+    figures.save(folder, map=slices(report) if report.is_search else figures.sweep_map(report))
     if report.rows[0].config.tracking.pictures == "none":
         return
 
@@ -216,7 +217,7 @@ def description(report: Report, experiment_id: str, parent: str, runs: dict[int,
         values = list(dict.fromkeys(shown(place[key]) for place in report.places))
         lines.append(f"- `{key}`: {', '.join(values[:24])}" + (", ..." if len(values) > 24 else ""))
     best, cell = report.best, report.best_cell
-    if report.seeds > 1 and cell:
+    if cell and len(cell) > 1:
         of = f"the mean {report.measure.title} of {len(cell)} seeds"
         lines += ["", f"Best cell: **{with_deviation(cell, 4)}** at {report.place(cell[0], REPEATS)}, {of}"]
     if best and best.job in runs:
@@ -238,12 +239,13 @@ def linked(experiment_id: str, run_id: str, names: Sequence[str]) -> tuple[str, 
 
 def views(report: Report, experiment_id: str, parent: str) -> str:
     """Links to the dashboard's views of the sweep, as markdown."""
-    from experiments.record.view import PAGE, link, view_key
+    from experiments.record.view import PAGE, link, outcomes_apart, view_key
 
     if len(report.rows) <= PAGE:
         every = f"[Curves of all runs]({link(experiment_id, view_key(parent, 'runs') if report.seeds > 1 else parent)})."
         return f"[Means over seeds]({link(experiment_id, parent)}). {every}" if report.seeds > 1 else every
-    names = {"": f"the {PAGE} runs of {report.measure.best_title}", "stuck": "the stuck", "diverged": "the diverged"}
+    apart = {outcome: f"the {outcome}" for outcome in outcomes_apart(report.rows[0].config)}
+    names = {"": f"the {PAGE} runs of {report.measure.best_title}", **apart}
     links = [f"[{name}]({link(experiment_id, view_key(parent, outcome))})" for outcome, name in names.items()]
     rest = f"MLflow's page lists {PAGE} runs, `Load more` below them fetches the next; table.json among the artifacts has all"
     return f"Curves of {', '.join(links)}: {rest}."

@@ -18,6 +18,8 @@ from experiments.run.pool import Lost
 MOST = 24
 # Runs of a search that are listed.
 BEST = 10
+# What stands for the value of a run that has none.
+MISSING = {"diverged": "-", "stopped": "."}
 ROWS, COLUMNS, REPEATS = "network.depth", "optimizer.learning_rate", SEED
 
 
@@ -216,7 +218,7 @@ class Report:
 
     @cached_property
     def is_search(self) -> bool:
-        """Whether most cells of the tables have no run, or most tables a single one, as where values are drawn and span no grid."""
+        """Whether most cells of the tables have no run, or most tables a single one: values that are drawn span no grid."""
         tables = self.tables().values()
         filled = sum(map(len, tables))
         places = sum(len({down for down, _ in table}) * len({across for _, across in table}) for table in tables)
@@ -232,17 +234,20 @@ class Report:
         """The best runs first, with the values of the keys that differ."""
         best = sorted(self.rows, key=lambda row: self.measure.cost(row.value))[:BEST]
         lines = [f"{self.measure.title}, the best {len(best)} of {len(self.rows)} runs"]
-        values = [f"{row.value:.4g}{'*' * (row is self.best)}" if math.isfinite(row.value) else "-" for row in best]
-        places = [[shown(row.values.get(key, "")) for key in words(self.varied).values()] for row in best]
-        return lines + _aligned(
-            [["", *words(self.varied)], *([value, *place] for value, place in zip(values, places, strict=True))]
-        )
+        named = words(self.varied)
+        table = [[self._value(row), *(shown(row.values.get(key, "")) for key in named.values())] for row in best]
+        return lines + _aligned([["", *named], *table])
+
+    def _value(self, row: Row) -> str:
+        if not math.isfinite(row.value):
+            return MISSING[Cell([row]).missing]
+        return f"{row.value:.4g}{'*' * (row is self.best)}"
 
     def _best_lines(self) -> list[str]:
         best, cell = self.best, self.best_cell
         if best is None:
             return [f"every run {self.ended_early} ({len(self.rows)} runs)"]
-        if self.seeds == 1:
+        if self.seeds == 1 or self.scattered:
             return [f"best (*): {best.value:.4g} at {self.place(best) or 'the only run'};  {self.outcomes}"]
         lines = [f"no best cell: in each of them a seed {self.ended_early}"]
         if cell:
@@ -256,7 +261,7 @@ class Report:
 
     def _text(self, cell: Cell) -> str:
         if not cell.survivors:
-            return {"diverged": "-", "stopped": "."}[cell.missing] if cell else ""
+            return MISSING[cell.missing] if cell else ""
         mark = "*" if self.best_cell is not None and cell[0] is self.best_cell[0] else ""
         return f"{with_deviation(cell, 3)}{mark}  {cell.share}".rstrip()
 

@@ -47,7 +47,7 @@ from experiments.record.reading import is_job, search
 from experiments.record.rows import writer_of
 from experiments.record.view import TAG, link, run_link, sweep_views
 from experiments.record.writer import FinishedRun, NewRun, at_once
-from experiments.run.config import Config, DatasetConfig, SweepConfig, TrackingConfig, UserError
+from experiments.run.config import MEASURE, Config, DatasetConfig, SweepConfig, TrackingConfig, UserError
 from experiments.run.data import load
 from experiments.run.environment import environment, uncommitted
 from experiments.run.measure import MEASURES, Measure
@@ -228,6 +228,8 @@ class Store:
 
         run_id = self.claims.take_over(tags["kind"], fingerprint, config, create)
         self._open_on(run_id, tags)
+        if tags["kind"] == "sweep":
+            self.client.set_tag(run_id, MEASURE, config.measure)
         # Of a new one nothing is finished: a server that has just gone need not be asked.
         return self.run(run_id), {} if created else self._finished(run_id, MEASURES[config.measure])
 

@@ -88,8 +88,8 @@ def sweep_views(
     """Key -> the tag's value of the views of the sweep whose parent run that is; the key of the first is the parent's id.
 
     Where runs differ in seed alone the first view shows them as one, and another one every run by itself.
-    A sweep of more runs than MLflow's page shows at once has a view of its stuck runs and one of its diverged runs too,
-    which stand behind the others in the first.
+    A sweep of more runs than MLflow's page shows at once has a view of the runs of each of the `outcomes_apart` too, which
+    stand behind the others in the first.
     configs: of its runs. score: accuracy or r2. blocks: as many blocks' norms are recorded at most; None is all.
     pictures: the keys of the images that its best run has, which is in the view of the best runs alone.
     """
@@ -102,15 +102,19 @@ def sweep_views(
     every = f"the best {PAGE} of {len(configs)} runs: {name}" if len(configs) > PAGE else name
     views = {parent: _view(every, parent, "", own, [*images, *charts], with_images)}
     if len(configs) > PAGE:
-        names = {"stuck": "stuck runs", "diverged": "diverged runs"}
-        for outcome, title in names.items():
-            views[view_key(parent, outcome)] = _view(f"{title}: {name}", parent, outcome, own, charts, sections)
+        for outcome in outcomes_apart(configs[0]):
+            views[view_key(parent, outcome)] = _view(f"{outcome} runs: {name}", parent, outcome, own, charts, sections)
     elif SEED in swept:
         # MLflow draws no picture of a run within a group.
         views[view_key(parent, "runs")] = _view(f"every run: {name}", parent, "", own, [*images, *charts], with_images)
         charts, sections = _charts(configs, [key for key in swept if key != SEED], score, blocks)
         views[parent] = _view(name, parent, "", {**own, **_grouping(configs, swept)}, charts, sections)
     return views
+
+
+def outcomes_apart(config: Config) -> list[str]:
+    """The outcomes that have a view of their own in a large sweep of such runs."""
+    return ["stuck", "diverged", *([] if config.sweep.halving is None else ["stopped"])]
 
 
 def view_key(parent: str, which: str = "") -> str:

@@ -27,6 +27,8 @@ FIRST = {"network.depth": "depth", "optimizer.learning_rate": "rate"}
 SEED = "seed"
 # The tag of a run with its `cell_name`.
 CELL = "cell"
+# The tag of a sweep's own run with its `sweep.measure`, which may be another one each time the sweep is typed.
+MEASURE = "measure"
 # Characters that a database has room for in a run's name.
 MOST_NAME = 250
 # key -> what it may name.

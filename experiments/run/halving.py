@@ -42,7 +42,7 @@ class Halving:
         self.measure = MEASURES[configs[0].sweep.measure]
         name = f"sweep.halving is {shown(factor)}"
         count = 0
-        while self.runs >= factor ** (count + 1):
+        while count < MOST_RUNGS and self.runs >= factor ** (count + 1):
             count += 1
         if not count:
             raise UserError(f"{name}, but the sweep has {self.runs} run{'s' * (self.runs > 1)}: it must be {self.runs} at most")
@@ -54,7 +54,7 @@ class Halving:
                     f"{name}, but with training.epochs={training.epochs} and training.evaluations={training.evaluations} "
                     f"nothing is measured in the first 1/{shown(factor)} of the epochs: there must be an evaluation"
                 )
-        self.count = min(count, MOST_RUNGS, *map(len, places))
+        self.count = min(count, *map(len, places))
         self.epochs = [epochs[-self.count :] for epochs in places]
 
     def until(self, job: int, rung: int) -> int | None:
@@ -89,11 +89,14 @@ class Halving:
 
 
 def _evaluations(config: Config, factor: float) -> list[int]:
-    """The epochs that may be rungs, in order: where the whole data were measured last before 1/factor, 1/factor^2, ... of all."""
+    """The epochs that may be rungs, in order: where the whole data were measured last before 1/factor, 1/factor^2, ... of all,
+    of which the last MOST_RUNGS that differ.
+    """
     training = config.training
-    evaluated, limit = log_spaced(training.epochs + 1, training.evaluations)[1:], training.epochs / factor
+    evaluated, power = log_spaced(training.epochs + 1, training.evaluations)[1:], 1
     places: set[int] = set()
-    while (before := evaluated[evaluated <= limit]).size:
+    while len(places) < MOST_RUNGS and (before := evaluated[evaluated <= training.epochs / factor**power]).size:
         places.add(int(before[-1]))
-        limit /= factor
+        # The first power that is earlier than that evaluation: with a factor near 1 there are millions between.
+        power = max(power, math.floor(math.log(training.epochs / before[-1], factor))) + 1
     return sorted(places)

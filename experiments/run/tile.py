@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_limits
 
 from blocks.arrays import Array
 from experiments.run import paper
-from experiments.run.config import UserError
+from experiments.run.config import SweepConfig, UserError
 from experiments.run.data import task
 from experiments.run.grid import BLOCK_RATES, Grid, MappedConfig, corners, key_type, runs_at
 from experiments.run.memory import check_memory
@@ -22,7 +22,11 @@ OTHER = {"float64": "float32", "float32": "float64"}
 
 
 def check_trainable(config: MappedConfig) -> None:
-    """Raise UserError unless the networks at the map's corners can be made."""
+    """Raise UserError unless the networks at the map's corners can be made, and are not asked for what a sweep has alone."""
+    asked, default = config.sweep, SweepConfig()
+    for name in ("study", "measure", "halving"):
+        if (value := getattr(asked, name)) != (allowed := getattr(default, name)):
+            raise UserError(f"sweep.{name} is {value!r}, which a map does not have: it must be {allowed or 'null'}")
     if config.map.setup == "paper":
         _rates(config, np.ones(1), np.ones(1))
         paper.problem(config, config.map.file)

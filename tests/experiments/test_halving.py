@@ -66,6 +66,9 @@ def test_the_best_go_on_with_their_very_bits_and_a_resumed_sweep_comes_to_the_sa
     assert fates(ended(lab, 1)) == fates(halved)
     sweep = lab.runs("sweep")[1].info.run_id
     assert "14 of 14 runs are identical" in lab.run("--sweep", sweep, module="experiments.reproduce")
+    compared = lab.run(lab.runs("sweep")[0].info.run_id, sweep, module="experiments.compare")
+    stops = [f"identical until B is stopped at step {STEPS * epochs}" for epochs in (1, 2)]
+    assert [compared.count(f"{told}\n") for told in (*stops, " identical")] == [5, 4, 5]
 
 
 @pytest.mark.parametrize(

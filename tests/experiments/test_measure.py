@@ -50,6 +50,8 @@ def test_a_sweep_that_is_typed_again_with_another_measure_is_judged_anew_and_not
     view = state(lab.client().get_experiment("1").tags[f"mlflow.sharedViewState.{parent.info.run_id}"])
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`final/r2_validation`", False)
     assert [run.data.tags.get("mlflow.loggedImages") for run in lab.runs()].count("True") == 1
+    lab.run(module="experiments.report")
+    assert (lab.folder / "report.html").read_bytes() == lab.artifact(parent, "report.html").read_bytes()
 
 
 def test_a_run_alone_ends_with_its_measure(lab):

@@ -80,6 +80,11 @@ def test_optuna_s_batches_are_one_sweep_and_it_is_told_of_every_run(lab, launche
             "optimizer.learning_rate is -1.0, it must be finite and above 0",
         ),
         (["hydra/sweeper=random", "optimizer.learning_rate=interval(1,0)"], "from a smaller number to a larger one"),
+        (
+            # Of two ends and one batch, which is no less of a search.
+            ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "optimizer.learning_rate=interval(0.1,1)", "sweep.halving=3"],
+            "sweep.halving is 3, but this search proposes its runs batch by batch: it must be null, or hydra/sweeper=random",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_one_line_before_anything_is_made(lab, typed, said):

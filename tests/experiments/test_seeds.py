@@ -26,9 +26,9 @@ def swept(tmp_path_factory):
 def test_results_are_grouped_by_everything_but_the_seed(swept):
     frame, histories = results.load(None, swept.uri)
     cells, stacks = results.grouped(frame, histories)
-    assert list(cells.columns[:4]) == ["network.depth", "optimizer.learning_rate", "runs", "diverged"]
-    places = [(2, 0.1, 3, 0), (2, 1e6, 3, 3), (4, 0.1, 3, 0), (4, 1e6, 3, 3)]
-    assert [tuple(row)[:4] for row in cells.itertuples(index=False)] == places
+    assert list(cells.columns[:5]) == ["network.depth", "optimizer.learning_rate", "runs", "diverged", "stopped"]
+    places = [(2, 0.1, 3, 0, 0), (2, 1e6, 3, 3, 0), (4, 0.1, 3, 0, 0), (4, 1e6, 3, 3, 0)]
+    assert [tuple(row)[:5] for row in cells.itertuples(index=False)] == places
     for (depth, rate, *_), (_, cell), stack in zip(places, cells.iterrows(), stacks, strict=True):
         same = (frame["network.depth"] == depth) & (frame["optimizer.learning_rate"] == rate)
         np.testing.assert_array_equal(stack.grad_norm, [history.grad_norm for history in histories[same]])

@@ -247,6 +247,8 @@ def test_a_full_file_system_ends_the_command_in_one_line(lab):
         (["map.x.key=network.gain"], "error: map.x.key is 'network.gain', the paper's set-up maps optimizer.block_rates.1"),
         (["map.folder=/dev/null/there"], "error: map.folder is '/dev/null/there', but /dev/null is not a folder"),
         (["trainability=rate_by_gain", "training.batch_size=9999"], "error: training.batch_size is 9999"),
+        (["sweep.halving=2"], "error: sweep.halving is 2.0, which a map does not have: it must be null"),
+        (["sweep.measure=r2/train"], "error: sweep.measure is 'r2/train', which a map does not have: it must be loss/train"),
     ],
 )
 def test_what_cannot_be_mapped_is_one_line_and_makes_nothing(lab, arguments, told):

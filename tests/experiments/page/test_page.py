@@ -148,7 +148,7 @@ def test_of_accuracies_the_largest_is_the_best(opened):
     assert not browser.find_element("id", "toggle-logY").is_selected()
     browser.find_element("css selector", "#table summary").click()
     rows = [row.text.split()[2:] for row in browser.find_elements("css selector", "#table tbody tr")]
-    assert rows == [["0.906", "trained"]] * 2 + [["0.372", "trained"]] * 2 + [["–", "diverged"]] * 2
+    assert rows == [["0.906", "trained"]] * 2 + [["0.372", "trained"]] * 2 + [["\u2013", "diverged"]] * 2
     # What has no value lies below all others.
     low = {label.text: label.location["y"] for label in browser.find_elements("css selector", "#parallel svg text") if label.text}
     assert low["none"] > low["0.4"] > low["0.9"]

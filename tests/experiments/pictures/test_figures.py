@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from blocks.history import History
 from experiments.pictures import figures
 from experiments.pictures.report import Report, Row
+from experiments.pictures.slices import slices
 from experiments.run.config import typed
 from experiments.run.repeats import stacked
 from experiments.run.stack import train_stack
@@ -330,19 +331,31 @@ def test_an_argument_that_one_runs_loader_has_not_is_empty_in_its_row(composed):
     assert "dataset.loader.as_frame=" in swept.text()
 
 
-def test_a_search_has_its_runs_as_points(composed):
-    """Of three keys that are drawn no two runs share a table."""
+@pytest.mark.parametrize(("measure", "best", "end"), [("loss/train", 0.2, 0.98), ("accuracy/train", 0.5, 0.02)])
+def test_a_search_is_its_measure_against_every_key_with_all_its_runs(composed, measure, best, end):
+    worst = float("inf") if measure == "loss/train" else -float("inf")
+    drawn = {
+        (2, 0.013, 0): (0.2, "trained"),
+        (5, 0.0027, 0): (0.5, "trained"),
+        (3, 0.4, 0): (worst, "stopped"),
+        (9, 0.71, 0): (worst, "diverged"),
+    }
+    by_depth, by_rate = slices(report(composed, drawn, f"sweep.measure={measure}")).axes
+    assert (by_depth.get_xlabel(), by_rate.get_xlabel(), by_rate.get_xscale()) == ("depth L (blocks)", "learning rate", "log")
+    for axes, column in ((by_depth, 0), (by_rate, 1)):
+        places = [cell[column] for cell in drawn]
+        finite, star, stopped, diverged = (marks.get_offsets().tolist() for marks in axes.collections)
+        assert finite == [[places[0], 0.2], [places[1], 0.5]]
+        assert star == [[places[0 if best == 0.2 else 1], best]]
+        assert (stopped, diverged) == ([[places[2], end]], [[places[3], end]])
+        left, right = axes.get_xlim()
+        assert left < min(places) < max(places) < right
+
+
+def test_a_search_over_names_that_all_diverged_has_its_picture(composed):
     default, rows = typed(composed()), []
-    for job in range(100):
-        network = replace(default.network, depth=2 + job % 7, gain=1 + job / 100)
-        config = replace(default, network=network, optimizer=replace(default.optimizer, learning_rate=10 ** (job / 25 - 2)))
-        rows.append(Row(config, float("inf") if job == 99 else 1 + (job - 40) ** 2, "diverged" if job == 99 else "trained", job))
-    swept = Report(rows)
-    assert "the best 10 of 100 runs" in swept.text()
-    axes, _ = figures.sweep_map(swept).axes
-    (points,) = axes.collections
-    crosses, ring = axes.get_lines()
-    np.testing.assert_allclose(points.get_offsets(), [(10 ** (job / 25 - 2), 2 + job % 7) for job in range(99)])
-    np.testing.assert_allclose(points.get_array(), [1 + (job - 40) ** 2 for job in range(99)])
-    assert (crosses.get_xydata().tolist(), ring.get_xydata().tolist()) == ([[10 ** (99 / 25 - 2), 3]], [[10 ** (40 / 25 - 2), 7]])
-    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
+    for job, kind in enumerate(("plain", "residual", "normalized")):
+        network = replace(default.network, kind=kind)
+        rows.append(Row(replace(default, network=network), float("inf"), "diverged", job))
+    (axes,) = slices(Report(rows)).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["plain", "residual", "normalized"]

@@ -100,6 +100,18 @@ def test_one_seed_has_the_table_of_the_readme(report):
     ]
 
 
+def test_a_search_over_seeds_lists_its_runs_each_with_what_became_of_it(report):
+    drawn = {(2, 0.13, 0): (INF, "stopped"), (3, 0.27, 1): (0.25, "trained"), (4, 0.39, 2): (INF, "diverged")}
+    lines = report(drawn).text().splitlines()
+    assert [line.split() for line in lines[2:-1]] == [
+        ["0.25*", "3", "0.27", "1"],
+        [".", "2", "0.13", "0"],
+        ["-", "4", "0.39", "2"],
+    ]
+    best = "best (*): 0.25 at network.depth=3, optimizer.learning_rate=0.27, seed=1;"
+    assert lines[-1] == f"{best}  1 trained, 1 diverged, 1 stopped"
+
+
 def test_of_accuracies_the_largest_is_the_best(config):
     cells = {(2, 0): 0.9, (2, 1): 0.5, (5, 0): 0.8, (5, 1): 0.7, (9, 0): 0.99, (9, 1): -INF}
     runs = [

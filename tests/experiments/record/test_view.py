@@ -14,7 +14,7 @@ from blocks.history import History, Quantity
 from blocks.measure.signals import NUMBERS
 from experiments.record.metrics import curves, summary
 from experiments.record.view import quantity_keys, sweep_views
-from experiments.run.config import InstrumentsConfig, cell_name, typed
+from experiments.run.config import InstrumentsConfig, SweepConfig, cell_name, typed
 
 # Of set_experiment_tag, see mlflow.utils.validation.
 LONGEST_TAG = 20000
@@ -246,3 +246,5 @@ def test_a_sweep_of_more_runs_than_a_page_has_a_view_of_the_stuck_and_of_the_div
     assert filters[0] == "tags.`mlflow.parentRunId` = 'p'"
     assert filters[2] == "tags.`mlflow.parentRunId` = 'p' and tags.outcome = 'diverged'"
     assert list(sweep_views("a sweep", "p", configs([2] * 100), "r2", 12)) == ["p"]
+    halved = [replace(config, sweep=SweepConfig(halving=2.0)) for config in configs([2] * 101)]
+    assert list(sweep_views("a sweep", "p", halved, "r2", 12)) == ["p", "p-stuck", "p-diverged", "p-stopped"]

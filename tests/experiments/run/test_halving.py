@@ -24,6 +24,8 @@ def configs(composed, count, *overrides):
         # Measured after 0, 2, 7, 20 epochs: of 10, 5 and 2.5 epochs, the latter two have one evaluation, and are one rung.
         pytest.param(2, 20, 4, 100, [2, 7], [50, 25], id="few evaluations"),
         pytest.param(1.5, 2, 3, 3, [1], [2], id="a factor below 2"),
+        # Every power of it that matters is right before the next evaluation.
+        pytest.param(1 + 1e-9, 20, 21, 100, [18, 19], [99, 99], id="a factor next to 1"),
     ],
 )
 def test_rungs_are_geometric(composed, factor, epochs, evaluations, count, rungs, most):

@@ -109,8 +109,9 @@ class OptunaSweeper(RandomSweeper):
         """Run the jobs that Optuna proposes; what each has returned, batch by batch."""
         composer = self.composer()
         space = self.space(composer, composer.parser.parse_overrides(arguments))
+        search = f"{space} {self.sampler} {self.seed} {self.n_trials} {self.batch_size}", self.n_trials
         # What can be proposed is checked before the first is trained.
-        study = self._study(self.checked(composer, space.ends()).direction)
+        study = self._study(self.checked(composer, space.ends(), *search).direction)
         returns: list[Sequence[JobReturn]] = []
         results: dict[tuple[str, ...], float] = {}
         with contextlib.ExitStack() as entered:
@@ -120,8 +121,7 @@ class OptunaSweeper(RandomSweeper):
                 proposed = [tuple(space.job([_suggested(trial, axis) for axis in space.axes])) for trial in trials]
                 new = [list(job) for job in dict.fromkeys(proposed) if job not in results]
                 if around is None:
-                    named = f"{space} {self.sampler} {self.seed} {self.n_trials} {self.batch_size}"
-                    around = entered.enter_context(self.around(composer, self.checked(composer, new, named, self.n_trials)))
+                    around = entered.enter_context(self.around(composer, self.checked(composer, new, *search)))
                 elif new:
                     around.extend(composer.tasks(new, first=len(results)))
                 if new:
