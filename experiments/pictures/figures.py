@@ -83,7 +83,9 @@ def sweep_map(report: Report) -> Figure:
 
 
 def _search_map(report: Report) -> Figure:
-    figure, axes = new_axes(f"{report.measure.title}, {len(report.rows)} runs: {report.outcomes}\nring: the best; x: without a value")
+    figure, axes = new_axes(
+        f"{report.measure.title}, {len(report.rows)} runs: {report.outcomes}\nring: the best; x: without a value"
+    )
     scale, alike, extend = _scale(report)
     points = draw_points(axes, report, scale, DIVERGED)
     axes.set(xlabel=words(report.across), ylabel=words(report.down))
