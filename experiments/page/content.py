@@ -19,8 +19,9 @@ from experiments.page.question import command, question
 from experiments.pictures.distributions import Distribution, distributions
 from experiments.pictures.figures import CEILING, FLOOR
 from experiments.pictures.report import REPEATS, Report, Row
+from experiments.pictures.signals import mean_field_variances
 from experiments.record.identity import SURROUNDINGS
-from experiments.run.config import UserError, printable, shown, words
+from experiments.run.config import Config, UserError, printable, shown, words
 from experiments.run.data import task
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def _drawn(
             "curves": {name: _curve(*curve, grids) for name, curve in _curves(history).items()},
             "norms": _norms(history, steps, grids),
             "distributions": {symbol: _distribution(distribution, grids) for symbol, distribution in shares.items()},
+            "theory": _theory(row.config, shares.get("z")),
         }
         found[row.job] = row, one, files.environment
     ordered = [found[job] for job in sorted(found)]
@@ -179,6 +181,13 @@ def _distribution(found: Distribution, grids: list[Array]) -> dict[str, Any]:
         "log": found.is_logarithmic,
         "heights": packed.bytes_of(np.round(255 * found.heights)),
     }
+
+
+def _theory(config: Config, z: Distribution | None) -> dict[str, Any] | None:
+    """The heights of mean-field theory's normal densities over those of z in the initial network, where there are both."""
+    if z is None or z.at[0] > 0 or (variances := mean_field_variances(config, task(config))) is None:
+        return None
+    return packed.floats(z.normal_heights(variances))
 
 
 def _common(runs: Sequence[Mapping[str, Any]], without: Sequence[str] = ()) -> dict[str, str]:

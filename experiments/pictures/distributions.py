@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtr
 
 from blocks.arrays import Array
 from blocks.history import History, evenly_spaced
@@ -13,6 +14,8 @@ SIGNALS = "signals"
 GRADIENTS = ("da", "dW")
 # Bins across, an odd number, so that 0 is inside of one; blocks; the share of entries that may lie on a side of what is drawn.
 BINS, BLOCKS, BESIDE = 65, 12, 0.005
+# Of a normal density that is narrower than what was measured.
+HIGHEST = 1.25
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class Distribution:
     is_logarithmic: bool
 
     @property
-    def heights(self) -> Array:
-        """(E, B, BINS) the shares over the largest one of each block and step, at most 1.
+    def largest(self) -> Array:
+        """(E, B, 1) the largest share of each block and step, 1 where nothing was measured.
 
         Of a signal with a sign the bin around 0 is not looked at for it, where all dead units of relu are.
         """
@@ -39,8 +42,22 @@ class Distribution:
         largest = seen.max(axis=-1, keepdims=True)
         # All entries may be 0.
         largest = np.where(largest > 0, largest, self.shares.max(axis=-1, keepdims=True))
-        heights: Array = np.minimum(self.shares / np.where(largest > 0, largest, 1), 1)
+        return np.where(largest > 0, largest, 1)
+
+    @property
+    def heights(self) -> Array:
+        """(E, B, BINS) the shares over the largest one of each block and step, at most 1."""
+        heights: Array = np.minimum(self.shares / self.largest, 1)
         return heights
+
+    @np.errstate(divide="ignore")
+    def normal_heights(self, variances: Array) -> Array:
+        """(B, BINS) what the heights of the first step would be if each block's v were N(0, its variance), at most HIGHEST.
+
+        variances: (L,) of blocks 1..L.
+        """
+        below = ndtr(self.edges / np.sqrt(variances[self.blocks - 1, None]))
+        return np.minimum(np.diff(below) / self.largest[0], HIGHEST)
 
 
 def distributions(history: History) -> dict[str, Distribution]:

@@ -228,8 +228,9 @@ function normsChart(norms, steps, blocks, width) {
   });
 }
 
-// How one signal is distributed in some blocks, one above the other. heights: of each block's bins, 0 to 255.
-function ridgesChart(heights, edges, blocks, isLog, label, width) {
+// How one signal is distributed in some blocks, one above the other. heights: of each block's bins, 0 to 255. theory: null, or what
+// they would be by theory, 0 to 1, as black lines.
+function ridgesChart(heights, theory, edges, blocks, isLog, label, width) {
   const bins = edges.length - 1, overlap = 1.6;
   const points = blocks.flatMap((block, row) =>
     d3.range(bins).flatMap((bin) => [bin, bin + 1].map((end) => ({ block, base: row, x: edges[end], y: row + (overlap * heights[row * bins + bin]) / 255 }))));
@@ -245,6 +246,7 @@ function ridgesChart(heights, edges, blocks, isLog, label, width) {
       rows.map((row) => [
         Plot.areaY(at(row), { x: "x", y1: row, y2: "y", fill: d3.interpolateViridis((0.85 * row) / Math.max(1, blocks.length - 1)), fillOpacity: 0.8 }),
         Plot.lineY(at(row), { x: "x", y: "y", stroke: "#fff", strokeWidth: 1 }),
+        theory ? Plot.line(d3.range(bins), { x: (bin) => (edges[bin] + edges[bin + 1]) / 2, y: (bin) => row + overlap * theory[row * bins + bin], stroke: "#000", className: "theory" }) : null,
         Plot.ruleY([row], { stroke: "#b8c0c8" }),
       ]),
     ],

@@ -14,7 +14,7 @@ function unpacked(packed) {
   const signal = (found) => ({ ...found, steps: grids[found.grid], edges: array(found.edges), heights: array(found.heights) });
   const map = (all, change) => Object.fromEntries(Object.entries(all).map(([name, found]) => [name, change(found)]));
   const runs = packed.runs.map((run, number) => ({
-    ...run, number, curves: map(run.curves, curve), norms: curve(run.norms), distributions: map(run.distributions, signal) }));
+    ...run, number, curves: map(run.curves, curve), norms: curve(run.norms), distributions: map(run.distributions, signal), theory: run.theory && array(run.theory) }));
   return { ...packed, runs };
 }
 

@@ -2,7 +2,7 @@
 // The page: which run and step are looked at, and the sections that are drawn from them.
 
 const scale = scaleOf(cells.map((cell) => cell.mean), content.isLoss, content.ceiling, content.floor);
-const ended = runs.some((run) => run.outcome === "stopped") ? "diverged or were stopped" : "diverged";
+const ended = [...new Set(runs.filter((run) => run.value === null).map((run) => (run.outcome === "stopped" ? "were stopped" : "diverged")))].join(" or ");
 const measured = runs.some((run) => Object.keys(run.distributions).length);
 // The key whose values have a colour each.
 const lineAxis = downAxis.values.length > 1 ? downAxis : acrossAxis;
@@ -64,7 +64,7 @@ function swept() {
 function mapSection() {
   const card = el("div", {}, el("div", { id: "card" }), figure("losses"));
   if (runs.length === 1) return section("map-section", "The run", card);
-  const rest = [content.averaged && `A cell is the ${content.averaged}.`, `* is the best${content.averaged && " of those in which no seed diverged"}, orange ${ended}.`, `A click on a ${content.isSearch ? "point" : "cell"} shows its run everywhere on the page.`];
+  const rest = [content.averaged && `A cell is the ${content.averaged}.`, `* is the best${content.averaged && " of those in which no seed diverged"}${ended && `, orange ${ended}`}.`, `A click on a ${content.isSearch ? "point" : "cell"} shows its run everywhere on the page.`];
   return section("map-section", `Map of the ${content.measure}`,
     el("div", { class: "pair" }, figure("map", rest.filter(Boolean).join(" ")), card));
 }
@@ -105,7 +105,7 @@ function distributionsSection() {
 function parallelSection() {
   if (!keys.some((key) => key.key !== content.seed)) return "";
   const left = cells.length > MOST_CROSSING ? `Of ${cells.length} cells the best ${MOST_CROSSING} are drawn.` : "";
-  return section("parallel-section", `Every key beside the ${content.measure}`, figure("parallel", [left, content.averaged && "A line is the mean of its seeds.", `Orange lines ${ended}.`].filter(Boolean).join(" ")));
+  return section("parallel-section", `Every key beside the ${content.measure}`, figure("parallel", [left, content.averaged && "A line is the mean of its seeds.", ended && `Orange lines ${ended}.`].filter(Boolean).join(" ")));
 }
 
 function studySection() {
@@ -255,8 +255,9 @@ function drawDistributions() {
   fill("ridges", (width) => {
     if (!found) return el("p", { class: "soft" }, measured ? `The distributions of this run are not in the page, which has room for those of the best runs: python -m experiments.report ${state.run.id} writes one of this run alone.` : "");
     const place = nearest(found.steps, state.run.norms.steps[state.step]), size = found.blocks.length * (found.edges.length - 1);
-    const label = `${found.log ? `|${state.symbol}|` : state.symbol}, measured at step ${found.steps[place]}`;
-    return ridgesChart(found.heights.subarray(place * size, (place + 1) * size), found.edges, found.blocks, found.log, label, width);
+    const theory = state.symbol === "z" && place === 0 ? state.run.theory : null;
+    const label = `${found.log ? `|${state.symbol}|` : state.symbol}, measured at step ${found.steps[place]}${theory ? "; black: N(0, q_l) of mean-field theory" : ""}`;
+    return ridgesChart(found.heights.subarray(place * size, (place + 1) * size), theory, found.edges, found.blocks, found.log, label, width);
   });
 }
 

@@ -1,9 +1,11 @@
 """Distributions in bins that can be drawn: shares of the entries, against histograms of NumPy's of the values themselves."""
 
+import math
+
 import numpy as np
 import pytest
 
-from experiments.pictures.distributions import BINS, distributions
+from experiments.pictures.distributions import BINS, HIGHEST, Distribution, distributions
 from experiments.pictures.movie import write_movie
 from tests.experiments.page.synthetic import history, measured
 
@@ -81,3 +83,16 @@ def test_a_movie_of_a_run_that_diverged_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.pictures.movie.FRAMES", 5)
     write_movie(history(4, 1.0, 0, diverged=True), "a run", tmp_path / "movie.gif")
     assert (tmp_path / "movie.gif").stat().st_size > 0
+
+
+def test_normal_heights_are_the_shares_of_a_normal_density():
+    """Of blocks 1 and 3, measured are 0.1 in one bin: the shares of N(0, q) are read off the error function."""
+    edges = np.linspace(-3, 3, BINS + 1)
+    shares = np.zeros((1, 2, BINS))
+    shares[:, :, 10] = 0.1
+    found = Distribution(np.array([0]), np.array([1, 3]), edges, shares, False)
+    heights = found.normal_heights(np.array([0.25, 9.0, 4.0]))
+    for row, deviation in zip(heights, (0.5, 2.0), strict=True):
+        below = np.array([math.erf(edge / (deviation * math.sqrt(2))) for edge in edges]) / 2
+        np.testing.assert_allclose(row, np.diff(below) / 0.1, rtol=1e-6, atol=1e-12)
+    assert found.normal_heights(np.array([1e-300, 0.0, 0.0])).max() == HIGHEST
