@@ -218,11 +218,11 @@ class Report:
 
     @cached_property
     def is_search(self) -> bool:
-        """Whether most cells of the tables have no run, or most tables a single one: values that are drawn span no grid."""
+        """Whether values were drawn and span no grid: most cells of the tables have no run, or most tables have one cell."""
         tables = self.tables().values()
-        filled = sum(map(len, tables))
+        cells = sum(map(len, tables))
         places = sum(len({down for down, _ in table}) * len({across for _, across in table}) for table in tables)
-        return places >= 2 * filled or filled < 2 * len(tables) > 2
+        return places >= 2 * cells or (len(tables) > 1 and cells < 2 * len(tables))
 
     @property
     def scattered(self) -> bool:

@@ -95,7 +95,8 @@ def update_to_data(history: History) -> Figure:
     for block in evenly_spaced(values.shape[-1], LABELLED):
         axes.get_lines()[block].set_label(str(block + 1))
     axes.axhline(USUAL, color="black", linestyle="--", linewidth=1)
-    axes.set(xlabel="update", ylabel=r"$\log_{10}$ update : data", xscale="log")
+    # Where no value is finite, as of weights that are all 0, a log axis would find no limits.
+    axes.set(xlabel="update", ylabel=r"$\log_{10}$ update : data", xscale="log", xlim=(0.9, 1.1 * (quantity.at[-1] + 1)))
     _legend_of_blocks(axes)
     return figure
 

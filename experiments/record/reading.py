@@ -79,7 +79,7 @@ class Archive:
         """The finished run of that id; raises UserError where there is none."""
         run = self.get(run_id, "run")
         if run.data.tags.get("kind") != "run":
-            raise UserError(f"run {run_id} is no training, it must be a run with the tag kind=run: --sweep takes a sweep's")
+            raise UserError(f"run {run_id} is no training, it must be a run with the tag kind=run, as those of a sweep are")
         if run.info.status != "FINISHED":
             raise UserError(f"run {run_id} is {run.info.status}, it must be FINISHED")
         return self._recorded(run)

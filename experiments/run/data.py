@@ -164,6 +164,10 @@ def task(config: Config) -> Task:
             f"training.batch_size is {batch_size}, which leaves a batch of one of the {m} training examples of {dataset.name}, "
             "but network.kind batch_normalized needs at least 2 in each"
         )
+    if config.network.kind == "batch_normalized" and config.instruments.examples == 1:
+        raise UserError(
+            f"instruments.examples is 1, but network.kind batch_normalized needs at least 2: it must be null or 2 to {m}"
+        )
     if (config.instruments.examples or 0) > m:
         raise UserError(
             f"instruments.examples is {config.instruments.examples}, it must be null or 1 to {m}, "

@@ -176,7 +176,7 @@ function lossChart(series, width) {
     width,
     height: 240,
     marginLeft: 52,
-    x: { label: STEP },
+    x: axis(false, STEP, points.map((point) => point.step), { nice: false }),
     y: axis(true, "loss", points.map((point) => point.value), { grid: true }),
     marks: [
       Plot.line(points, { x: "step", y: "value", z: "name", stroke: "colour", strokeWidth: (point) => (point.name === "batch" ? 0.8 : 2) }),

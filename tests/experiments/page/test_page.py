@@ -150,12 +150,12 @@ def test_of_accuracies_the_largest_is_the_best(opened):
     assert [label.text for label in browser.find_elements("css selector", "#map svg text") if "*" in label.text] == ["0.906*"]
     assert not browser.find_element("id", "toggle-logY").is_selected()
     browser.find_element("css selector", "#table summary").click()
-    rows = [row.text.split()[2:] for row in browser.find_elements("css selector", "#table tbody tr")]
-    assert rows == [["0.906", "trained"]] * 2 + [["0.372", "trained"]] * 2 + [["\u2013", "diverged"]] * 2
+    rows = [row.text.split()[-1:-3:-1] for row in browser.find_elements("css selector", "#table tbody tr")]
+    assert rows[:4] == [["trained", "0.906"]] * 2 + [["trained", "0.372"]] * 2
+    assert [outcome for outcome, _ in rows[4:]] == ["diverged"] * 2
     # What has no value lies below all others.
-    down = {
-        label.text: label.location["y"] for label in browser.find_elements("css selector", "#parallel svg text") if label.text
-    }
+    labels = browser.find_elements("css selector", "#parallel svg text")
+    down = {label.text: label.location["y"] for label in labels if label.text}
     assert down["none"] > down["0.4"] > down["0.8"]
 
 

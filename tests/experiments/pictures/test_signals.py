@@ -161,6 +161,15 @@ def test_a_loss_slice_has_the_loss_at_its_middle_and_rises_as_its_eigenvalues_sa
     assert axes.get_xlim()[1] == pytest.approx(np.sqrt(2 * np.log(2) / first), rel=0.01)
 
 
+def test_updates_of_weights_that_are_all_0_are_none(composed):
+    config = typed(composed("dataset=moons", "network.initializer=zeros", "training.epochs=1", "instruments.signals=log"))
+    (trained,) = train_stack([config])
+    figure = pictures.update_to_data(trained.history)
+    # Drawn, since the limits of a log axis are looked for then.
+    figure.canvas.draw()
+    assert not np.isfinite([line.get_ydata() for line in figure.axes[0].get_lines()[:-1]]).any()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("network", [["network.depth=1"], ["network.depth=2", "optimizer.learning_rate=1e6"]])
 def test_every_picture_is_drawn_of_shallow_networks_and_of_those_that_diverge(composed, tmp_path, network):

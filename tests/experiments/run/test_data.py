@@ -72,6 +72,7 @@ def test_any_loader_of_scikit_learn_is_taken_by_its_target(composed):
 
 BAD_DATA = {
     "network.kind=batch_normalized training.batch_size=359": "training.batch_size is 359, which leaves a batch of one of",
+    "network.kind=batch_normalized instruments.signals=log instruments.examples=1": "instruments.examples is 1, but network.kind",
     "network.kind=batch_normalized training.batch_size=1": "training.batch_size is 1, which leaves a batch of one of",
     "training.batch_size=1438": "training.batch_size is 1438, it must be null or 1 to 1437",
     "training.loss=one_hot_squared_error": "does not fit digits, allowed: softmax_cross_entropy, half_mean_squared_error",
