@@ -318,6 +318,9 @@ class Sweep:
                         ended += stack
             if not is_last:
                 left, stopped = self._judge(rung, ended)
+            if not left:
+                # All have diverged, or a lost run has ended all: no later round is there to write them.
+                break
         yield from self._end(stopped)
 
     def _judge(self, rung: int, ended: "list[Ended]") -> "tuple[list[int], list[Ended]]":

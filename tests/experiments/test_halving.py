@@ -71,6 +71,13 @@ def test_the_best_go_on_with_their_very_bits_and_a_resumed_sweep_comes_to_the_sa
     assert [compared.count(f"{told}\n") for told in (*stops, " identical")] == [5, 4, 5]
 
 
+def test_runs_that_have_all_diverged_before_the_first_of_two_rungs_are_recorded(lab):
+    rates = "optimizer.learning_rate=1e6,1e7,1e8,1e9"
+    output = lab.run("-m", *SWEEP[4:], "dataset=iris", "training.epochs=16", rates, "network.depth=3", "sweep.halving=2")
+    assert "every run diverged (4 runs)" in output
+    assert [run.data.tags["outcome"] for run in ended(lab, 0).values()] == ["diverged"] * 4
+
+
 @pytest.mark.parametrize(
     ("bad", "line"),
     [
