@@ -55,6 +55,8 @@ def log_model(store: Store, run_id: str, config: Config, kept: Files, of: Task, 
         mlflow.set_experiment(experiment_id=store.experiment_id)
         # MLflow would like type hints as a schema; the signature is one.
         warnings.simplefilter("ignore", UserWarning)
+        # It asks for an answer, which of a network that diverged overflows.
+        warnings.simplefilter("ignore", RuntimeWarning)
         network, parameters = Path(name, "network.json"), Path(name, PARAMETERS)
         network.write_text(json.dumps(about))
         np.save(parameters, predicting.parameters, allow_pickle=False)
