@@ -38,7 +38,7 @@ def test_the_command_writes_what_the_sweep_has_logged(swept):
     ]
     assert found["commands"][0]["types"] == (
         "python -m experiments.train -m '~experiment' dataset=iris network.depth=2,3 network.width=8 "
-        "optimizer.learning_rate=0.1,1000000.0 training.epochs=2"
+        "optimizer.learning_rate=0.1,1000000.0 training.epochs=2 tracking.pictures=none tracking.models=none"
     )
     # Where it is recorded is nobody's concern to whom it is handed.
     assert str(swept.folder) not in text
