@@ -117,6 +117,7 @@ def test_the_runs_of_a_sweep_that_was_killed_have_their_params_and_the_reason(la
     assert all(run.data.tags["reason"].startswith("its process, ") for run in killed)
 
 
+@pytest.mark.slow
 def test_runs_that_somebody_has_edited_are_left_alone_and_their_jobs_trained_again(lab):
     lab.run("-m", *FEW)
     client, (parent,) = lab.client(), lab.runs("sweep")

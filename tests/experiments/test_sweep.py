@@ -175,6 +175,7 @@ def test_ctrl_c_ends_the_children_and_keeps_what_is_finished(lab):
     assert all(run.data.params.keys() == lab.runs()[0].data.params.keys() for run in lab.runs())
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_its_stack_alone_and_says_which(lab):
     axes = ["network.depth=2,3,33", "optimizer.learning_rate=0.1,0.2", "network.width=16"]
     process = lab.start("-m", *axes, "training.epochs=1000", "hydra.launcher.n_jobs=1", *BARE)

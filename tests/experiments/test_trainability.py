@@ -67,6 +67,7 @@ def test_a_map_is_one_run_with_its_pixels_pictures_and_figures(lab):
     np.testing.assert_array_equal(floor > 0, beside(labels))
 
 
+@pytest.mark.slow
 def test_the_floor_is_what_rounding_and_float32_flip(lab):
     few = ["map.resolution=40", "map.tile=16", "map.x.lower=1e3", "map.y.lower=1e-3", "map.y.upper=1"]
     lab.run(*few, module=MODULE)
@@ -144,6 +145,7 @@ def test_an_interrupted_map_ends_in_order(lab, number):
     assert [run.info.status for run in lab.runs("map")] == ["KILLED"]
 
 
+@pytest.mark.slow
 def test_a_killed_process_costs_its_tile_and_no_other(lab, unbroken):
     process = begun(lab)
     workers = [child for child in psutil.Process(process.pid).children(recursive=True) if "loky" in " ".join(child.cmdline())]
@@ -153,6 +155,7 @@ def test_a_killed_process_costs_its_tile_and_no_other(lab, unbroken):
     assert np.load(lab.folder / "there" / "result" / "map.npy").tobytes() == unbroken.tobytes()
 
 
+@pytest.mark.slow
 def test_a_tile_that_was_cut_short_is_trained_again_and_said_so(lab):
     arguments = [*SMALL, "map.folder=there"]
     lab.run(*arguments, module=MODULE)
@@ -216,6 +219,7 @@ def test_where_no_space_is_left_what_is_finished_stays(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["tile_00000.npz"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs a file system that is full")
 def test_a_full_file_system_ends_the_command_in_one_line(lab):
     there = lab.folder / "there"
