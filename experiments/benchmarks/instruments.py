@@ -13,7 +13,7 @@ from blocks.arrays import Array
 from blocks.measure.instruments import LOG, LOG_POINTS
 from experiments.benchmarks.tables import alternate, table
 from experiments.run.config import Config, DatasetConfig, InstrumentsConfig, NetworkConfig
-from experiments.run.data import Task, task
+from experiments.run.data import task
 from experiments.run.stack import steps_of, train_stack
 
 EVERY = 10
@@ -40,13 +40,9 @@ def _runs(depth: int, width: int) -> None:
             schedule: dict[str, Any] = {name: str(EVERY)}
             configs[name] = replace(bare, instruments=InstrumentsConfig(**schedule))
         configs[f"signals at {LOG_POINTS} steps"] = replace(bare, instruments=InstrumentsConfig(signals=LOG))
-        runs = {name: partial(_run, config, of) for name, config in configs.items()}
+        runs = {name: partial(train_stack, [config], of) for name, config in configs.items()}
         title = f"an update of a run of {depth} blocks x {width}, {activation}, an instrument at every {EVERY}th"
         table(title, alternate(runs, steps_of(bare, of)), "us", 1e6)
-
-
-def _run(config: Config, of: Task) -> None:
-    train_stack([config], of)
 
 
 def _instruments(depth: int, width: int, batch: int, epochs: int) -> None:

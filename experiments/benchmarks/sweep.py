@@ -45,10 +45,7 @@ def seeds() -> None:
     alike = OptimizerConfig(learning_rate=1e-2)
     seeds = [replace(config, seed=number % len(RATES), optimizer=alike) for number, config in enumerate(rates)]
 
-    def in_turn(some: list[Config]) -> None:
-        _in_turn(some)
-
-    contestants = {"16 rates": partial(in_turn, rates), "16 seeds": partial(in_turn, seeds)}
+    contestants = {"16 rates": partial(_in_turn, rates), "16 seeds": partial(_in_turn, seeds)}
     times = alternate(contestants, 1, rounds=SWEEP_ROUNDS, clock=time.process_time)
     table(f"stacks of {len(DEPTHS)} depths x 16 rates or seeds on digits, one process", times, "s ", 1)
 

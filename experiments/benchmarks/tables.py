@@ -19,7 +19,7 @@ def alternate(
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Array]:
     """name -> seconds of each round over `per`, the contestants taking turns, forth and back; a first turn that warms up is
-    not kept. What a contestant returns is in place of its seconds: it has measured itself.
+    not kept. A number that a contestant returns is in place of its seconds: it has measured itself.
     """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + warm_up):
@@ -27,7 +27,7 @@ def alternate(
             start = clock()
             own = contestants[name]()
             if turn >= warm_up:
-                times[name].append((clock() - start if own is None else own) / per)
+                times[name].append((own if isinstance(own, int | float) else clock() - start) / per)
     return {name: np.array(seconds) for name, seconds in times.items()}
 
 
