@@ -25,7 +25,7 @@ from experiments.run.machine import as_recorded, settle
 from experiments.run.pool import Pool, cores
 from experiments.run.stack import STOPPED, Trained, check_size, plan, train_stack, work
 from experiments.run.trust import ALLOWS, from_record
-from experiments.sweep import BAR
+from experiments.sweep.training import BAR
 
 if TYPE_CHECKING:
     from experiments.record.reading import Recorded

@@ -18,7 +18,6 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.job import Result, parent_of_job, reason_of, status_of, tags_of_run
 from experiments.record import AnyRun, AnyStore, Untracked, check_tracking, open_store
 from experiments.record.address import Unreachable, anchor, conceal_typed
 from experiments.record.identity import fingerprint
@@ -28,10 +27,12 @@ from experiments.run import grid
 from experiments.run.config import CONF, Config, UserError, cell_name, register, run_name, settled, typed
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import defer_interrupts, end_in_order
+from experiments.run.job import Result, parent_of_job, reason_of, status_of, tags_of_run
 from experiments.run.loaders import needing_allowance
 from experiments.run.measure import MEASURES
 from experiments.run.pool import Lost
-from experiments.sweep import Sweep, check_run
+from experiments.sweep.checks import check_run
+from experiments.sweep.sweep import Sweep
 
 if TYPE_CHECKING:
     from blocks.history import History
@@ -94,8 +95,8 @@ def train(cfg: DictConfig) -> Result:
         outbox.put(name, tags, parent, trained)
         if not parent:
             sys.exit(1)
-    elif store.command and not parent:
-        print(f"dashboard: {store.command}")
+    elif store.page.command and not parent:
+        print(f"dashboard: {store.page.command}")
     return result
 
 

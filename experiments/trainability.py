@@ -26,7 +26,6 @@ import numpy as np
 from tqdm import tqdm
 
 from blocks.arrays import Array
-from experiments.job import reason_of, status_of
 from experiments.record import AnyRun, Untracked, check_tracking, open_store
 from experiments.record.address import conceal_typed
 from experiments.record.identity import SURROUNDINGS, fingerprint
@@ -40,6 +39,7 @@ from experiments.run.engines import Engine, connect
 from experiments.run.folder import check_folder, hold
 from experiments.run.grid import Grid, MappedConfig, ZoomConfig, axes, grid, typed_map, windows
 from experiments.run.interrupts import end_in_order, raise_lost_interrupt
+from experiments.run.job import reason_of, status_of
 from experiments.run.paper import PIXEL, TRAINED
 from experiments.run.pool import Lost
 from experiments.run.tile import OTHER, OUTCOMES, check_trainable, train_tile
@@ -367,8 +367,8 @@ def _record(config: MappedConfig, mark: str, folder: Path, engine: Engine) -> No
         raise
     store.close()
     print(f"folder: {folder}")
-    if store.command:
-        print(f"dashboard: {store.command}")
+    if store.page.command:
+        print(f"dashboard: {store.page.command}")
 
 
 def _describe(run: AnyRun, result: Path) -> None:

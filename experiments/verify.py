@@ -21,7 +21,6 @@ from blocks import GradientDescent, Machine, Momentum, Nesterov, Network, Optimi
 from blocks.arrays import Array
 from blocks.measure.lanczos import sharpness
 from blocks.theory import MeanField, critical_gain, largest_curvature, softmax_sharpness
-from experiments.job import reason_of, status_of
 from experiments.published.edges import edges_of_stability
 from experiments.published.row import Row
 from experiments.published.start import isometry, normalization
@@ -29,6 +28,7 @@ from experiments.record.address import absolute, check_reachable
 from experiments.record.identity import trajectory_hash
 from experiments.run.config import TrackingConfig, UserError, composed, register, typed
 from experiments.run.interrupts import end_in_order
+from experiments.run.job import reason_of, status_of
 from experiments.run.machine import settle
 from experiments.run.paper import agreement
 from experiments.run.stack import train_stack

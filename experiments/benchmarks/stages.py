@@ -21,13 +21,13 @@ STARTED = time.perf_counter(), time.thread_time()
 IMPORTS, NEW_STORE = "imports", "record: a new store's tables"
 # A stage -> the functions that it is made of, as MODULE:NAME.
 STAGES = {
-    "composing and checking": ["experiments.sweep:Sweep.__init__", "hydra_plugins.depth_laboratory._axes:span"],
+    "composing and checking": ["experiments.sweep.sweep:Sweep.__init__", "hydra_plugins.depth_laboratory._axes:span"],
     "workers, until they are begun": ["experiments.run.engines:Loky.pool"],
     "waiting for training": ["queue:Queue.get"],
     "record: opening": ["experiments.record.tracking:Store.__init__"],
     NEW_STORE: ["experiments.record.tracking:_make"],
-    "record: runs": ["experiments.open_runs:OpenRuns.report", "experiments.open_runs:OpenRuns.end"],
-    "record: the sweep": ["experiments.sweep:Sweep._keep"],
+    "record: runs": ["experiments.sweep.open_runs:OpenRuns.report", "experiments.sweep.open_runs:OpenRuns.end"],
+    "record: the sweep": ["experiments.sweep.record:SweepRecord._save"],
     "jobs' folders, as Hydra's": ["hydra_plugins.depth_laboratory._jobs:_job"],
     "pictures": ["experiments.pictures.figures:save", "experiments.pictures.gallery:draw_run"],
     "model": ["experiments.pictures.gallery:keep_model"],

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from experiments.record.files import Files
     from experiments.record.reading import Archive, Recorded
-    from experiments.record.tracking import Run, Store
+    from experiments.record.run import Run
+    from experiments.record.tracking import Store
 
 FOLDER, REPORT = "pictures", "report.html"
 # Of a run without an outcome, by MLflow's status.
@@ -66,7 +67,7 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
             parent.note(description(report, store.experiment_id, parent.run_id, runs, verdict, folder))
             if report.best and report.best.job in runs:
                 # MLflow's page of charts has no other place for them: of the runs that it shows, this one is always there.
-                store.show(parent.run_id, runs[report.best.job].run_id, pictures_of(folder))
+                store.page.show(parent.run_id, runs[report.best.job].run_id, pictures_of(folder))
             for row in chosen[tracking.models]:
                 if row.job in runs:
                     name_of_best = tracking.register if row is report.best else None

@@ -7,7 +7,8 @@ from experiments.record.untracked import Untracked
 from experiments.run.config import TrackingConfig, UserError
 
 if TYPE_CHECKING:
-    from experiments.record.tracking import Run, Store
+    from experiments.record.run import Run
+    from experiments.record.tracking import Store
 
 # Characters that MLflow has room for.
 LONGEST_EXPERIMENT, LONGEST_MODEL = 500, 256

@@ -7,11 +7,16 @@ from typing import Any
 
 
 class Untracked:
-    """Does what `tracking.Store` and `tracking.Run` are asked, and keeps none of it."""
+    """Does what `tracking.Store`, its `page` and `run.Run` are asked, and keeps none of it."""
 
     run_id = command = token = ""
     runs_at_once = 1
     ended = True
+
+    @property
+    def page(self) -> "Untracked":
+        """A page that is not there."""
+        return self
 
     def at_once(self, *calls: Callable[[], Any]) -> list[Any]:
         """What they return."""

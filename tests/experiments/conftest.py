@@ -28,7 +28,7 @@ from experiments.train import CONF
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(
     [
-        *("experiments.train", "experiments.sweep", "experiments.reproduce", "experiments.trainability"),
+        *("experiments.train", "experiments.sweep.sweep", "experiments.reproduce", "experiments.trainability"),
         *("experiments.record.tracking", "experiments.record.model", "experiments.pictures.gallery"),
         *("mlflow.pyfunc", "sklearn.datasets", "matplotlib.pyplot", "llvmlite.binding"),
     ]

@@ -5,8 +5,8 @@ import csv
 import pytest
 
 from experiments import results
-from experiments.job import Result
 from experiments.run.config import typed
+from experiments.run.job import Result
 from experiments.run.stack import train_stack
 from tests.experiments.record.test_view import state
 

@@ -20,15 +20,15 @@ PLAIN = ["tracking.pictures=none", "tracking.models=none", "sweep.resume=false"]
 STATUS = {signal.SIGINT: 1, signal.SIGTERM: 143, signal.SIGHUP: 129}
 # (which function, its how manyth call, before or after it, which signal)
 MOMENTS = [
-    ("experiments.record.tracking.Store._open", 1, "after", signal.SIGTERM),
+    ("experiments.record.experiment.open_experiment", 1, "after", signal.SIGTERM),
     ("experiments.record.rows.Rows.create", 1, "after", signal.SIGINT),
     ("experiments.record.rows.Rows.create", 2, "after", signal.SIGHUP),
     ("experiments.record.tracking.Store._finished_run", 2, "before", signal.SIGTERM),
-    ("experiments.sweep.Sweep._finish", 1, "before", signal.SIGINT),
+    ("experiments.sweep.sweep.Sweep._finish", 1, "before", signal.SIGINT),
     ("experiments.record.rows.Rows._use", 1, "before", signal.SIGHUP),
 ]
 MORE = [
-    ("experiments.record.tracking.Store._open", 1, "before", signal.SIGHUP),
+    ("experiments.record.experiment.open_experiment", 1, "before", signal.SIGHUP),
     ("mlflow.MlflowClient.search_runs", 1, "before", signal.SIGINT),
     ("experiments.record.ownership.Owner.hold", 1, "after", signal.SIGTERM),
     ("experiments.record.rows.Rows.create", 1, "before", signal.SIGHUP),
@@ -37,8 +37,8 @@ MORE = [
     ("experiments.record.rows.Rows.finish", 1, "before", signal.SIGINT),
     ("experiments.record.rows.Rows.finish", 1, "after", signal.SIGTERM),
     ("experiments.pictures.gallery.keep_sweep", 1, "after", signal.SIGTERM),
-    ("experiments.record.tracking.Run.tabulate", 1, "before", signal.SIGHUP),
-    ("experiments.sweep.Sweep._close", 1, "before", signal.SIGTERM),
+    ("experiments.record.run.Run.tabulate", 1, "before", signal.SIGHUP),
+    ("experiments.sweep.record.SweepRecord.close", 1, "before", signal.SIGTERM),
 ]
 
 
@@ -131,7 +131,7 @@ def test_a_sweep_ends_in_order_whenever_signals_come(lab, moment):
             ["dataset=iris", "trainability=rate_by_gain", "map.resolution=4", "map.floor=false", "map.folder=there"],
         ),
         (
-            ("experiments.record.tracking.Run.tabulate", 1, "after", signal.SIGTERM),
+            ("experiments.record.run.Run.tabulate", 1, "after", signal.SIGTERM),
             "verify",
             "experiments.verify",
             ["--only", "scaling"],

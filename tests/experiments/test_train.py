@@ -81,7 +81,7 @@ def test_a_run_alone_is_opened_and_loaded_after_other_sweeps(lab, tmp_path):
     begun.end()
     mapped, _ = store.begin_sweep("a map", {"kind": "map"}, "f", SweepConfig())
     assert archive.page(None) == (f"#/experiments/1/runs/{mapped.run_id}?workflowType=machine_learning", "a map")
-    assert store.command.endswith(archive.page(None)[0])
+    assert store.page.command.endswith(archive.page(None)[0])
     store.close("FINISHED")
     with pytest.raises(UserError, match=f"run {mapped.run_id} is neither a training nor a sweep: it has the tag kind=map"):
         results.load(mapped.run_id, lab.uri)

@@ -7,7 +7,6 @@ from mlflow import MlflowClient
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, _validate_param
 
 from blocks.history import log_spaced
-from experiments.job import reason_of
 from experiments.record import check_tracking
 from experiments.record.address import absolute, check_reachable
 from experiments.record.metrics import metrics, texts
@@ -15,6 +14,7 @@ from experiments.record.outbox import Outbox
 from experiments.record.tracking import Store
 from experiments.record.writer import Requests
 from experiments.run.config import TrackingConfig, UserError, flat, typed
+from experiments.run.job import reason_of
 from experiments.run.stack import train_stack
 
 

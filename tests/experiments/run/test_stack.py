@@ -9,10 +9,10 @@ from experiments.record.metrics import metrics, outcome_tags
 from experiments.run.config import UserError, typed
 from experiments.run.data import task
 from experiments.run.grid import AxisConfig, MapConfig, MappedConfig
+from experiments.run.job import Result
 from experiments.run.paper import DIVERGED, STUCK
 from experiments.run.stack import check_size, train_stack
 from experiments.run.tile import train_pixels
-from experiments.sweep import Result
 
 FEW = ["training.epochs=2", "network.width=16"]
 

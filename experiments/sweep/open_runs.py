@@ -1,17 +1,17 @@
 """The runs of a sweep that are RUNNING: begun while they train, written as they end, or left in the outbox."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.job import reason_of
 from experiments.record import AnyRun, AnyStore
 from experiments.record.outbox import Outbox
-from experiments.run.config import Config
 from experiments.run.interrupts import defer_interrupts
+from experiments.run.job import reason_of
 from experiments.run.pool import Lost
+from experiments.sweep.jobs import Jobs
 
 if TYPE_CHECKING:
     from experiments.run.stack import Trained
@@ -20,21 +20,13 @@ if TYPE_CHECKING:
 class OpenRuns:
     """The runs of a sweep's jobs in its store, from the moment their training begins.
 
-    parent: the sweep's own run. outbox: takes what the store does not. configs: one a job. name, tags: job -> what its run is
-    called, and what it is found by.
+    parent: the sweep's own run. outbox: for what the store does not take.
     """
 
-    def __init__(
-        self,
-        store: AnyStore,
-        parent: AnyRun,
-        outbox: Outbox,
-        configs: Sequence[Config],
-        name: Callable[[int], str],
-        tags: Callable[[int], dict[str, str]],
-    ) -> None:
-        self.store, self.parent, self.outbox, self.configs, self.name, self.tags = store, parent, outbox, configs, name, tags
+    def __init__(self, store: AnyStore, parent: AnyRun, outbox: Outbox, jobs: Jobs) -> None:
+        self.store, self.parent, self.outbox, self.jobs = store, parent, outbox, jobs
         self.runs: dict[int, AnyRun] = {}
+        # A report -> when what was read of it was written.
         self.read: dict[Path, float] = {}
 
     @defer_interrupts()
@@ -42,21 +34,21 @@ class OpenRuns:
         """Make the runs of those jobs that have none yet."""
 
         def begin(new: Sequence[int]) -> None:
-            runs = [(self.name(job), self.tags(job), self.configs[job]) for job in new]
+            runs = [(self.jobs.name_of(job), self.jobs.tags_of(job), self.jobs.configs[job]) for job in new]
             self.runs.update(zip(new, self.store.begin_runs(runs, self.parent.run_id), strict=True))
 
         new = [job for job in jobs if job not in self.runs]
         self.store.at_once(*(partial(begin, some) for some in self.store.together(new)))
 
-    def report(self, numbers: Sequence[int], stacks: Sequence[Sequence[int]], reports: Sequence[Path]) -> None:
-        """Begin the runs of the stacks of those numbers, and write what their reports say of their training so far."""
+    def report(self, stacks: Iterable[tuple[Sequence[int], Path]]) -> None:
+        """Begin the runs of those stacks, and write what their reports, a file each, say of their training so far."""
         self.outbox.try_again(self.store)
         if not self.outbox.closed:
             with self.outbox.instead():
                 self.parent.check_owner()
-                for number in numbers:
-                    self.begin(stacks[number])
-                    self._progress(stacks[number], reports[number])
+                for jobs, report in stacks:
+                    self.begin(jobs)
+                    self._progress(jobs, report)
 
     def _progress(self, stack: Sequence[int], report: Path) -> None:
         from blocks.history import History
@@ -70,7 +62,7 @@ class OpenRuns:
                 history = History.load(report)
                 runs: list[tuple[Any, History, int]] = []
                 for lane, job in enumerate(stack):
-                    config = self.configs[job]
+                    config = self.jobs.configs[job]
                     runs.append((self.runs[job], history.lane(lane), steps_of(config, task(config))))
                 for some in self.store.together(runs):
                     self.store.progress(some)
@@ -89,7 +81,7 @@ class OpenRuns:
         for job, outcome in outcomes:
             run = self.runs.pop(job, None)
             if not (run and run.ended) and not isinstance(outcome, Exception):
-                self.outbox.put(self.name(job), self.tags(job), self.parent.run_id, outcome)
+                self.outbox.put(self.jobs.name_of(job), self.jobs.tags_of(job), self.parent.run_id, outcome)
 
     def _fail(self, job: int, error: Exception) -> None:
         self.runs[job].fail(reason_of(error), "KILLED" if isinstance(error, Lost) else "FAILED")
