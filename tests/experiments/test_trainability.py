@@ -18,7 +18,7 @@ from experiments.run.config import UserError, composed, register
 from experiments.run.data import load
 from experiments.run.grid import MappedConfig, grid, typed_map
 from experiments.run.paper import DIVERGED, PIXEL, TRAINED, Problem, losses, score
-from experiments.trainability import OWNER, _alone, _check_own, title_of
+from experiments.trainability import OWNER, _check_owner, _held, title_of
 
 MODULE = "experiments.trainability"
 PUBLISHED = Path(__file__).parents[1] / "published"
@@ -308,7 +308,7 @@ def test_a_zoom_has_the_tiles_of_the_map_before_it_and_another_zoom_tiles_of_its
 
 def test_a_folder_in_which_another_process_trains_is_one_line(tmp_path):
     line = "where another process trains tiles: wait for it"
-    with _alone(tmp_path / "there"), pytest.raises(UserError, match=line), _alone(tmp_path / "there"):
+    with _held(tmp_path / "there"), pytest.raises(UserError, match=line), _held(tmp_path / "there"):
         pass
 
 
@@ -369,8 +369,8 @@ def test_a_tile_that_somebody_else_has_put_there_is_trained_again(tmp_path):
 def test_a_folder_whose_mark_is_no_file_is_one_line(tmp_path):
     os.mkfifo(tmp_path / OWNER)
     with pytest.raises(UserError, match=r"map.folder is .*, whose fingerprint\.txt is damaged: it is no plain file"):
-        _check_own(tmp_path, "mark")
-    assert _check_own(tmp_path / "new", "mark") is None
+        _check_owner(tmp_path, "mark")
+    assert _check_owner(tmp_path / "new", "mark") is None
 
 
 @pytest.mark.slow

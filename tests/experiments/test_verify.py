@@ -5,6 +5,7 @@ import json
 import pytest
 
 from experiments import verify
+from experiments.published import descent
 from tests.published import bits
 
 
@@ -26,8 +27,8 @@ def test_the_command_prints_and_records_the_table(lab):
 
 
 def test_a_result_that_is_missed_is_reported_and_ends_the_command_with_1(lab, monkeypatch, capsys):
-    largest = verify.largest_curvature
-    monkeypatch.setattr(verify, "largest_curvature", lambda x: 1.001 * largest(x))
+    largest = descent.largest_curvature
+    monkeypatch.setattr(descent, "largest_curvature", lambda x: 1.001 * largest(x))
     monkeypatch.setattr("sys.argv", ["verify", "--only", "stable_rate", "--uri", lab.uri])
     with pytest.raises(SystemExit) as left:
         verify.main()

@@ -33,7 +33,7 @@ def runs() -> dict[str, list[str]]:
 
 def main() -> None:
     """Write the file."""
-    from experiments.verify import trajectory
+    from experiments.published.trainings import trajectory
 
     published = json.loads(FILE.read_text()) if FILE.exists() else {}
     for name, group in runs().items():

@@ -1,0 +1,75 @@
+"""Whole trainings, number by number: scikit-learn's, a map of the fractal's author, and this engine's own bits."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from blocks import GradientDescent, Momentum, Nesterov, Optimizer
+from experiments.published.row import Row
+from experiments.record.identity import trajectory_hash
+from experiments.run.config import composed, register, typed
+from experiments.run.paper import agreement
+from experiments.run.stack import train_stack
+from experiments.scikit_learn import ReorderedAdam, trained_as_theirs
+
+SCIKIT_LEARN = "scikit-learn, plot_mlp_training_curves"
+SOHL_DICKSTEIN = "Sohl-Dickstein 2024"
+# In a clone of the project; what they are: tests/published/README.md.
+PUBLISHED = Path(__file__).resolve().parents[2] / "tests" / "published"
+
+register()
+
+
+def training_curves() -> Iterator[Row]:
+    """From scikit-learn's initial weights and in its order of examples: final training score and loss."""
+    rules: dict[str, tuple[Callable[[float], Optimizer], dict]] = {
+        "constant 0.2": (lambda decay: GradientDescent(0.2, weight_decay=decay), {"solver": "sgd", "momentum": 0}),
+        "momentum 0.9": (
+            lambda decay: Momentum(0.2, 0.9, weight_decay=decay),
+            {"solver": "sgd", "momentum": 0.9, "nesterovs_momentum": False},
+        ),
+        "Nesterov 0.9": (lambda decay: Nesterov(0.2, 0.9, weight_decay=decay), {"solver": "sgd", "momentum": 0.9}),
+        "adam 0.01": (lambda decay: ReorderedAdam(0.01, weight_decay=decay), {"solver": "adam"}),
+    }
+    published = {
+        "iris": {
+            "constant 0.2": (0.980000, 0.096950),
+            "momentum 0.9": (0.980000, 0.049530),
+            "Nesterov 0.9": (0.980000, 0.049540),
+            "adam 0.01": (0.980000, 0.045311),
+        },
+        "digits": {
+            "constant 0.2": (0.956038, 0.243802),
+            "momentum 0.9": (0.992766, 0.041297),
+            "Nesterov 0.9": (0.993879, 0.042898),
+            "adam 0.01": (0.991653, 0.045934),
+        },
+    }
+    for name, numbers in published.items():
+        for strategy, (score, loss) in numbers.items():
+            rule, options = rules[strategy]
+            ours_score, ours_loss = trained_as_theirs(name, rule, options)
+            yield Row(f"{name}, {strategy}: score", SCIKIT_LEARN, score, ours_score, 6e-7)
+            # scikit-learn adds the penalty of the weights before each update, ours that of the epoch's last ones.
+            yield Row(f"{name}, {strategy}: loss", SCIKIT_LEARN, loss, ours_loss, 2e-6)
+
+
+def trainability() -> Iterator[Row]:
+    """The labels that the author's own functions gave two maps: which pairs of learning rates train."""
+    for name, tolerance in (("identity", 0.0), ("tanh", 0.005)):
+        share = agreement(PUBLISHED / f"trainability_{name}_n8.npz", name)
+        yield Row(f"{name}, n = 8: share of labels that are the author's", SOHL_DICKSTEIN, 1.0, share, tolerance)
+
+
+def bits() -> Iterator[Row]:
+    """Trainings' bits on any x86-64 processor with AVX2: every sixth run of the default sweep, and small ones."""
+    for name, runs in json.loads((PUBLISHED / "bits.json").read_text()).items():
+        some = list(runs)[:: 6 if name == "default sweep" else 1]
+        equal = sum(trajectory(overrides) in runs[overrides] for overrides in some)
+        yield Row(f"{name}: runs of {len(some)} with the published bits", "tests/published/bits.json", len(some), equal, 0)
+
+
+def trajectory(overrides: str) -> str:
+    """What `record.identity.trajectory_hash` is of the run with those overrides, separated by spaces."""
+    (trained,) = train_stack([typed(composed("config", overrides.split()))])
+    return trajectory_hash(trained.history, trained.parameters)
