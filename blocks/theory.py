@@ -94,15 +94,13 @@ def _depth_scale(factor: float) -> float:
 
 
 @dataclass(frozen=True)
-class MeanField:
-    """A wide network of one activation before training.
+class VarianceMap:
+    """The variance q of z, from block to block, of a wide network of one activation before training.
 
     activation: g, a name from the table.
     weight_variance: sigma_w^2 = n_{l-1} Var W_ij, above 0; see `weight_variance`.
     bias_variance: sigma_b^2, at least 0.
     Raises ValueError for an unknown activation and for variances out of range.
-
-    E is the mean over z ~ N(0, 1). Where q* is 0 or inf, what is taken at q* is its limit.
     """
 
     activation: str
@@ -160,6 +158,14 @@ class MeanField:
     @cached_property
     def _q(self) -> float:
         return float(np.clip(self.fixed_point, 1 / LARGEST_Q, LARGEST_Q))
+
+
+@dataclass(frozen=True)
+class MeanField(VarianceMap):
+    """What a wide network before training does to gradients, and to what two examples have in common.
+
+    E is the mean over z ~ N(0, 1). Where q* is 0 or inf, what is taken at q* is its limit.
+    """
 
     @cached_property
     def chi_1(self) -> float:

@@ -7,7 +7,8 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from experiments.run import grid
 from experiments.run.config import CONF, Config, UserError, cell_name, register, run_name, settled, typed
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import defer_interrupts, end_in_order
-from experiments.run.job import Result, parent_of_job, reason_of, status_of, tags_of_run
+from experiments.run.job import Parent, Result, parent_of_job, reason_of, status_of, tags_of_run
 from experiments.run.loaders import needing_allowance
 from experiments.run.measure import MEASURES
 from experiments.run.pool import Lost
@@ -36,6 +37,8 @@ from experiments.sweep.sweep import Sweep
 
 if TYPE_CHECKING:
     from blocks.history import History
+    from experiments.run.data import Task
+    from experiments.run.stack import Trained
 
 # What a command ends with in one line.
 EXPECTED = (UserError, Lost, HydraException, OmegaConfBaseException, OSError)
@@ -43,12 +46,61 @@ EXPECTED = (UserError, Lost, HydraException, OmegaConfBaseException, OSError)
 register()
 
 
-def train(cfg: DictConfig) -> Result:
-    """One job: check, train, record. One that its sweep has in the record already is not trained again."""
-    from tqdm import tqdm
+@dataclass(frozen=True)
+class Job:
+    """One run to be trained. sweep: that it is a job of, None for a run alone. number: in the sweep."""
 
+    config: Config
+    task: "Task"
+    sweep: Parent | None
+    number: int
+    outbox: Outbox
+
+    @property
+    def parent(self) -> str:
+        """The id of the sweep's own run, "" for a run alone."""
+        return self.sweep.run_id if self.sweep else ""
+
+    @property
+    def name(self) -> str:
+        """The name of its run."""
+        return run_name(self.config, self.sweep.keys if self.sweep else ())
+
+    @cached_property
+    def tags(self) -> dict[str, str]:
+        """What its run is found by."""
+        cell = cell_name(self.config, self.sweep.keys) if self.sweep else ""
+        return tags_of_run(fingerprint(self.config, self.task.dataset.digest), self.number, cell)
+
+
+def train(cfg: DictConfig) -> Result:
+    """Train one job and record it; a job that its sweep has in the record already is not trained again."""
+    job = _job(cfg)
+    store = _opened(job)
+    if job.parent and (finished := _finished(store, job)):
+        return finished
+    with _recorded(store, job) as run:
+        trained = _trained(job, run)
+        with job.outbox.instead():
+            run.finish(trained)
+    result = Result.of(trained)
+    if not job.parent:
+        if not job.outbox.closed:
+            with job.outbox.instead():
+                _show(store, run, job.config)
+        print(result)
+    if job.outbox.closed:
+        job.outbox.put(job.name, job.tags, job.parent, trained)
+        if not job.parent:
+            sys.exit(1)
+    elif store.page.command and not job.parent:
+        print(f"dashboard: {store.page.command}")
+    return result
+
+
+def _job(cfg: DictConfig) -> Job:
+    """The job that Hydra runs with that config; raises UserError where it cannot be."""
     from experiments.run.data import task
-    from experiments.run.stack import every_few_seconds, steps_of, train_stack
 
     hydra_config = HydraConfig.get()
     # With hydra.job.chdir, this is another folder than the one that the command was typed in.
@@ -58,50 +110,73 @@ def train(cfg: DictConfig) -> Result:
         if reason and not sweep:
             print(reason)
         config = replace(config, tracking=sweep.tracking if sweep else anchor(config.tracking))
-        of = task(config)
-    steps = steps_of(config, of)
+        data = task(config)
     outbox = Outbox(config.tracking, Path(hydra_config.runtime.output_dir), needing_allowance([config.dataset.loader]))
-    parent, name = (sweep.run_id, run_name(config, sweep.keys)) if sweep else ("", run_name(config))
-    job = hydra_config.job.num if parent else 0
-    store = _opened(config, parent, outbox)
-    cell = cell_name(config, sweep.keys) if sweep else ""
-    tags = tags_of_run(fingerprint(config, of.dataset.digest), job, cell)
-    if parent:
-        with outbox.instead():
-            measure = MEASURES[config.sweep.measure]
-            if done := store.finished(parent, job, tags["fingerprint"], measure):
-                return Result.made(*done, measure)
-    with (
-        _recorded(store, name, config, tags, parent, outbox) as run,
-        tqdm(total=steps, desc=name, unit="step", leave=False, disable=None) as bar,
-    ):
-        report = every_few_seconds(lambda history: run.progress(history.lane(0), steps))
+    return Job(config, data, sweep, hydra_config.job.num if sweep else 0, outbox)
+
+
+def _opened(job: Job) -> AnyStore:
+    try:
+        return open_store(job.config.tracking)
+    except Unreachable as error:
+        if not job.parent:
+            raise
+        job.outbox.close(error)
+        return Untracked()
+
+
+def _finished(store: AnyStore, job: Job) -> Result | None:
+    """The result that the record has of the sweep's job."""
+    measure = MEASURES[job.config.sweep.measure]
+    with job.outbox.instead():
+        if finished := store.finished(job.parent, job.number, job.tags["fingerprint"], measure):
+            return Result.made(*finished, measure)
+    return None
+
+
+def _trained(job: Job, run: AnyRun) -> "Trained":
+    """The job's run, trained under a bar; its curves are recorded every few seconds."""
+    from tqdm import tqdm
+
+    from experiments.run.stack import every_few_seconds, steps_of, train_stack
+
+    steps = steps_of(job.config, job.task)
+    report = every_few_seconds(lambda history: run.progress(history.lane(0), steps))
+    with tqdm(total=steps, desc=job.name, unit="step", leave=False, disable=None) as bar:
 
         def watch(step: int, history: "Callable[[], History]") -> None:
             bar.update(step - bar.n)
-            with outbox.instead():
+            with job.outbox.instead():
                 report(step, history)
 
-        (trained,) = train_stack([config], of, watch)
-        with outbox.instead():
-            run.finish(trained)
-    if not parent and not outbox.closed:
-        with outbox.instead():
-            _show(store, run, config)
-    result = Result.of(trained)
-    if not parent:
-        print(result)
-    if outbox.closed:
-        outbox.put(name, tags, parent, trained)
-        if not parent:
-            sys.exit(1)
-    elif store.page.command and not parent:
-        print(f"dashboard: {store.page.command}")
-    return result
+        (trained,) = train_stack([job.config], job.task, watch)
+    return trained
+
+
+@contextlib.contextmanager
+def _recorded(store: AnyStore, job: Job) -> Iterator[AnyRun]:
+    """A RUNNING run in the store; an error on the way ends it as FAILED or KILLED."""
+    run: AnyRun = Untracked()
+    status, reason = "KILLED", "its process has ended"
+    try:
+        # Nothing comes between a run and its params.
+        with job.outbox.instead(), defer_interrupts():
+            run = store.begin(job.name, job.tags, job.parent, job.config)
+        with run.beating():
+            yield run
+    except BaseException as error:
+        status, reason = status_of(error), reason_of(error)
+        with contextlib.suppress(UserError):
+            run.fail(reason, status)
+        raise
+    finally:
+        if not job.outbox.closed:
+            with contextlib.suppress(UserError):
+                store.close(status, reason)
 
 
 def _show(store: AnyStore, run: AnyRun, config: Config) -> None:
-    """A single run is the best of its own."""
+    """Draw the run and log its model; a single run is the best of its own."""
     if isinstance(store, Untracked) or isinstance(run, Untracked):
         return
     from experiments.pictures.gallery import keep_model, keep_run
@@ -113,38 +188,6 @@ def _show(store: AnyStore, run: AnyRun, config: Config) -> None:
             keep_run(run, config, kept, Path(folder))
         if config.tracking.models != "none":
             keep_model(store, run.run_id, config, kept, config.tracking.register)
-
-
-def _opened(config: Config, parent: str, outbox: Outbox) -> AnyStore:
-    try:
-        return open_store(config.tracking)
-    except Unreachable as error:
-        if not parent:
-            raise
-        outbox.close(error)
-        return Untracked()
-
-
-@contextlib.contextmanager
-def _recorded(store: AnyStore, name: str, config: Config, tags: dict[str, str], parent: str, outbox: Outbox) -> Iterator[AnyRun]:
-    """A RUNNING run in the store; an error on the way ends it as FAILED or KILLED."""
-    run: AnyRun = Untracked()
-    status, reason = "KILLED", "its process has ended"
-    try:
-        # Nothing comes between a run and its params.
-        with outbox.instead(), defer_interrupts():
-            run = store.begin(name, tags, parent, config)
-        with run.beating():
-            yield run
-    except BaseException as error:
-        status, reason = status_of(error), reason_of(error)
-        with contextlib.suppress(UserError):
-            run.fail(reason, status)
-        raise
-    finally:
-        if not outbox.closed:
-            with contextlib.suppress(UserError):
-                store.close(status, reason)
 
 
 class CheckRun(Callback):

@@ -33,19 +33,10 @@ def log_model(store: Store, run_id: str, config: Config, kept: Files, of: Task, 
     if logged_before:
         # A sweep that is resumed comes here again.
         return logged_before[0].model_uri
-    data, trained = of.dataset, config.network
-    predicting = Network(sizes(config, of), trained.activation, kept.parameters, trained.kind).with_statistics(data.x)
-    about = {
-        "sizes": predicting.layout.sizes,
-        "activation": trained.activation,
-        "kind": predicting.kind,
-        "loss": of.loss.name,
-        "x_mean": data.x_mean.tolist(),
-        "x_scale": data.x_scale.tolist(),
-        "y_mean": data.y_mean.tolist(),
-        "y_scale": data.y_scale.tolist(),
-        "labels": data.labels.tolist(),
-    }
+    data = of.dataset
+    predicting = Network(sizes(config, of), config.network.activation, kept.parameters, config.network.kind).with_statistics(
+        data.x
+    )
     example = data.x_validation[:, :2].T * data.x_scale + data.x_mean
     answer = np.asarray(data.labels[:1]) if data.classes else np.zeros((1, of.units))
     # The model's page shows the run's metrics of that step: those of the network as it is now.
@@ -58,7 +49,7 @@ def log_model(store: Store, run_id: str, config: Config, kept: Files, of: Task, 
         # It asks for an answer, which of a network that diverged overflows.
         warnings.simplefilter("ignore", RuntimeWarning)
         network, parameters = Path(name, "network.json"), Path(name, PARAMETERS)
-        network.write_text(json.dumps(about))
+        network.write_text(json.dumps(_description(predicting, of)))
         np.save(parameters, predicting.parameters, allow_pickle=False)
         logged = Model.log(
             None,
@@ -76,3 +67,19 @@ def log_model(store: Store, run_id: str, config: Config, kept: Files, of: Task, 
             pip_requirements=[f"mlflow=={mlflow.__version__}", f"numpy=={np.__version__}"],
         )
     return logged.model_uri
+
+
+def _description(network: Network, of: Task) -> dict[str, object]:
+    """What `served.py` needs to answer in the data's own units, beside the parameters."""
+    data = of.dataset
+    return {
+        "sizes": network.layout.sizes,
+        "activation": network.activation.name,
+        "kind": network.kind,
+        "loss": of.loss.name,
+        "x_mean": data.x_mean.tolist(),
+        "x_scale": data.x_scale.tolist(),
+        "y_mean": data.y_mean.tolist(),
+        "y_scale": data.y_scale.tolist(),
+        "labels": data.labels.tolist(),
+    }
