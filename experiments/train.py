@@ -93,8 +93,9 @@ def train(cfg: DictConfig) -> Result:
         job.outbox.put(job.name, job.tags, job.parent, trained)
         if not job.parent:
             sys.exit(1)
-    elif store.page.command and not job.parent:
-        print(f"dashboard: {store.page.command}")
+    elif not job.parent:
+        for step in store.page.next_steps:
+            print(step)
     return result
 
 

@@ -206,8 +206,8 @@ def _record(config: MappedConfig, mark: str, folder: Path, engine: Engine) -> No
         raise
     store.close()
     print(f"folder: {folder}")
-    if store.page.command:
-        print(f"dashboard: {store.page.command}")
+    for step in store.page.next_steps:
+        print(step)
 
 
 def _describe(run: AnyRun, result: Path) -> None:

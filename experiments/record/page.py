@@ -23,17 +23,17 @@ MOST_TAGS = 500
 class Page:
     """The page of a store's experiment.
 
-    run_id: what it is opened on, "" for the experiment. path: what follows the server's address.
-    views: how many tags the experiment had.
+    run_id, kind: of what it is opened on, "" for the experiment. path: what follows the server's address.
+    tags: how many the experiment had.
     """
 
-    def __init__(self, store: "Store", views: int) -> None:
-        self.store, self.views = store, views
-        self.run_id, self.path = "", link(store.experiment_id)
+    def __init__(self, store: "Store", tags: int) -> None:
+        self.store, self.tags = store, tags
+        self.run_id, self.kind, self.path = "", "", link(store.experiment_id)
 
-    def open_on(self, run_id: str, kind: str | None) -> None:
+    def open_on(self, run_id: str, kind: str) -> None:
         """Open it on that run; a sweep's page is its saved view, see `save_view`."""
-        self.run_id = run_id
+        self.run_id, self.kind = run_id, kind
         if kind != "sweep":
             self.path = run_link(self.store.experiment_id, run_id)
 
@@ -46,12 +46,23 @@ class Page:
         options = f"{self.run_id} --uri {shlex.quote(uri)}".strip()
         return f"python -m experiments.dashboard {options}   # opens http://127.0.0.1:5000/{self.path}"
 
+    @property
+    def next_steps(self) -> list[str]:
+        """What is done next with the sweep, the run or the map that it is opened on, a command a line."""
+        uri = shlex.quote(self.store.uri)
+        steps = [f"dashboard: {self.command}"]
+        if self.kind in ("sweep", "run"):
+            steps.append(f"report:    python -m experiments.report {self.run_id} --uri {uri}")
+            which = f"--sweep {self.run_id}" if self.kind == "sweep" else self.run_id
+            steps.append(f"reproduce: python -m experiments.reproduce {which} --uri {uri}")
+        return steps
+
     def save_view(self, sweep: str, title: str, configs: Sequence[Config], score: str, pictures: Sequence[str] = ()) -> None:
         """Save the views of the sweep of those configs, and open the page on them.
 
         sweep: the id of its own run. score: accuracy or r2. pictures: the keys of its images, see `show`.
         """
-        if self.views < MOST_TAGS:
+        if self.tags < MOST_TAGS:
             for key, view in sweep_views(title, sweep, configs, score, self.store.blocks, pictures).items():
                 self.store.client.set_experiment_tag(self.store.experiment_id, TAG + key, view)
             self.path = link(self.store.experiment_id, sweep)

@@ -64,7 +64,7 @@ class Store:
         """A new run, RUNNING, of this process. config: of one that trains: its params, which it has however it ends."""
         (made,) = self.begin_runs([(name, tags, config)], parent)
         if not parent:
-            self.page.open_on(made.run_id, tags.get("kind"))
+            self.page.open_on(made.run_id, tags["kind"])
         return made
 
     def begin_runs(self, runs: Sequence[tuple[str, dict[str, str], Config | None]], parent: str = "") -> list[Run]:

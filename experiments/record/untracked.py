@@ -9,7 +9,8 @@ from typing import Any
 class Untracked:
     """Does what `tracking.Store`, its `page` and `run.Run` are asked, and keeps none of it."""
 
-    run_id = command = token = ""
+    run_id = token = ""
+    next_steps = ()
     runs_at_once = 1
     ended = True
 

@@ -40,7 +40,8 @@ def print_record(record: "SweepRecord") -> None:
     """The study's verdict, and what is done next with the record."""
     if record.verdict:
         print(f"{record.jobs.configs[0].sweep.study}: {record.verdict}")
-    if record.store and record.store.page.command and record.parent.run_id:
-        print(f"dashboard: {record.store.page.command}")
+    if record.store and record.parent.run_id:
+        for step in record.store.page.next_steps:
+            print(step)
     if len(record.outbox):
         print(f"{len(record.outbox)} {record.outbox.instructions}")

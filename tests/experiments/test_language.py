@@ -119,11 +119,16 @@ def test_names_of_a_stranger_s_config_are_printable_in_a_frame(said):
     assert "\x1b" not in frame.to_string()
 
 
-def test_the_dashboards_command_can_be_pasted(said):
-    (line,) = [line for line in said.output.splitlines() if line.startswith("dashboard: ")]
-    command = shlex.split(line.removeprefix("dashboard: "), comments=True)
+def test_what_a_sweep_says_to_do_next_can_be_pasted(said):
     (parent,) = said.runs("sweep")
-    assert command == ["python", "-m", "experiments.dashboard", parent.info.run_id, "--uri", said.uri]
+    words = {
+        "dashboard": ["experiments.dashboard", parent.info.run_id],
+        "report": ["experiments.report", parent.info.run_id],
+        "reproduce": ["experiments.reproduce", "--sweep", parent.info.run_id],
+    }
+    for line, (name, command) in zip(said.output.splitlines()[-3:], words.items(), strict=True):
+        assert line.startswith(f"{name}:")
+        assert shlex.split(line.partition(":")[2], comments=True) == ["python", "-m", *command, "--uri", said.uri]
 
 
 def test_a_sweep_typed_again_in_other_words_is_the_same_sweep(lab):

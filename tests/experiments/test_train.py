@@ -58,10 +58,10 @@ def test_a_run_alone_is_opened_and_loaded_after_other_sweeps(lab, tmp_path):
         page, name = archive.page(run_id)
         assert page == f"#/experiments/1/runs/{single.info.run_id}?workflowType=machine_learning"
         assert name == "depth 3, rate 0.1"
-        assert output.splitlines()[-1].endswith(page)
+        assert output.splitlines()[-3].endswith(page)
     page, name = archive.page(parent.info.run_id)
     assert name == "depth, 2 runs"
-    assert sweep.splitlines()[-1].endswith(page)
+    assert sweep.splitlines()[-3].endswith(page)
     assert f"experiments.dashboard {parent.info.run_id} --uri" in sweep
     assert sweep.splitlines()[0] == "2 runs over network.depth (2 values)"
     assert {run.info.run_name for run in lab.runs()} == {"depth 2", "depth 3", "depth 3, rate 0.1"}
