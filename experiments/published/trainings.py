@@ -6,11 +6,11 @@ from pathlib import Path
 
 from blocks import GradientDescent, Momentum, Nesterov, Optimizer
 from experiments.published.row import Row
+from experiments.published.scikit_learn import ReorderedAdam, trained_as_theirs
 from experiments.record.identity import trajectory_hash
 from experiments.run.config import composed, register, typed
 from experiments.run.paper import agreement
 from experiments.run.stack import train_stack
-from experiments.scikit_learn import ReorderedAdam, trained_as_theirs
 
 SCIKIT_LEARN = "scikit-learn, plot_mlp_training_curves"
 SOHL_DICKSTEIN = "Sohl-Dickstein 2024"

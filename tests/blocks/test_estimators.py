@@ -21,7 +21,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from blocks import OPTIMIZERS, Network
 from blocks.estimators import NetworkClassifier, NetworkRegressor
 from blocks.estimators import base as network_estimator
-from experiments.scikit_learn import Recording
+from experiments.published.scikit_learn import Recording
 from tests.blocks import oracle
 
 BOTH = [NetworkClassifier, NetworkRegressor]

@@ -9,7 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import MinMaxScaler
 
 from blocks import GradientDescent, Momentum, Nesterov, Network, losses, train
-from experiments.scikit_learn import Recording
+from experiments.published.scikit_learn import Recording
 
 RULES = {
     "gradient descent": (GradientDescent(0.2), {"momentum": 0, "nesterovs_momentum": False}),

@@ -4,10 +4,10 @@ import subprocess
 
 import pytest
 
-from experiments.benchmarks.drills import outages, server
 from experiments.record.outbox import FOLDER, Outbox, deliver
 from experiments.run.config import TrackingConfig, UserError, typed
 from experiments.run.stack import train_stack
+from tests.benchmarks.drills import outages, server
 
 FEW = ["network.depth=2,3", "optimizer.learning_rate=0.1,0.2", "network.width=16", "training.epochs=600"]
 

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from experiments import results
-from experiments.benchmarks.drills import SMALL, Store, kill_and_resume, unbroken
 from experiments.record.ownership import HEARTBEAT
+from tests.benchmarks.drills import SMALL, Store, kill_and_resume, unbroken
 
 # But for the best model's sake nothing here is drawn or kept.
 FEW = ["training.epochs=1", "network.width=8", "network.depth=2,3", "optimizer.learning_rate=0.1,0.2", "tracking.pictures=none"]

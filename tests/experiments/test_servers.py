@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from experiments.benchmarks.drills import server
 from experiments.record.address import Unreachable, check_reachable
 from experiments.record.reading import Archive
 from experiments.record.tracking import Store
 from experiments.run.config import TrackingConfig, UserError, typed
 from experiments.run.stack import train_stack
+from tests.benchmarks.drills import server
 from tests.experiments.proxy import Proxy
 
 PASSWORD = "s3cret-enough"

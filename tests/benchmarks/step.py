@@ -15,8 +15,8 @@ from blocks.parameters import Layout
 from blocks.tape import program
 from blocks.tape.recorder import Tape
 from blocks.tape.replay import Replay
-from experiments.benchmarks.peers import scikit_learn, torch_loop
-from experiments.benchmarks.tables import alternate, ratio, table
+from tests.benchmarks.peers import scikit_learn, torch_loop
+from tests.benchmarks.tables import alternate, ratio, table
 
 T = TypeVar("T")
 # depth, width, batch, epochs a turn: short, so that a busy machine slows all contestants alike.

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.benchmarks.stages import IMPORTS, NEW_STORE
-from experiments.benchmarks.sweep import DEPTHS, RATES, SWEEP_EPOCHS, ours_sweep
-from experiments.benchmarks.tables import alternate, table
+from tests.benchmarks.stages import IMPORTS, NEW_STORE
+from tests.benchmarks.sweep import DEPTHS, RATES, SWEEP_EPOCHS, ours_sweep
+from tests.benchmarks.tables import alternate, table
 
 RUNS = len(DEPTHS) * len(RATES)
 ROUNDS = 3
@@ -61,7 +61,7 @@ def _ours(module: str, *arguments: str) -> None:
 def _stages(*arguments: str) -> dict[str, list[float]]:
     """Where the main process's time goes, see `benchmarks.stages`."""
     with tempfile.NamedTemporaryFile() as file:
-        _ours(f"experiments.benchmarks.stages {file.name}", *arguments)
+        _ours(f"tests.benchmarks.stages {file.name}", *arguments)
         return json.loads(Path(file.name).read_text())
 
 

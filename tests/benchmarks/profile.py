@@ -13,8 +13,8 @@ from blocks.arrays import Array, Call
 from blocks.tape import replay
 from blocks.tape.recorder import Operation
 from blocks.training import Workspace
-from experiments.benchmarks.step import BATCHES, SHAPES, by_numpy_alone, problem, steps_alone
-from experiments.benchmarks.tables import alternate
+from tests.benchmarks.step import BATCHES, SHAPES, by_numpy_alone, problem, steps_alone
+from tests.benchmarks.tables import alternate
 
 ROUNDS = 15
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from blocks.arrays import Array
 from blocks.parameters import Layout
-from experiments.benchmarks.peers import jax_training
-from experiments.benchmarks.step import BATCHES, SHAPES, by_numpy_alone, on_two_threads, ours, problem, steps_alone
-from experiments.benchmarks.sweep import digits
-from experiments.benchmarks.tables import alternate, ratio, table
 from experiments.run.stack import suitable_lanes
+from tests.benchmarks.peers import jax_training
+from tests.benchmarks.step import BATCHES, SHAPES, by_numpy_alone, on_two_threads, ours, problem, steps_alone
+from tests.benchmarks.sweep import digits
+from tests.benchmarks.tables import alternate, ratio, table
 
 COMPILED_DEPTHS, EPOCHS, WIDTH, BATCH, RATE = (2, 5, 9, 33), 20, 64, 64, 1e-2
 COMPILED_ROUNDS, STEADY_ROUNDS, STACK_ROUNDS = 5, 15, 7

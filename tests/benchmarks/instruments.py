@@ -11,10 +11,10 @@ from sklearn.datasets import load_digits
 from blocks import INSTRUMENTS, GradientDescent, Instrument, Network, losses, reshuffled, train
 from blocks.arrays import Array
 from blocks.measure.instruments import LOG, LOG_POINTS
-from experiments.benchmarks.tables import alternate, table
 from experiments.run.config import Config, DatasetConfig, InstrumentsConfig, NetworkConfig
 from experiments.run.data import task
 from experiments.run.stack import steps_of, train_stack
+from tests.benchmarks.tables import alternate, table
 
 EVERY = 10
 

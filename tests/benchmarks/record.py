@@ -6,10 +6,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from experiments.benchmarks.sweep import RATES, sweep_configs
-from experiments.benchmarks.tables import alternate, table
 from experiments.run.config import SweepConfig, TrackingConfig
 from experiments.run.stack import train_stack
+from tests.benchmarks.sweep import RATES, sweep_configs
+from tests.benchmarks.tables import alternate, table
 
 ROUNDS = 5
 

@@ -5,9 +5,9 @@ import sys
 
 import numpy as np
 
-from experiments.benchmarks.peers import torch_loop
-from experiments.benchmarks.step import on_two_threads, ours, problem
-from experiments.benchmarks.tables import alternate, ratio, table
+from tests.benchmarks.peers import torch_loop
+from tests.benchmarks.step import on_two_threads, ours, problem
+from tests.benchmarks.tables import alternate, ratio, table
 
 EXAMPLES, INPUTS, DEPTH, WIDTH, BATCH = 60_000, 784, 5, 512, 256
 EPOCHS, ROUNDS, STARTS = 3, 5, 9

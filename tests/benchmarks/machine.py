@@ -5,9 +5,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from experiments.benchmarks.step import BATCHES, SHAPES, problem, steps_alone
-from experiments.benchmarks.tables import alternate, table
 from experiments.run.machine import HELD
+from tests.benchmarks.step import BATCHES, SHAPES, problem, steps_alone
+from tests.benchmarks.tables import alternate, table
 
 ROUNDS = 5
 
@@ -27,7 +27,7 @@ def _run(arguments: list[str], held: dict[str, str]) -> str:
 
 
 def _step(held: dict[str, str], index: int) -> Callable[[], float]:
-    return lambda: float(_run(["-m", "experiments.benchmarks.machine", str(index)], held))
+    return lambda: float(_run(["-m", "tests.benchmarks.machine", str(index)], held))
 
 
 def _start(choice: str) -> Callable[[], None]:

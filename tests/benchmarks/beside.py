@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blocks.arrays import Array
-from experiments.benchmarks.compiled import STACKS
-from experiments.benchmarks.step import BATCHES, CLASSES, SHAPES, by_numpy_alone, ours, problem, steps_alone
-from experiments.benchmarks.sweep import digits
-from experiments.benchmarks.tables import alternate, ratio
 from experiments.run.config import UserError
+from tests.benchmarks.compiled import STACKS
+from tests.benchmarks.step import BATCHES, CLASSES, SHAPES, by_numpy_alone, ours, problem, steps_alone
+from tests.benchmarks.sweep import digits
+from tests.benchmarks.tables import alternate, ratio
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 15

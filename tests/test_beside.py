@@ -8,8 +8,8 @@ import pytest
 
 import blocks
 from experiments import benchmark
-from experiments.benchmarks import beside, profile, step
-from experiments.benchmarks.tables import alternate
+from tests.benchmarks import beside, profile, step
+from tests.benchmarks.tables import alternate
 
 SMALL = (3, 8, 16, 1)
 

@@ -1,4 +1,4 @@
-"""python -m experiments.benchmark [NAME ...]: what this machine takes for the laboratory's work, beside its peers.
+"""python -m tests.benchmarks [NAME ...]: what this machine takes for the laboratory's work, beside its peers.
 
 Every comparison alternates its contestants in one process and prints medians, and the median of the ratios with its
 quartiles: a machine that is busy slows all of them. `beside PATH` lays the engine of another checkout, such as an earlier
@@ -14,21 +14,21 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from experiments.benchmarks.backends import backends
-from experiments.benchmarks.beside import Engine, beside
-from experiments.benchmarks.command import command, scale
-from experiments.benchmarks.compiled import compiled, stacks
-from experiments.benchmarks.drills import kills, outages, reproductions
-from experiments.benchmarks.instruments import instruments
-from experiments.benchmarks.larger import larger, start_up
-from experiments.benchmarks.machine import machine
-from experiments.benchmarks.profile import profile
-from experiments.benchmarks.record import record
-from experiments.benchmarks.step import step
-from experiments.benchmarks.sweep import halving, seeds, sweep
-from experiments.benchmarks.trainability import trainability
 from experiments.run.config import UserError
 from experiments.run.environment import environment
+from tests.benchmarks.backends import backends
+from tests.benchmarks.beside import Engine, beside
+from tests.benchmarks.command import command, scale
+from tests.benchmarks.compiled import compiled, stacks
+from tests.benchmarks.drills import kills, outages, reproductions
+from tests.benchmarks.instruments import instruments
+from tests.benchmarks.larger import larger, start_up
+from tests.benchmarks.machine import machine
+from tests.benchmarks.profile import profile
+from tests.benchmarks.record import record
+from tests.benchmarks.step import step
+from tests.benchmarks.sweep import halving, seeds, sweep
+from tests.benchmarks.trainability import trainability
 
 BENCHMARKS = {
     run.__name__: run
@@ -58,7 +58,7 @@ BENCHMARKS = {
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     which = f"which of {', '.join(BENCHMARKS)}; all of these when none is named; or beside, with the PATH of another checkout"
     parser.add_argument("name", nargs="*", help=which)
     names = parser.parse_args().name or list(BENCHMARKS)

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from blocks.arrays import Array
-from experiments.benchmarks.tables import alternate, table
 from experiments.run.grid import Grid, MappedConfig, grid, typed_map
 from experiments.run.paper import GAINS, Problem, problem
 from experiments.run.tile import train_tile
+from tests.benchmarks.tables import alternate, table
 
 ROUNDS = 3
 # Pixels a side: work for some seconds each.

@@ -10,11 +10,11 @@ import numpy as np
 
 from blocks import GradientDescent, History, Network, reshuffled, train
 from blocks.arrays import Array
-from experiments.benchmarks.peers import jax_training, torch_loop
-from experiments.benchmarks.tables import alternate, table
 from experiments.run.config import Config, DatasetConfig, NetworkConfig, OptimizerConfig, SweepConfig, TrainingConfig
 from experiments.run.data import Task
 from experiments.run.stack import Trained
+from tests.benchmarks.peers import jax_training, torch_loop
+from tests.benchmarks.tables import alternate, table
 
 SWEEP_ROUNDS, HALVED_SEEDS, FACTORS = 3, 10, (3, 4)
 DEPTHS, RATES, SWEEP_EPOCHS, WIDTH, BATCH = (2, 3, 5, 9, 17, 33), np.geomspace(1e-3, 1, 16), 20, 64, 64

@@ -1,4 +1,4 @@
-"""python -m experiments.benchmarks.stages FILE [KEY=VALUE ...]: `experiments.train`, and where its time goes as JSON.
+"""python -m tests.benchmarks.stages FILE [KEY=VALUE ...]: `experiments.train`, and where its time goes as JSON.
 
 Stage -> [seconds, processor seconds] of the main thread. Everything is imported before the command begins, which imports much
 of it while the first stacks train.
