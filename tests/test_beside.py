@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import blocks
-from experiments import benchmark
+from tests.benchmarks import __main__ as benchmark
 from tests.benchmarks import beside, profile, step
 from tests.benchmarks.tables import alternate
 
