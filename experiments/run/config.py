@@ -15,6 +15,7 @@ from blocks.measure.instruments import INSTRUMENTS, Instrument, scheduled
 from blocks.network import KINDS
 from blocks.optimizers import OPTIMIZERS, Momentum
 from blocks.schedules import SCHEDULES
+from experiments.run.help import keys
 from experiments.run.machine import MACHINES, settle
 from experiments.run.measure import MEASURES
 
@@ -239,8 +240,8 @@ def register(name: str = "base_config", schema: type[Config] = Config) -> None:
 
     ConfigStore.instance().store(name=name, node=schema)
     # For `--help`.
-    lines = "\n".join(f"  {key}: {', '.join(table)}" for key, table in TABLES.items())
-    OmegaConf.register_new_resolver("names", lambda: lines, replace=True)
+    tables = {key: list(table) for key, table in TABLES.items()}
+    OmegaConf.register_new_resolver("keys", lambda _root_: keys(schema, _root_, tables), replace=True)
     # `--help` copies its loader three times for every group, each time with all that stands in the store, which nothing
     # changes any more: half of its time.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]

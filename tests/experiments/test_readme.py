@@ -10,10 +10,7 @@ from tests.experiments.conftest import Lab
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 BLOCKS = [block for block in re.split(r"\n(?! {4}|\n)", README) if block.startswith("    ") or "\n    " in block]
-COMMANDS = [
-    command.strip()
-    for command in re.findall(r"^ {4}(python -m experiments\..*?)(?: +#.*)?$", README, flags=re.M)
-]
+COMMANDS = [command.strip() for command in re.findall(r"^ {4}(python -m experiments\..*?)(?: +#.*)?$", README, flags=re.M)]
 # What other tests run: a server, a cluster, and what takes minutes.
 ELSEWHERE = {
     "python -m experiments.dashboard": "test_show.py opens it in a browser",
