@@ -1,4 +1,7 @@
-"""The engine: a network built from the lecture's blocks, in NumPy."""
+"""The engine: a network built from the lecture's blocks, in NumPy. It may not import `experiments`, Hydra or MLflow.
+
+The lecture's nouns are files at this folder's top; `tape` records and replays them, `measure` has the instruments.
+"""
 
 from blocks import losses
 from blocks.activations import ACTIVATIONS, Activation

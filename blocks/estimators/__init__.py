@@ -1,4 +1,4 @@
-"""The engine as scikit-learn's estimators."""
+"""The engine as scikit-learn's estimators: the only folder of the engine that may import scikit-learn."""
 
 from blocks.estimators.networks import NetworkClassifier, NetworkRegressor
 

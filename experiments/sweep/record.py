@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,9 @@ from experiments.sweep.open_runs import OpenRuns
 
 if TYPE_CHECKING:
     from experiments.pictures.report import Report
-    from experiments.sweep.training import Outcome, Round
+    from experiments.run.stack import Trained
+
+    Outcome = tuple[int, Trained | Exception]
 
 
 class SweepRecord:
@@ -90,9 +92,9 @@ class SweepRecord:
         assert self.store is not None
         return OpenRuns(self.store, self.parent, self.outbox, self.jobs)
 
-    def report(self, numbers: Sequence[int], stacks: "Round") -> None:
-        """Write what the stacks of those numbers report of their training so far."""
-        self._runs.report([(stacks.stacks[number], stacks.reports[number]) for number in numbers])
+    def report(self, stacks: Iterable[tuple[Sequence[int], Path]]) -> None:
+        """Write what those stacks, each the numbers of its jobs and a file, report of their training so far."""
+        self._runs.report(stacks)
 
     def end(self, outcomes: "Sequence[Outcome]") -> "Iterator[Sequence[Outcome]]":
         """Write what has come of jobs, as many at once as the store takes; yields those that are written."""

@@ -1,42 +1,44 @@
 """What a sweep prints at its end."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from experiments.run.config import shown
+from experiments.sweep.record import SweepRecord
+from experiments.sweep.training import Training
 
 if TYPE_CHECKING:
     from experiments.pictures.report import Report
-    from experiments.sweep.record import SweepRecord
-    from experiments.sweep.sweep import Sweep
 
 
-def print_outcomes(sweep: "Sweep", report: "Report | None", interrupted: bool) -> None:
-    """The table, what halving has saved, and which jobs have not finished."""
+def print_outcomes(record: SweepRecord, report: "Report | None", untrained: Mapping[str, Exception], interrupted: bool) -> None:
+    """The table, and which jobs have not finished. untrained: the name of such a job -> what kept it from that."""
     from experiments.pictures.report import fate
 
     if report:
         print(f"\n{report.text()}")
-    if sweep.halving and sweep.training and sweep.training.updates:
-        print(f"halving by {shown(sweep.halving.factor)}: {_share_of_updates(sweep):.1%} of the updates of whole trainings")
-    ended = len(report.rows) if report else 0
+    ended, jobs = len(report.rows) if report else 0, record.jobs
     # Of a search that came to its end, what was proposed twice is one run.
-    if ended < (sweep.jobs.count if interrupted else len(sweep.jobs)) and sweep.record.parent.run_id:
-        print(f"{ended} of {sweep.jobs.count} runs finished")
-    for name, reason in sweep.named_errors().items():
+    if ended < (jobs.count if interrupted else len(jobs)) and record.parent.run_id:
+        print(f"{ended} of {jobs.count} runs finished")
+    for name, reason in untrained.items():
         print(f"{fate(reason)}: {name}: {reason}")
 
 
-def _share_of_updates(sweep: "Sweep") -> float:
+def print_halving(training: Training) -> None:
     """The updates that were made, of all that whole trainings of the runs would have made that were not recorded before."""
     from experiments.run.data import task
     from experiments.run.stack import steps_of
 
-    assert sweep.training is not None
-    configs = [config for job, config in enumerate(sweep.jobs.configs) if job not in sweep.record.tags]
-    return sweep.training.updates / sum(steps_of(config, task(config)) for config in configs)
+    if not (training.halving and training.updates):
+        return
+    record = training.record
+    configs = [config for job, config in enumerate(record.jobs.configs) if job not in record.tags]
+    share = training.updates / sum(steps_of(config, task(config)) for config in configs)
+    print(f"halving by {shown(training.halving.factor)}: {share:.1%} of the updates of whole trainings")
 
 
-def print_record(record: "SweepRecord") -> None:
+def print_record(record: SweepRecord) -> None:
     """The study's verdict, and what is done next with the record."""
     if record.verdict:
         print(f"{record.jobs.configs[0].sweep.study}: {record.verdict}")

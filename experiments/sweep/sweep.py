@@ -1,7 +1,7 @@
 """A sweep around its jobs: all are checked before the first, trained as stacks, written in one place, shown at the end."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from experiments.run.job import Result
 from experiments.sweep.checks import check_launch, check_study, halving
 from experiments.sweep.jobs import Jobs
 from experiments.sweep.record import SweepRecord
-from experiments.sweep.summary import print_outcomes, print_record
+from experiments.sweep.summary import print_halving, print_outcomes, print_record
 from experiments.sweep.training import Training
 
 if TYPE_CHECKING:
@@ -142,14 +142,17 @@ class Sweep:
 
     def _finish(self, error: BaseException | None) -> None:
         """Show what has come of the sweep, and end its own run."""
-        report = self._report()
-        print_outcomes(self, report, interrupted=error is not None)
+        untrained = {f"job {job} ({self.jobs.name_of(job)})": reason for job, reason in self.untrained.items()}
+        report = self._report(untrained)
+        print_outcomes(self.record, report, untrained, interrupted=error is not None)
+        if self.training:
+            print_halving(self.training)
         self.record.finish(report, error)
         print_record(self.record)
         if len(self.record.outbox) and error is None:
             raise SystemExit(1)
 
-    def _report(self) -> "Report | None":
+    def _report(self, untrained: Mapping[str, Exception]) -> "Report | None":
         from experiments.pictures.report import Report, Row
 
         ended = [
@@ -157,8 +160,4 @@ class Sweep:
             for job, (config, result) in enumerate(zip(self.jobs.configs, self.results, strict=True))
             if result is not None
         ]
-        return Report(ended, self.named_errors()) if ended else None
-
-    def named_errors(self) -> dict[str, Exception]:
-        """The name of each job that was not trained -> what kept it from that."""
-        return {f"job {job} ({self.jobs.name_of(job)})": error for job, error in self.untrained.items()}
+        return Report(ended, untrained) if ended else None

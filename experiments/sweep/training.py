@@ -17,9 +17,7 @@ from experiments.run.pool import Lost
 if TYPE_CHECKING:
     from experiments.run.halving import Halving
     from experiments.run.stack import Trained
-    from experiments.sweep.record import SweepRecord
-
-    Outcome = tuple[int, Trained | Exception]
+    from experiments.sweep.record import Outcome, SweepRecord
 
 TICK_SECONDS = 1.0
 # The bar grows with the work done, so that the seconds left are right although the largest stacks come first.
@@ -119,7 +117,7 @@ class Training:
     def _ended(self, stacks: Round, pool: Working, bar: Any) -> "Iterator[list[Outcome]]":
         def tick() -> None:
             raise_lost_interrupt()
-            self.record.report(sorted(pool.under_way), stacks)
+            self.record.report([(stacks.stacks[number], stacks.reports[number]) for number in sorted(pool.under_way)])
 
         for number, trained in pool.results(tick, TICK_SECONDS):
             stack = stacks.stacks[number]

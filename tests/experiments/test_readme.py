@@ -1,12 +1,7 @@
 """What stands in the README: its commands are run, with fewer epochs, its Python too, and its code is the files' code."""
 
 import re
-import shlex
 from pathlib import Path
-
-import pytest
-
-from tests.experiments.conftest import Lab
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 BLOCKS = [block for block in re.split(r"\n(?! {4}|\n)", README) if block.startswith("    ") or "\n    " in block]
