@@ -1,14 +1,53 @@
-"""What stands in the README: its commands are run, with fewer epochs, its Python too, and its code is the files' code."""
+"""The README's commands are run as they stand there, with fewer epochs; its Python and its excerpts are tested beside the code."""
 
 import re
+import shlex
 from pathlib import Path
 
+import pytest
+
+from tests.experiments.conftest import Lab
+
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-BLOCKS = [block for block in re.split(r"\n(?! {4}|\n)", README) if block.startswith("    ") or "\n    " in block]
-COMMANDS = [command.strip() for command in re.findall(r"^ {4}(python -m experiments\..*?)(?: +#.*)?$", README, flags=re.M)]
-# What other tests run: a server, a cluster, and what takes minutes.
+COMMANDS = re.findall(r"^ {4}(python -m experiments\..*?)(?: +#.*)?$", README, flags=re.MULTILINE)
+# Commands that other tests run: a server that does not end by itself, and a cluster.
 ELSEWHERE = {
-    "python -m experiments.dashboard": "test_show.py opens it in a browser",
+    "python -m experiments.dashboard": "test_show.py",
     "python -m experiments.train -m hydra.launcher.backend=ray": "test_clusters.py",
-    "python -m experiments.verify --only stable_rate": "test_verify.py",
 }
+FEWER = {
+    "experiments.train": ["network.width=16"],
+    "experiments.trainability": ["map.resolution=8", "map.tile=8"],
+}
+SEARCH = ["hydra.sweeper.n_trials=3"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A store with a sweep of two runs, the newest."""
+    lab = Lab(tmp_path_factory.mktemp("readme"))
+    lab.run("-m", "dataset=iris", "network.depth=2,3", "optimizer.learning_rate=0.1", "training.epochs=2", "network.width=8")
+    return lab
+
+
+def test_readme_has_commands():
+    assert len(COMMANDS) > 15
+    assert set(ELSEWHERE) <= set(COMMANDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in ELSEWHERE])
+def test_the_command_runs(trained, command):
+    run_id, other = (run.info.run_id for run in trained.runs()[:2])
+    sweep_id = trained.runs("sweep")[0].info.run_id
+    typed = command.replace("SWEEP_ID", sweep_id).replace("RUN_ID", run_id, 1).replace("RUN_ID", other)
+    _, _, module, *arguments = shlex.split(typed)
+    if "--help" not in arguments:
+        arguments += FEWER.get(module, [])
+        if module == "experiments.train" and not any("training.epochs" in argument for argument in arguments):
+            arguments.append("training.epochs=1")
+        if any("n_trials" in argument for argument in arguments):
+            arguments += SEARCH
+    trained.run(*arguments, module=module)
+    for name in re.findall(r"\S+\.(?:html|gif|csv)", typed):
+        assert (trained.folder / name).stat().st_size > 100

@@ -35,8 +35,8 @@ def test_a_meaning_ends_where_the_next_begins():
 
     numbers = "numbers, see below;"
     assert meanings(Schema) == {
-        "one": "numbers, see below;",
-        "two": "numbers, see below;",
+        "one": numbers,
+        "two": numbers,
         "three": "so many.",
         "four": "named by `four`.",
     }
