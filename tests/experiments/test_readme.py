@@ -1,7 +1,10 @@
-"""The README's commands are run as they stand there, with fewer epochs; its Python and its excerpts are tested beside the code."""
+"""The README: its commands are run as they stand there, with fewer epochs."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +54,12 @@ def test_the_command_runs(trained, command):
     trained.run(*arguments, module=module)
     for name in re.findall(r"\S+\.(?:html|gif|csv)", typed):
         assert (trained.folder / name).stat().st_size > 100
+
+
+def test_a_shell_completes_what_the_readme_installs():
+    (install,) = re.findall(r"`(eval [^`]*)`", README)
+    typed = 'COMP_LINE="depth-laboratory -m experiment=van"; COMP_POINT=${#COMP_LINE}; COMP_CWORD=2'
+    environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    script = f'{install}; {typed}; hydra_bash_completion; echo "${{COMPREPLY[@]}}"'
+    completed = subprocess.run(["bash", "-c", script], env=environ, capture_output=True, text=True, check=True)
+    assert completed.stdout.split() == ["experiment=vanishing_tanh"]
