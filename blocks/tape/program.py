@@ -17,8 +17,8 @@ import numpy as np
 from blocks.arrays import Array, Call
 from blocks.tape.recorder import address_of
 
-# A dtype, a shape and strides.
-Kind = tuple[np.dtype, tuple[int, ...], tuple[int, ...]]
+# A dtype, a shape, strides, and whether there are numbers, each where a loop may read it.
+Kind = tuple[np.dtype, tuple[int, ...], tuple[int, ...], bool]
 # Rows of the table for operands that lie at address 0, and what they point to.
 Walk = tuple[Array, Sequence[object]]
 # The version of what NumPy lends; one that lends something else has another name.
@@ -66,12 +66,11 @@ done:
 
 
 class _Operand(NamedTuple):
-    """An array of a call. aligned: whether it has numbers, and each where a loop may read it."""
+    """An array of a call."""
 
     array: Array
     address: int
     kind: Kind
-    aligned: bool
 
 
 Row = tuple[Walk, Sequence[_Operand]]
@@ -149,8 +148,8 @@ def _operand(argument: Any, dtype: np.dtype | None, seen: dict[int, _Operand]) -
     """seen: by id, arrays that other calls have, too: to ask NumPy for an address takes longer than all else."""
     if id(argument) not in seen:
         array = np.asarray(argument, dtype)
-        kind = array.dtype, array.shape, array.strides
-        operand = _Operand(array, address_of(array), kind, bool(array.size) and array.flags.aligned)
+        kind = array.dtype, array.shape, array.strides, bool(array.size) and array.flags.aligned
+        operand = _Operand(array, address_of(array), kind)
         if array is not argument:
             return operand
         seen[id(array)] = operand
@@ -159,22 +158,22 @@ def _operand(argument: Any, dtype: np.dtype | None, seen: dict[int, _Operand]) -
 
 @lru_cache(1024)
 def _walk(ufunc: np.ufunc, kinds: tuple[Kind, ...]) -> Walk | None:
-    """The row of operands of these types, shapes and strides that all lie at address 0; None as in `_row`.
+    """The row of operands of these kinds that all lie at address 0; None as in `_row`.
 
     One row, unless there are more than two axes that can not be gone through as one.
     """
     core = _core(ufunc)
-    if not len(kinds) == len(core) <= OPERANDS:
+    if not len(kinds) == len(core) <= OPERANDS or not all(aligned for *_, aligned in kinds):
         return None
-    loop = _loop(ufunc, tuple(dtype for dtype, _, _ in kinds))
-    axes = [len(shape) - len(names) for (_, shape, _), names in zip(kinds, core, strict=True)]
+    loop = _loop(ufunc, tuple(dtype for dtype, *_ in kinds))
+    axes = [len(shape) - len(names) for (_, shape, *_), names in zip(kinds, core, strict=True)]
     if loop is None or min(axes) < 0:
         return None
     whole = kinds[-1][1][: axes[-1]]
     strides = np.zeros((len(whole), OPERANDS), np.int64)
     lengths: dict[str, int] = {}
     core_strides: list[int] = []
-    for number, ((_, shape, steps), outer, names) in enumerate(zip(kinds, axes, core, strict=True)):
+    for number, ((_, shape, steps, _), outer, names) in enumerate(zip(kinds, axes, core, strict=True)):
         own = shape[:outer]
         if outer > len(whole) or any(n not in (1, most) for n, most in zip(own[::-1], whole[::-1], strict=False)):
             return None
@@ -201,10 +200,10 @@ def _lie_well(operands: Sequence[_Operand]) -> bool:
     *inputs, out = operands
 
     def apart(operand: _Operand) -> bool:
-        same = operand.address == out.address and operand.kind[1:] == out.kind[1:]
+        same = operand is out or (operand.address == out.address and operand.kind[1:] == out.kind[1:])
         return same or not np.may_share_memory(operand.array, out.array)
 
-    return out.array.flags.writeable and all(operand.aligned for operand in operands) and all(map(apart, inputs))
+    return out.array.flags.writeable and all(map(apart, inputs))
 
 
 def _merged(shape: tuple[int, ...], strides: Array) -> list[tuple[int, Array]]:

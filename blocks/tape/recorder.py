@@ -134,8 +134,8 @@ class Tape:
 
     def note(self, function: Callable[..., Any], operands: Sequence[Any], out: "Tracer", **keywords: Any) -> "Tracer":
         """Append an operation; returns out."""
-        operands = [self._operand(operand) for operand in operands]
-        if any(isinstance(operand, Tracer) and operand.tape is not self for operand in (*operands, out)):
+        operands = [operand if type(operand) is Tracer else self._operand(operand) for operand in operands]
+        if any(type(operand) is Tracer and operand.tape is not self for operand in (*operands, out)):
             raise TypeError("a tracer of another recording cannot be recorded")
         if not out.array.flags.writeable:
             refuse(f"{function.__name__} into a read-only array")
