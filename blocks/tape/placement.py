@@ -106,11 +106,11 @@ class Placement:
         if not operation.in_place or out.owner not in self.destinations or not out.is_owner():
             return
         for operand in operation.tracers:
-            order, start = axes_by_stride(operand.array), self._first.get(operand.owner, number)
+            start = self._first.get(operand.owner, number)
             is_last = start < number == self._last[operand.owner] and operand.owner not in self.outputs
-            others = [other for other in operation.tracers if other.owner is not operand.owner]
-            if not (is_last and operand.is_owner() and self._fits(operand, out, order)):
+            if not (is_last and operand.is_owner() and self._fits(operand, out, order := axes_by_stride(operand.array))):
                 continue
+            others = [other for other in operation.tracers if other.owner is not operand.owner]
             if any(self.overlap(other, out) for other in others) or not self._is_free(out, start, number, for_good=False):
                 continue
             if self._may_write_over(start, number, out):

@@ -10,15 +10,17 @@ import re
 from collections.abc import Sequence
 from functools import cache, lru_cache, partial
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from blocks.arrays import Array, Call
 from blocks.tape.recorder import address_of
 
-# A part of the table, and what it points to.
-Row = tuple[Array, Sequence[object]]
+# A dtype, a shape, strides, and whether there are numbers, each where a loop may read it.
+Kind = tuple[np.dtype, tuple[int, ...], tuple[int, ...], bool]
+# Rows of the table for operands that lie at address 0, and what they point to.
+Walk = tuple[Array, Sequence[object]]
 # The version of what NumPy lends; one that lends something else has another name.
 CAPSULE = b"numpy_1.24_ufunc_call_info"
 # A row: loop, context, auxiliary data; addresses of its lengths and of its strides; how often it is called; the operands'
@@ -63,6 +65,17 @@ done:
 """
 
 
+class _Operand(NamedTuple):
+    """An array of a call."""
+
+    array: Array
+    address: int
+    kind: Kind
+
+
+Row = tuple[Walk, Sequence[_Operand]]
+
+
 def program(calls: Sequence[Call]) -> list[Call]:
     """Calls that do what `calls` do, one after another, in the same bits: those that NumPy lends its loops for are one.
 
@@ -73,7 +86,8 @@ def program(calls: Sequence[Call]) -> list[Call]:
     if machine is None:
         return list(calls)
     parts: list[Call] = []
-    for known, series in groupby([(call, _rows(call)) for call in calls], lambda pair: bool(pair[1])):
+    seen: dict[int, _Operand] = {}
+    for known, series in groupby([(call, _rows(call, seen)) for call in calls], lambda pair: bool(pair[1])):
         pairs = list(series)
         parts += [_Program(machine, [row for _, rows in pairs for row in rows])] if known else [call for call, _ in pairs]
     return parts
@@ -83,18 +97,20 @@ class _Program:
     """A table that the machine code reads, and all that it points to."""
 
     def __init__(self, machine: "_Machine", rows: Sequence[Row]) -> None:
-        self.machine = machine
-        self.table = np.concatenate([table for table, _ in rows])
-        self.held = [held for _, held in rows]
+        self.machine, self.held = machine, rows
+        tables = [table for (table, _), _ in rows]
+        addresses = [[*(operand.address for operand in operands), *[0] * (OPERANDS - len(operands))] for _, operands in rows]
+        self.table = np.concatenate(tables)
+        self.table[:, 6 : 6 + OPERANDS] += np.repeat(addresses, list(map(len, tables)), axis=0)
         self.place = address_of(self.table), len(self.table)
 
     def __call__(self) -> None:
         self.machine.run(*self.place)
 
 
-def _rows(call: Call) -> list[Row]:
+def _rows(call: Call, seen: dict[int, _Operand]) -> list[Row]:
     """The call's loops with their operands; none where NumPy lends none that does the same."""
-    rows = [_row(*step) for step in _ufuncs(call)]
+    rows = [_row(*step, seen) for step in _ufuncs(call)]
     return [] if None in rows else [row for row in rows if row is not None]
 
 
@@ -117,39 +133,47 @@ def _ufuncs(call: Call) -> list[tuple[np.ufunc, tuple[Any, ...]]]:
     return []
 
 
-def _row(ufunc: np.ufunc, arguments: Sequence[Any]) -> Row | None:
+def _row(ufunc: np.ufunc, arguments: Sequence[Any], seen: dict[int, _Operand]) -> Row | None:
     """The loop over these operands; None where NumPy would convert or copy one of them first, or refuse them."""
     # A Python number has the type of the floats beside it; NumPy's own have theirs.
     floats = next(
         (argument.dtype for argument in arguments if isinstance(argument, np.ndarray) and argument.dtype.kind == "f"), None
     )
-    operands = [np.asarray(argument, floats if type(argument) in (int, float) else None) for argument in arguments]
-    walk = _walk(ufunc, tuple((operand.dtype, operand.shape, operand.strides) for operand in operands))
-    if walk is None or not _lie_well(operands):
-        return None
-    table = walk[0].copy()
-    table[:, 6 : 6 + len(operands)] += [address_of(operand) for operand in operands]
-    return table, (walk, *operands)
+    operands = [_operand(argument, floats if type(argument) in (int, float) else None, seen) for argument in arguments]
+    walk = _walk(ufunc, tuple(operand.kind for operand in operands))
+    return None if walk is None or not _lie_well(operands) else (walk, operands)
+
+
+def _operand(argument: Any, dtype: np.dtype | None, seen: dict[int, _Operand]) -> _Operand:
+    """seen: by id, arrays that other calls have, too: to ask NumPy for an address takes longer than all else."""
+    if id(argument) not in seen:
+        array = np.asarray(argument, dtype)
+        kind = array.dtype, array.shape, array.strides, bool(array.size) and array.flags.aligned
+        operand = _Operand(array, address_of(array), kind)
+        if array is not argument:
+            return operand
+        seen[id(array)] = operand
+    return seen[id(argument)]
 
 
 @lru_cache(1024)
-def _walk(ufunc: np.ufunc, kinds: tuple[tuple[np.dtype, tuple[int, ...], tuple[int, ...]], ...]) -> Row | None:
-    """The row of operands of these types, shapes and strides that all lie at address 0; None as in `_row`.
+def _walk(ufunc: np.ufunc, kinds: tuple[Kind, ...]) -> Walk | None:
+    """The row of operands of these kinds that all lie at address 0; None as in `_row`.
 
     One row, unless there are more than two axes that can not be gone through as one.
     """
     core = _core(ufunc)
-    if not len(kinds) == len(core) <= OPERANDS:
+    if not len(kinds) == len(core) <= OPERANDS or not all(aligned for *_, aligned in kinds):
         return None
-    loop = _loop(ufunc, tuple(dtype for dtype, _, _ in kinds))
-    axes = [len(shape) - len(names) for (_, shape, _), names in zip(kinds, core, strict=True)]
+    loop = _loop(ufunc, tuple(dtype for dtype, *_ in kinds))
+    axes = [len(shape) - len(names) for (_, shape, *_), names in zip(kinds, core, strict=True)]
     if loop is None or min(axes) < 0:
         return None
     whole = kinds[-1][1][: axes[-1]]
     strides = np.zeros((len(whole), OPERANDS), np.int64)
     lengths: dict[str, int] = {}
     core_strides: list[int] = []
-    for number, ((_, shape, steps), outer, names) in enumerate(zip(kinds, axes, core, strict=True)):
+    for number, ((_, shape, steps, _), outer, names) in enumerate(zip(kinds, axes, core, strict=True)):
         own = shape[:outer]
         if outer > len(whole) or any(n not in (1, most) for n, most in zip(own[::-1], whole[::-1], strict=False)):
             return None
@@ -171,16 +195,15 @@ def _walk(ufunc: np.ufunc, kinds: tuple[tuple[np.dtype, tuple[int, ...], tuple[i
     return walk, (loop, *pointed)
 
 
-def _lie_well(operands: Sequence[Array]) -> bool:
+def _lie_well(operands: Sequence[_Operand]) -> bool:
     """Whether a loop may go through them as they lie: the result's array is another, or the very same."""
     *inputs, out = operands
 
-    def apart(operand: Array) -> bool:
-        if operand is out or not np.may_share_memory(operand, out):
-            return True
-        return (address_of(operand), operand.shape, operand.strides) == (address_of(out), out.shape, out.strides)
+    def apart(operand: _Operand) -> bool:
+        same = operand is out or (operand.address == out.address and operand.kind[1:] == out.kind[1:])
+        return same or not np.may_share_memory(operand.array, out.array)
 
-    return out.flags.writeable and all(operand.size and operand.flags.aligned for operand in operands) and all(map(apart, inputs))
+    return out.array.flags.writeable and all(map(apart, inputs))
 
 
 def _merged(shape: tuple[int, ...], strides: Array) -> list[tuple[int, Array]]:

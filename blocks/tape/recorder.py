@@ -6,7 +6,9 @@ raises TypeError, which names it: a number that is read while recording would st
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from inspect import signature
+from operator import attrgetter
 from typing import Any, NoReturn, cast
 
 import numpy as np
@@ -14,8 +16,8 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from blocks.arrays import Array
 
-# Where no process has memory: arrays that lie there have shapes and strides, and NumPy's own rules for views of them.
-NOWHERE = 2**60
+# What of an operand decides how a result looks: dtype, or a Python number's type, shape and strides.
+Kind = tuple[Any, tuple[int, ...], tuple[int, ...]]
 ALIGNED = 64
 
 
@@ -44,6 +46,11 @@ def array_at(address: int, shape: Sequence[int], strides: Sequence[int], dtype: 
     return array
 
 
+# Where no process has memory: arrays that lie there have shapes and strides, and NumPy's own rules for views of them.
+NOWHERE = 2**60
+_NOWHERE = array_at(NOWHERE, (NOWHERE,), (1,), np.dtype(np.uint8))
+
+
 def strides_for(shape: Sequence[int], itemsize: int, order: Sequence[int] | None = None) -> list[int]:
     """The strides of an array without gaps, its axes in that order from the longest stride to the shortest; None is C order."""
     strides = [0] * len(shape)
@@ -67,9 +74,8 @@ class Owner:
 
     __slots__ = ("address", "array", "exists", "is_input")
 
-    def __init__(self, array: Array, exists: bool = False) -> None:
-        self.array, self.exists, self.is_input = array, exists, False
-        self.address = address_of(array)
+    def __init__(self, array: Array, address: int, exists: bool = False) -> None:
+        self.array, self.address, self.exists, self.is_input = array, address, exists, False
 
 
 class Operation:
@@ -78,25 +84,22 @@ class Operation:
     function: an elementwise ufunc, matmul, vecdot, a maximum's `reduce`, np.copyto (out = the one operand) or np.where.
     operands: tracers, read-only arrays, and numbers; tracers: those that are tracers.
     stage: the series of calls to which it belongs.
+    in_place: whether it may write its result over an operand.
     """
 
-    __slots__ = ("function", "keywords", "operands", "out", "stage", "tracers")
+    __slots__ = ("function", "in_place", "keywords", "operands", "out", "stage", "tracers")
 
     def __init__(
         self, function: Callable[..., Any], operands: Sequence[Any], out: "Tracer", stage: int, keywords: dict[str, Any]
     ) -> None:
         self.function, self.operands, self.out, self.stage, self.keywords = function, tuple(operands), out, stage, keywords
         self.tracers = [operand for operand in operands if isinstance(operand, Tracer)]
+        self.in_place = function is np.copyto or (isinstance(function, np.ufunc) and function.signature is None)
 
     @property
     def elementwise(self) -> bool:
         """Whether each number of out depends on the operands' numbers at its own place alone."""
         return self.in_place or self.function is np.where
-
-    @property
-    def in_place(self) -> bool:
-        """Whether it may write its result over an operand."""
-        return self.function is np.copyto or (isinstance(self.function, np.ufunc) and self.function.signature is None)
 
 
 class Tape:
@@ -109,11 +112,12 @@ class Tape:
         self.operations: list[Operation] = []
         self.stage = 0
         self._numbers: set[Owner] = set()
-        self._next = NOWHERE
+        self._size = 0
 
     def watch(self, array: Array) -> Any:
         """The tracer of an array of the caller's, which every replay reads, and writes where the computation does."""
-        return Tracer(self, Owner(array, exists=True), array)
+        address = address_of(array)
+        return Tracer(self, Owner(array, address, exists=True), array, address)
 
     def input(self, shape: Sequence[int], dtype: np.dtype, order: Sequence[int] | None = None) -> Any:
         """The tracer of an array still to come, which the caller writes before every replay. order: see `new`."""
@@ -123,14 +127,15 @@ class Tape:
 
     def new(self, shape: Sequence[int], dtype: np.dtype, order: Sequence[int] | None = None) -> "Tracer":
         """The tracer of a result. order: its axes from the one with the longest stride to the shortest; None is C order."""
-        array = array_at(self._next, shape, strides_for(shape, dtype.itemsize, order), dtype)
-        self._next += -(-array.nbytes // ALIGNED) * ALIGNED
-        return Tracer(self, Owner(array), array)
+        array = np.ndarray(shape, dtype, _NOWHERE, self._size, strides_for(shape, dtype.itemsize, order))
+        address = NOWHERE + self._size
+        self._size += -(-array.nbytes // ALIGNED) * ALIGNED
+        return Tracer(self, Owner(array, address), array, address)
 
     def note(self, function: Callable[..., Any], operands: Sequence[Any], out: "Tracer", **keywords: Any) -> "Tracer":
         """Append an operation; returns out."""
-        operands = [self._operand(operand) for operand in operands]
-        if any(isinstance(operand, Tracer) and operand.tape is not self for operand in (*operands, out)):
+        operands = [operand if type(operand) is Tracer else self._operand(operand) for operand in operands]
+        if any(type(operand) is Tracer and operand.tape is not self for operand in (*operands, out)):
             raise TypeError("a tracer of another recording cannot be recorded")
         if not out.array.flags.writeable:
             refuse(f"{function.__name__} into a read-only array")
@@ -151,21 +156,7 @@ class Tape:
 
     def call(self, ufunc: np.ufunc, operands: Sequence[Any], out: "Tracer | None") -> "Tracer":
         """Note a ufunc's call, its result as NumPy would make it."""
-        shapes = [np.shape(_array(operand)) for operand in operands]
-        kinds = [type(operand) if type(operand) in (int, float) else np.asarray(_array(operand)).dtype for operand in operands]
-        dtype = ufunc.resolve_dtypes((*kinds, None))[-1]
-        order = None
-        if ufunc.signature is None:
-            shape = np.broadcast_shapes(*shapes)
-            order = _order(map(_array, operands))
-        elif ufunc is np.matmul and min(map(len, shapes)) > 1 and shapes[0][-1] == shapes[1][-2]:
-            shape = (*np.broadcast_shapes(shapes[0][:-2], shapes[1][:-2]), shapes[0][-2], shapes[1][-1])
-            order = [*_order(_array(operand)[..., 0, 0] for operand in operands), len(shape) - 2, len(shape) - 1]
-        elif ufunc is np.vecdot and shapes[0][-1] == shapes[1][-1]:
-            shape = np.broadcast_shapes(shapes[0][:-1], shapes[1][:-1])
-            order = _order(_array(operand)[..., 0] for operand in operands)
-        else:
-            refuse(f"{ufunc.__name__} of shapes {shapes}")
+        shape, dtype, order = _result(ufunc, tuple(map(_kind, operands)))
         if out is None:
             return self.note(ufunc, operands, self.new(shape, dtype, order))
         if (out.shape, out.dtype) != (shape, dtype):
@@ -209,7 +200,7 @@ def _array(operand: Any) -> Any:
 
 def axes_by_stride(array: Array) -> list[int]:
     """The axes from the one with the longest stride to the shortest."""
-    return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+    return sorted(range(array.ndim), key=[-abs(stride) for stride in array.strides].__getitem__)
 
 
 def may_change(array: Any) -> bool:
@@ -220,6 +211,30 @@ def may_change(array: Any) -> bool:
             return True
         memory = memory.base
     return memory is not None
+
+
+def _kind(operand: Any) -> Kind:
+    """An operand's dtype, shape and strides; a Python number's type."""
+    if type(operand) in (int, float):
+        return type(operand), (), ()
+    array = np.asarray(_array(operand))
+    return array.dtype, array.shape, array.strides
+
+
+@lru_cache(1024)
+def _result(ufunc: np.ufunc, kinds: tuple[Kind, ...]) -> tuple[tuple[int, ...], np.dtype, list[int]]:
+    """Shape, dtype and order of axes of a ufunc's result, as NumPy would make it."""
+    dtype = ufunc.resolve_dtypes((*(kind for kind, _, _ in kinds), None))[-1]
+    shapes = [shape for _, shape, _ in kinds]
+    operands = [np.ndarray(shape, np.uint8, _NOWHERE, NOWHERE // 2, strides) for _, shape, strides in kinds]
+    if ufunc.signature is None:
+        return np.broadcast_shapes(*shapes), dtype, _order(operands)
+    if ufunc is np.matmul and min(map(len, shapes)) > 1 and shapes[0][-1] == shapes[1][-2]:
+        shape = (*np.broadcast_shapes(shapes[0][:-2], shapes[1][:-2]), shapes[0][-2], shapes[1][-1])
+        return shape, dtype, [*_order(operand[..., 0, 0] for operand in operands), len(shape) - 2, len(shape) - 1]
+    if ufunc is np.vecdot and shapes[0][-1] == shapes[1][-1]:
+        return np.broadcast_shapes(shapes[0][:-1], shapes[1][:-1]), dtype, _order(operand[..., 0] for operand in operands)
+    refuse(f"{ufunc.__name__} of shapes {shapes}")
 
 
 def _order(operands: Iterable[Any]) -> list[int]:
@@ -250,15 +265,13 @@ class Tracer(NDArrayOperatorsMixin):
 
     __slots__ = ("address", "array", "owner", "tape")
 
-    def __init__(self, tape: Tape, owner: Owner, array: Array) -> None:
+    def __init__(self, tape: Tape, owner: Owner, array: Array, address: int | None = None) -> None:
         self.tape, self.owner, self.array = tape, owner, array
-        self.address = address_of(array)
+        self.address = address_of(array) if address is None else address
 
-    shape = property(lambda self: self.array.shape)
-    dtype = property(lambda self: self.array.dtype)
-    ndim = property(lambda self: self.array.ndim)
-    size = property(lambda self: self.array.size)
-    itemsize = property(lambda self: self.array.itemsize)
+    shape, dtype, ndim, size, itemsize = (
+        property(attrgetter(f"array.{name}")) for name in ("shape", "dtype", "ndim", "size", "itemsize")
+    )
 
     def is_owner(self) -> bool:
         """Whether it is all of its owner, as that lies, whatever its dtype."""

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from math import prod
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -128,19 +129,19 @@ def _fits_behind(series: Sequence[Operation], operation: Operation, placement: P
 
 def _transient(series: Sequence[Sequence[Operation]], placement: Placement) -> set[Owner]:
     """Results that are made and read in one series alone: memory for one part of them will do."""
-    used: dict[Owner, set[int]] = defaultdict(set)
+    used: dict[Owner, int] = {}
     lasting = {*placement.outputs, *placement.destinations, *(place.tracer.owner for place in placement.destinations.values())}
     for number, operations in enumerate(series):
         for tracer in (tracer for operation in operations for tracer in (*operation.tracers, operation.out)):
-            used[tracer.owner].add(number)
-            if tracer.owner.exists or tracer.shape != operations[0].out.shape or not tracer.array.flags.c_contiguous:
+            alone = used.setdefault(tracer.owner, number) == number and len(operations) > 1
+            if not alone or tracer.owner.exists or tracer.shape != operations[0].out.shape or not tracer.array.flags.c_contiguous:
                 lasting.add(tracer.owner)
-    return {owner for owner, numbers in used.items() if len(numbers) == 1 and len(series[min(numbers)]) > 1} - lasting
+    return used.keys() - lasting
 
 
 def _parts(shape: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
     """Places of parts of at most PART numbers, each of whole rows as far as that goes."""
-    rest = int(np.prod(shape[1:]))
+    rest = prod(shape[1:])
     if not shape or shape[0] * rest <= PART:
         yield (...,)
         return

@@ -160,9 +160,9 @@ class _Rules:
         moved = self._summed(tracer.owner)
         if tracer.is_owner():
             return moved
-        offset = tracer.address - tracer.owner.address
+        address = moved.address + tracer.address - tracer.owner.address
         shape, strides = (*self.directions, *tracer.shape), (*moved.array.strides[: self.axes], *tracer.array.strides)
-        return Tracer(self.tape, moved.owner, array_at(moved.address + offset, shape, strides, self.dtype, moved.array))
+        return Tracer(self.tape, moved.owner, array_at(address, shape, strides, self.dtype, moved.array), address)
 
     def _summed(self, owner: Owner) -> Tracer:
         """An owner's terms as one array that lies as the owner does."""
