@@ -161,6 +161,24 @@ def test_a_loss_slice_has_the_loss_at_its_middle_and_rises_as_its_eigenvalues_sa
     assert axes.get_xlim()[1] == pytest.approx(np.sqrt(2 * np.log(2) / first), rel=0.01)
 
 
+def test_a_loss_slice_names_what_it_is_drawn_along(run, monkeypatch):
+    config, of, trained = run
+
+    def drawn_with(values, vectors):
+        monkeypatch.setattr(landscape, "top_eigenpairs", lambda *args, **kw: (values, vectors))
+        axes = landscape.loss_slice(config, of, trained.parameters).axes[0]
+        return axes.get_xlabel(), axes.get_ylabel(), axes.get_title()
+
+    two = np.eye(2, len(trained.parameters))
+    first, second, title = drawn_with(np.array([2.5, np.nan]), two)
+    assert first == r"along $v_1$, $\lambda_1$ = 2.5"
+    assert second == r"along an estimate of $v_2$, $\lambda_2$ is not found to 1 %"
+    assert title.endswith("its Hessian's top eigenvectors")
+    *directions, title = drawn_with(np.full(2, np.nan), np.full_like(two, np.nan))
+    assert directions == ["along random direction 1", "along random direction 2"]
+    assert title.endswith("random directions: no product of its Hessian is finite")
+
+
 def test_updates_of_weights_that_are_all_0_are_none(composed):
     config = typed(composed("dataset=moons", "network.initializer=zeros", "training.epochs=1", "instruments.signals=log"))
     (trained,) = train_stack([config])
