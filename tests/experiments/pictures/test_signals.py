@@ -7,7 +7,8 @@ import pytest
 from matplotlib.collections import PathCollection
 
 from blocks import Network, losses
-from blocks.measure.signals import NUMBERS, signals
+from blocks.measure.diagnostics import checked
+from blocks.measure.signals import NUMBERS, deviations, signals
 from blocks.theory import MeanField
 from experiments.pictures import landscape
 from experiments.pictures import signals as pictures
@@ -16,6 +17,8 @@ from experiments.record import files
 from experiments.run.config import UserError, typed
 from experiments.run.data import task
 from experiments.run.stack import train_stack
+
+LOSS = losses.softmax_cross_entropy
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +117,8 @@ def test_z_has_the_variance_of_mean_field_theory_at_every_block(composed, gain):
         rng, law = np.random.default_rng(seed), config.network
         sizes = [x.shape[0], *[300] * 20, 10]
         network = Network.create(sizes, "tanh", "normal", rng=rng, gain=gain, bias_variance=law.bias_variance, dtype=np.float32)
-        numbers = dict(zip(NUMBERS[:-1], signals(network, x, y, losses.softmax_cross_entropy)[1], strict=True))
+        _, found = signals(network, *checked(network, x, y, LOSS), LOSS, deviations(network.parameters, network.layout))
+        numbers = dict(zip(NUMBERS[:-1], found, strict=True))
         measured.append(numbers["z_std"] ** 2 + numbers["z_mean"] ** 2)
     # Block 21 has ten units alone.
     np.testing.assert_allclose(np.mean(measured, axis=0)[:20], pictures.mean_field_variances(config, of)[:20], rtol=0.05)

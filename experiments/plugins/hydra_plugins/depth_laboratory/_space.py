@@ -92,6 +92,6 @@ def _axis(override: Override, config: DictConfig) -> Axis:
     if whole and not (float(low).is_integer() and float(high).is_integer()):
         raise HydraException(f"{override.input_line} is of whole numbers, its ends must be, too")
     if not whole and isinstance(select_node(config, key, throw_on_resolution_failure=False), IntegerNode):
-        asked = override.input_line.partition("=")[2]
+        asked = f"{override.input_line}".partition("=")[2]
         raise HydraException(f"{override.input_line} has values that are not whole, as {key} must be: {key}=int({asked})")
     return Axis(key, low=float(low), high=float(high), log="log" in tags, whole=whole)
