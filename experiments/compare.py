@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.record.comparison import Difference, first_difference_of
 from experiments.record.files import Files
 from experiments.record.identity import SURROUNDINGS
-from experiments.run.config import UserError, flat_values, printable, varied
+from experiments.run.config import MEASURE, UserError, flat_values, printable, varied
 from experiments.run.interrupts import end_in_order
 
 if TYPE_CHECKING:
@@ -43,8 +43,11 @@ def compared(left: Files, right: Files) -> list[str]:
     return lines
 
 
-def compared_sweeps(left: "Sequence[Recorded]", right: "Sequence[Recorded]") -> list[str]:
-    """The runs of two sweeps side by side: those with the same values of every key that is swept in either."""
+def compared_sweeps(left: "Sequence[Recorded]", right: "Sequence[Recorded]", measures: Sequence[str]) -> list[str]:
+    """The runs of two sweeps side by side: those with the same values of every key that is swept in either.
+
+    measures: of a history, whose last values are shown.
+    """
     sides = [[(run, _trained(run.files().config)) for run in runs] for runs in (left, right)]
     keys = list(dict.fromkeys(key for side in sides for key in varied([config for _, config in side])))
     lines = []
@@ -72,12 +75,19 @@ def compared_sweeps(left: "Sequence[Recorded]", right: "Sequence[Recorded]") -> 
         except ValueError as error:
             told = str(error)
         identical += told == "identical"
-        finals = [f"{float(files.history.measures[FINAL][-1]):.4g}" for files in (mine, theirs)]
+        finals = [_last(files, measure) for measure in measures for files in (mine, theirs)]
         rows.append([*(str(config.get(key, "")) for key in keys), *finals, told])
     if rows:
-        lines.append(DataFrame(rows, columns=[*keys, f"{FINAL} A", f"{FINAL} B", "histories"]).to_string(index=False))
+        columns = [*keys, *(f"{measure} {side}" for measure in measures for side in "AB"), "histories"]
+        lines.append(DataFrame(rows, columns=columns).to_string(index=False))
     alone = [len(side) - len(pairs) for side in sides]
     return [*lines, f"{len(pairs)} pairs of runs, {identical} identical; {alone[0]} runs are in A alone, {alone[1]} in B alone"]
+
+
+def _last(files: Files, measure: str) -> str:
+    """The last value of a measure, "" where the run has no such measure."""
+    values = files.history.measures.get(measure)
+    return "" if values is None else f"{float(values[-1]):.4g}"
 
 
 def _stopped_at(difference: Difference | None, left: Files, right: Files) -> str:
@@ -118,7 +128,8 @@ def main() -> None:
                 left, right = (archive.sweep(run_id) for run_id in ids)
                 if not (left and right):
                     raise UserError(f"sweep {ids[len(left) > 0]} has no finished run")
-                lines = compared_sweeps(left, right)
+                judged_by = [archive.get(run_id).data.tags.get(MEASURE, FINAL) for run_id in ids]
+                lines = compared_sweeps(left, right, list(dict.fromkeys([FINAL, *judged_by])))
             else:
                 lines = compared(*(archive.run(run_id).files() for run_id in ids))
             print("\n".join(printable(part) for line in lines for part in line.splitlines()))

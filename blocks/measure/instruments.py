@@ -13,11 +13,11 @@ import numpy as np
 from blocks.arrays import Array, choice, norm, quiet, whole_number
 from blocks.history import Histogram, Quantity, log_spaced
 from blocks.losses import Loss
-from blocks.measure.diagnostics import example_gradient_norms, saturated, update_ratios
+from blocks.measure.diagnostics import checked, example_gradient_norms, saturated, update_ratios
 from blocks.measure.hessian import Hessian
 from blocks.measure.jacobian import singular_values
 from blocks.measure.lanczos import Room, top_eigenpairs
-from blocks.measure.signals import BINS, NUMBERS, signals, update_to_data
+from blocks.measure.signals import BINS, NUMBERS, deviations, signals
 from blocks.network import Network
 from blocks.optimizers import Optimizer, State
 
@@ -253,6 +253,7 @@ class Signals(Mounted):
 
     def __init__(self, instrument: Instrument, network: Network, x: Array, y: Array, loss: Loss, at: Array) -> None:
         super().__init__(instrument, network, x, y, loss, at)
+        self.x, self.target = checked(network, x, y, loss)
         steps, lanes, depth = self.values.shape
         self.values = np.full((steps, lanes, len(NUMBERS), depth), np.nan)
         # The smallest whole numbers that can count all entries of the largest array.
@@ -261,14 +262,15 @@ class Signals(Mounted):
 
     def before(self, step: int, network: Network, live: slice | Array) -> None:
         """All but the update, and the parameters, which are kept."""
-        counts, self.values[self.place(step), live, :-1] = signals(network, self.x, self.y, self.loss)
+        self.kept, self.std_W = network.parameters.copy(), deviations(network.parameters, network.layout)
+        counts, self.values[self.place(step), live, :-1] = signals(network, self.x, self.target, self.loss, self.std_W)
         for symbol, counted in counts.items():
             self.counts[symbol][self.place(step), live] = counted
-        self.kept = network.parameters.copy()
 
     def after(self, step: int, network: Network, live: slice | Array) -> None:
-        """The update."""
-        self.values[self.place(step), live, -1] = update_to_data(self.kept, network.parameters, network.layout)
+        """update_data, std(W after - W before) / std(W before)."""
+        update = np.subtract(network.parameters, self.kept, out=self.kept)
+        self.values[self.place(step), live, -1] = deviations(update, network.layout) / self.std_W
 
     def quantity(self, lanes: tuple[int, ...]) -> Quantity:
         """See `Mounted.quantity`."""

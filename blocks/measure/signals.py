@@ -11,10 +11,9 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from blocks.activations import Activation
-from blocks.arrays import Array, transpose
+from blocks.arrays import PART, Array, transpose
 from blocks.block import Block, Cache
 from blocks.losses import Loss
-from blocks.measure.diagnostics import checked
 from blocks.network import Network
 from blocks.parameters import Layout, joined_gradient, split
 
@@ -43,34 +42,35 @@ class Bins:
         above = np.concatenate([octaves.ravel(), [2.0**self.high, np.inf]])
         return np.concatenate([-above[::-1], above] if self.signed else [[0.0], above])
 
-    def counts(self, arrays: Sequence[Array]) -> Array:
-        """(..., L, B) how many entries of L arrays (..., n, m), float32 or float64, are in every bin.
+    def counts(self, values: Array, lengths: tuple[int, ...]) -> Array:
+        """(L, B) how many entries of L series, one behind the other in (N,) float32 or float64, are in every bin.
 
-        A positive float is a positive whole number when its bits are read as one, the exponent in front: the leading bits number
-        the bins of all exponents, and those out of range are added up. A search among the edges takes ten times as long.
+        The bits of |v|, the exponent in front, are a whole number that grows with |v|. Their leading digits number the bins: a
+        search among the edges takes ten times as long.
         """
-        form, lanes = np.finfo(arrays[0].dtype), arrays[0].shape[:-2]
-        unsigned, bits = np.dtype(f"u{form.bits // 8}").type, f"i{form.bits // 8}"
-        slots = 2 << (form.nexp + self.digits)
-        rows = np.arange(0, int(np.prod(lanes)) * slots, slots)[:, None]
-        found = np.empty((*lanes, len(arrays), slots), np.intp)
-        for place, array in enumerate(arrays):
-            # Less 1, since an edge belongs to the bin below it.
-            leading = array.view(unsigned).reshape(len(rows), -1) - unsigned(1)
-            leading >>= unsigned(form.nmant - self.digits)
-            numbers = leading.view(bits) + rows if lanes else leading.view(bits)
-            found[..., place, :] = np.bincount(numbers.ravel(), minlength=len(rows) * slots).reshape(*lanes, slots)
-        return self._folded(found.reshape(*found.shape[:-1], 2, -1), form.maxexp - 1)
+        form, bits = np.finfo(values.dtype), values.view(f"i{values.itemsize}")
+        # The bits of 2^low, and those of a float that are no digit of its bin's number.
+        low, shift = (self.low + form.maxexp - 1) << form.nmant, form.nmant - self.digits
+        numbers = bits & np.iinfo(bits.dtype).max
+        # Bin 0 is the innermost. Less 1, since an edge belongs to the bin below it.
+        numbers += (1 << shift) - low - 1
+        numbers >>= shift
+        sides = ((self.high - self.low) << self.digits) + 1
+        np.clip(numbers, 0, sides, out=numbers)
+        if self.signed:
+            # 0 or -1, and x ^ -1 is -x - 1.
+            sign = bits >> (form.bits - 1)
+            numbers ^= sign
+            numbers -= sign
+        bins = len(self.edges) - 1
+        numbers += _firsts(lengths, bins, sides if self.signed else 0, numbers.dtype)
+        return np.bincount(numbers, minlength=len(lengths) * bins).reshape(-1, bins)
 
-    def _folded(self, found: Array, bias: int) -> Array:
-        """(..., B) from counts by sign and by the leading bits of |v|, (..., 2, S)."""
-        low, high = ((exponent + bias) << self.digits for exponent in (self.low, self.high))
-        # Less 1, the bits of 0 are those of the largest |v|.
-        innermost = (found[..., :low].sum(axis=-1) + found[..., -1]).sum(axis=-1, keepdims=True)
-        outermost = found[..., high:-1].sum(axis=-1, keepdims=True)
-        sides = np.concatenate([found[..., low:high], outermost], axis=-1)
-        above, below = sides[..., 0, :], sides[..., 1, :]
-        return np.concatenate([below[..., ::-1], innermost, above] if self.signed else [innermost, above + below], axis=-1)
+
+@lru_cache(8)
+def _firsts(lengths: tuple[int, ...], bins: int, middle: int, dtype: np.dtype) -> Array:
+    """(N,) for each entry the number of its series' middle bin, where the bins of all series are counted through."""
+    return np.repeat(np.arange(len(lengths), dtype=dtype) * bins + dtype.type(middle), lengths)
 
 
 # z and a from 1/64 to 64, eight bins an octave; gradients, which span decades, from 1e-30 to 1e6, two bins an octave.
@@ -83,7 +83,7 @@ NUMBERS = (
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
-def signals(network: Network, x: Array, y: Array, loss: Loss) -> tuple[dict[str, Array], Array]:
+def signals(network: Network, x: Array, target: Array, loss: Loss, std_W: Array) -> tuple[dict[str, Array], Array]:
     """Counts of z, a, da and dW of blocks 1..L in the bins of BINS, and the NUMBERS but for the last, which takes an update.
 
     *_mean, *_std: over all entries, one pass in float64: of a std below 1e-8 |mean| no digit is right.
@@ -92,10 +92,9 @@ def signals(network: Network, x: Array, y: Array, loss: Loss) -> tuple[dict[str,
         residual block's are those of x = g(a_prev).
     grad_data: std(dW) / std(W).
 
-    x: (n_0, m) data, shared by all lanes, or (..., n_0, m). y: targets as `loss` takes them.
+    x, target: data and what the loss is taken of, as `diagnostics.checked` gives them. std_W: (..., L), see `deviations`.
     Returns symbol -> (..., L, B) whole numbers, and (..., len(NUMBERS) - 1, L).
     """
-    x, target = checked(network, x, y, loss)
     logits, caches = network.forward(x)
     _, dlogits = loss.value_and_gradient(logits, target)
     gradients = list(network.signals(dlogits, caches))[::-1]
@@ -107,42 +106,60 @@ def signals(network: Network, x: Array, y: Array, loss: Loss) -> tuple[dict[str,
         # Transposed, as they lie in memory.
         "dW": [transpose(split(each)[0]) for each in joined],
     }
-    moments = {symbol: _moments(arrays) for symbol, arrays in by_symbol.items()}
-    deviations = moments["dW"][1] / _deviations(network.parameters, network.layout)
-    numbers = [*(part for pair in moments.values() for part in pair), _saturated(network, caches), deviations]
-    return {symbol: BINS[symbol].counts(arrays) for symbol, arrays in by_symbol.items()}, np.stack(numbers, axis=-2)
+    counts, numbers = {}, []
+    for symbol, arrays in by_symbol.items():
+        counts[symbol], *moments = _distribution(arrays, BINS[symbol])
+        numbers += moments
+    numbers += [_saturated(network, caches), numbers[-1] / std_W]
+    return counts, np.stack(numbers, axis=-2)
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")
-def update_to_data(before: Array, after: Array, layout: Layout) -> Array:
-    """update_data of blocks 1..L, (..., L): std(W_l after - W_l before) / std(W_l before).
+@np.errstate(over="ignore", invalid="ignore")
+def deviations(flat: Array, layout: Layout) -> Array:
+    """The standard deviation of every W in (..., P), (..., L): of an update, std(W_l after - W_l before), as of the weights."""
+    lengths = np.diff(layout.starts, append=layout.size).tolist()
+    found = np.empty((*flat.shape[:-1], layout.depth))
+    for lane in np.ndindex(flat.shape[:-1]):
+        found[lane] = _moments(flat[lane], lengths)[1][::2]
+    return found
 
-    before, after: (..., P) flat parameters.
+
+def _distribution(arrays: Sequence[Array], bins: Bins) -> tuple[Array, Array, Array]:
+    """Counts (..., L, B), means and standard deviations (..., L) of the entries of L arrays (..., n, m).
+
+    A lane after another, and of small blocks many at once, as far as they stay in the processor's cache.
     """
-    return _deviations(after - before, layout) / _deviations(before, layout)
+    lanes, sizes = arrays[0].shape[:-2], tuple(array.shape[-2] * array.shape[-1] for array in arrays)
+    counts = np.empty((*lanes, len(arrays), len(bins.edges) - 1), np.intp)
+    means, stds = np.empty((2, *lanes, len(arrays)))
+    many = max(1, 2 * PART // max(sizes))
+    for lane in np.ndindex(lanes):
+        for part in (slice(start, start + many) for start in range(0, len(arrays), many)):
+            values = np.concatenate([array[lane].reshape(-1) for array in arrays[part]])
+            counts[lane][part] = bins.counts(values, sizes[part])
+            means[lane][part], stds[lane][part] = _moments(values, sizes[part])
+    return counts, means, stds
 
 
-def _moments(arrays: Sequence[Array]) -> tuple[Array, Array]:
-    """Mean and standard deviation of the entries of L arrays (..., n, m), (..., L) each."""
-    means, squares = (np.empty((*arrays[0].shape[:-2], len(arrays))) for _ in range(2))
-    for place, array in enumerate(arrays):
-        # In float64 no square leaves its range, and what one pass loses is seldom seen.
-        values = array.reshape(*array.shape[:-2], -1).astype(np.float64)
-        means[..., place] = values.sum(axis=-1) / values.shape[-1]
-        squares[..., place] = np.vecdot(values, values) / values.shape[-1]
+def _moments(values: Array, lengths: Sequence[int]) -> tuple[Array, Array]:
+    """Mean and standard deviation of each of L series, one behind the other in (N,): (L,) each."""
+    counts = np.array(lengths)
+    starts = counts.cumsum() - counts
+    # In float64 no square leaves its range, and what one pass loses is seldom seen.
+    values = values.astype(np.float64)
+    means = np.add.reduceat(values, starts) / counts
+    values *= values
+    squares = np.add.reduceat(values, starts) / counts
     return means, np.sqrt(np.maximum(squares - means * means, 0))
-
-
-def _deviations(flat: Array, layout: Layout) -> Array:
-    """The standard deviation of every W in (..., P), (..., L)."""
-    return _moments([transpose(split(joined)[0]) for joined in layout.blocks(flat)])[1]
 
 
 def _saturated(network: Network, caches: Sequence[Cache]) -> Array:
     """(..., L), see `signals`."""
-    shares = np.empty((*network.lanes, network.depth))
-    for place, (block, cache) in enumerate(zip(network.blocks, caches, strict=True)):
-        shares[..., place] = saturated_entries(block, cache).reshape(*network.lanes, -1).mean(axis=-1)
+    shares = np.zeros((*network.lanes, network.depth))
+    # Of block L's identity no entry is.
+    for place, (block, cache) in enumerate(zip(network.blocks[:-1], caches[:-1], strict=True)):
+        entries = saturated_entries(block, cache)
+        shares[..., place] = entries.sum(axis=(-2, -1)) / (entries.shape[-2] * entries.shape[-1])
     return shares
 
 

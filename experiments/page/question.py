@@ -3,7 +3,7 @@
 import json
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from experiments.run.config import CONF, Config, flat, flat_values, varied
 SEED, DATASET, LOADER = "seed", "dataset.name", "dataset.loader."
 # What a command need not say: where the record goes, and what becomes of an earlier one.
 ELSEWHERE = ("tracking.uri", "tracking.experiment", "tracking.register", "sweep.resume", "sweep.stale")
+# Values of keys that are swept together: the line of a search, which has as many as runs, would fill the page.
+MOST_OF_GROUP = 36
 
 
 def question(configs: Sequence[Config]) -> str:
@@ -59,7 +61,7 @@ def _axis(key: str, axis: str) -> Sweep:
 
 
 def command(configs: Sequence[Config]) -> str:
-    """The `experiments.train` command of a sweep, or of one run; "" where its runs are no full grid of the values of their keys,
+    """The `experiments.train` command of a sweep, or of one run; "" where its runs are no full grid of the values of its axes,
     and where a data set's loader has other arguments than its file in conf/dataset gives it.
     """
     runs, defaults = [flat(config) for config in configs], flat(Config())
@@ -67,17 +69,48 @@ def command(configs: Sequence[Config]) -> str:
     loaders = {str([value for key, value in run.items() if key.startswith("dataset.")]): run for run in runs}
     if not all(_has_own_loader(run) for run in loaders.values()):
         return ""
-    arguments, jobs = [], 1
-    for key in dict.fromkeys(key for run in runs for key in run):
-        values = list(dict.fromkeys(_typed(run[key]) for run in runs if key in run))
-        if key.startswith((LOADER, *ELSEWHERE)) or values == [_typed(defaults.get(key))]:
-            continue
-        jobs *= len(values)
-        arguments.append(f"{'dataset' if key == DATASET else key}={','.join(values)}")
-    if jobs != len(runs):
+    keys = [key for key in runs[0] if not key.startswith((LOADER, *ELSEWHERE))]
+    values = {axis: _combinations(axis, runs) for axis in _axes(keys, runs)}
+    if math.prod(map(len, values.values())) != len(runs):
         return ""
+    defaults_of = {axis: [tuple(_typed(defaults.get(key)) for key in axis)] for axis in values}
+    arguments = [_argument(axis, own) for axis, own in values.items() if own != defaults_of[axis]]
     many = ["-m", "~experiment"] if len(runs) > 1 else []
     return shlex.join(["python", "-m", "experiments.train", *many, *arguments])
+
+
+def _axes(keys: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """The keys one by one, but those of one group together that have not every combination of their values."""
+    axes: list[tuple[str, ...]] = []
+    for key in keys:
+        for place, axis in enumerate(axes):
+            found, apart = (len(_combinations(together, runs)) for together in ((*axis, key), (key,)))
+            is_joint = found < apart * len(_combinations(axis, runs)) and found <= MOST_OF_GROUP
+            if is_joint and _group(key) == _group(axis[0]) != "":
+                axes[place] = *axis, key
+                break
+        else:
+            axes.append((key,))
+    return axes
+
+
+def _group(key: str) -> str:
+    """`network` of `network.depth`; "" of what is set for itself."""
+    return "" if key == DATASET else key.rpartition(".")[0]
+
+
+def _combinations(axis: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """The values that its keys have in the runs, as Hydra reads them."""
+    return list(dict.fromkeys(tuple(_typed(run[key]) for key in axis) for run in runs))
+
+
+def _argument(axis: Sequence[str], values: Sequence[Sequence[str]]) -> str:
+    """`network.depth=2,5`, or `network={activation: relu, gain: 2.0},{activation: tanh, gain: 1.0}`."""
+    if len(axis) == 1:
+        return f"{'dataset' if axis[0] == DATASET else axis[0]}={','.join(value for (value,) in values)}"
+    names = [key.rpartition(".")[2] for key in axis]
+    groups = (", ".join(f"{name}: {value}" for name, value in zip(names, each, strict=True)) for each in values)
+    return f"{_group(axis[0])}={','.join(f'{{{group}}}' for group in groups)}"
 
 
 def _typed(value: Any) -> str:

@@ -107,13 +107,16 @@ def has_regions(of: Task) -> bool:
 def loss_slice(config: Config, of: Task, parameters: Array) -> Figure:
     """The loss on the plane through the parameters along the Hessian's two eigenvectors of largest eigenvalue, in float64.
 
-    As far as the quadratic form, 1/2 lambda t^2, adds as much as the loss of the best constant prediction.
+    As far as the quadratic form, 1/2 lambda t^2, adds as much as the loss of the best constant prediction. Where an eigenvalue
+    is not found to 1 %, along the best vector that is; where H has no finite products, along two random ones.
     """
     x, y = of.dataset.x[:, :MEASURED], of.dataset.y[..., :MEASURED]
     network = network_of(config, of, parameters.astype(np.float64))
     start = np.random.default_rng(0).standard_normal((2, len(parameters)))
-    values, vectors = top_eigenpairs(Hessian(network, x, y, of.loss, (2,)), start / norm(start)[:, None], tolerance=0.01)
-    # One that is not found to 1 % is nan.
+    start /= norm(start)[:, None]
+    values, vectors = top_eigenpairs(Hessian(network, x, y, of.loss, (2,)), start, tolerance=0.01)
+    if is_random := bool(np.isnan(vectors).any()):
+        vectors = start
     reach = [math.sqrt(2 * of.constant_loss / max(abs(value), 1e-12)) for value in np.nan_to_num(values, nan=1.0).tolist()]
     across, up = (np.linspace(-far, far, COARSE) for far in reach)
     losses = np.empty((COARSE, COARSE))
@@ -125,8 +128,17 @@ def loss_slice(config: Config, of: Task, parameters: Array) -> Figure:
     levels = np.geomspace(max(float(np.nanmin(losses)), 1e-8), max(float(np.nanmax(losses)), 2e-8), 20)
     image = axes.contourf(across, up, losses, levels=levels, norm=LogNorm(levels[0], levels[-1]), cmap="viridis", extend="both")
     axes.plot(0, 0, "+", color="white", markersize=10)
-    named = [rf"along $v_{k + 1}$, $\lambda_{k + 1}$ = {value:.3g}" for k, value in enumerate(values.tolist())]
-    axes.set(xlabel=named[0], ylabel=named[1])
-    axes.set_title("the loss around the network, along the Hessian's top eigenvectors", fontsize=10)
+    axes.set(**{f"{axis}label": _direction(k, values[k - 1], is_random) for k, axis in ((1, "x"), (2, "y"))})
+    along = "random directions: no product of its Hessian is finite" if is_random else "its Hessian's top eigenvectors"
+    axes.set_title(f"the loss around the network, along {along}", fontsize=10)
     figure.colorbar(image, ax=axes, label="loss", format="%.2g")
     return figure
+
+
+def _direction(number: int, eigenvalue: float, is_random: bool) -> str:
+    """What stands at an axis of a loss's slice."""
+    if is_random:
+        return f"along random direction {number}"
+    if math.isnan(eigenvalue):
+        return rf"along an estimate of $v_{number}$, $\lambda_{number}$ is not found to 1 %"
+    return rf"along $v_{number}$, $\lambda_{number}$ = {eigenvalue:.3g}"

@@ -39,7 +39,7 @@ def test_counts_are_numpy_s(bins, dtype):
     values = rng.standard_normal(5000) * 10.0 ** rng.uniform(-36, 10, 5000)
     beside = [edges, np.nextafter(edges, np.inf, dtype=dtype), np.nextafter(edges, -np.inf, dtype=dtype)]
     values = np.concatenate([values, *beside, [0.0, -0.0, np.inf, -np.inf, 1.0, -1.0, np.tanh(30.0)]]).astype(dtype)
-    ((counts,),) = (bins.counts([values[None]]),)
+    (counts,) = bins.counts(values, (len(values),))
     assert counts.tolist() == counted(bins, values).tolist()
     assert counts.sum() == len(values)
 

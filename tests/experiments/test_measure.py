@@ -50,6 +50,9 @@ def test_a_sweep_that_is_typed_again_with_another_measure_is_judged_anew_and_not
     view = state(lab.client().get_experiment("1").tags[f"mlflow.sharedViewState.{parent.info.run_id}"])
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`final/r2_validation`", False)
     assert [run.data.tags.get("mlflow.loggedImages") for run in lab.runs()].count("True") == 1
+    header, *rows = lab.run(parent.info.run_id, parent.info.run_id, module="experiments.compare").splitlines()[:4]
+    assert [header.count(f"{name} {side}") for name in ("loss/train", "r2/validation") for side in "AB"] == [1] * 4
+    assert rows[0].split()[-3:] == [f"{values[0]:.4g}"] * 2 + ["identical"]
     lab.run(module="experiments.report")
     assert (lab.folder / "report.html").read_bytes() == lab.artifact(parent, "report.html").read_bytes()
 

@@ -47,6 +47,15 @@ def test_a_preset_s_own_runs_ask_its_question_and_are_typed_again(composed, name
     assert sorted(str(flat(config)) for config in again) == sorted(str(flat(config)) for config in configs)
 
 
+@pytest.mark.parametrize("name", ["isometry", "edges_of_stability"])
+def test_values_that_are_swept_together_are_typed_together(composed, name):
+    configs = preset(composed, name, most=None)
+    words = shlex.split(command(configs))[5:]
+    again = jobs(composed, *words)
+    assert len(again) == len(configs)
+    assert {str(flat(config)) for config in again} == {str(flat(config)) for config in configs}
+
+
 def test_values_that_no_preset_has_ask_nothing(composed):
     assert question(jobs(composed, "~experiment", "network.depth=2,4", "optimizer.learning_rate=0.003,0.19")) == ""
     assert question(jobs(composed, "~experiment", "network.depth=2,3", "optimizer.learning_rate=0.003,0.19", "seed=7,8")) != ""

@@ -7,7 +7,8 @@ import pytest
 from matplotlib.collections import PathCollection
 
 from blocks import Network, losses
-from blocks.measure.signals import NUMBERS, signals
+from blocks.measure.diagnostics import checked
+from blocks.measure.signals import NUMBERS, deviations, signals
 from blocks.theory import MeanField
 from experiments.pictures import landscape
 from experiments.pictures import signals as pictures
@@ -16,6 +17,8 @@ from experiments.record import files
 from experiments.run.config import UserError, typed
 from experiments.run.data import task
 from experiments.run.stack import train_stack
+
+LOSS = losses.softmax_cross_entropy
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +117,8 @@ def test_z_has_the_variance_of_mean_field_theory_at_every_block(composed, gain):
         rng, law = np.random.default_rng(seed), config.network
         sizes = [x.shape[0], *[300] * 20, 10]
         network = Network.create(sizes, "tanh", "normal", rng=rng, gain=gain, bias_variance=law.bias_variance, dtype=np.float32)
-        numbers = dict(zip(NUMBERS[:-1], signals(network, x, y, losses.softmax_cross_entropy)[1], strict=True))
+        _, found = signals(network, *checked(network, x, y, LOSS), LOSS, deviations(network.parameters, network.layout))
+        numbers = dict(zip(NUMBERS[:-1], found, strict=True))
         measured.append(numbers["z_std"] ** 2 + numbers["z_mean"] ** 2)
     # Block 21 has ten units alone.
     np.testing.assert_allclose(np.mean(measured, axis=0)[:20], pictures.mean_field_variances(config, of)[:20], rtol=0.05)
@@ -159,6 +163,24 @@ def test_a_loss_slice_has_the_loss_at_its_middle_and_rises_as_its_eigenvalues_sa
     assert first >= second > 0
     # As far as the curvature alone would add the loss of the best constant, log 2.
     assert axes.get_xlim()[1] == pytest.approx(np.sqrt(2 * np.log(2) / first), rel=0.01)
+
+
+def test_a_loss_slice_names_what_it_is_drawn_along(run, monkeypatch):
+    config, of, trained = run
+
+    def drawn_with(values, vectors):
+        monkeypatch.setattr(landscape, "top_eigenpairs", lambda *args, **kw: (values, vectors))
+        axes = landscape.loss_slice(config, of, trained.parameters).axes[0]
+        return axes.get_xlabel(), axes.get_ylabel(), axes.get_title()
+
+    two = np.eye(2, len(trained.parameters))
+    first, second, title = drawn_with(np.array([2.5, np.nan]), two)
+    assert first == r"along $v_1$, $\lambda_1$ = 2.5"
+    assert second == r"along an estimate of $v_2$, $\lambda_2$ is not found to 1 %"
+    assert title.endswith("its Hessian's top eigenvectors")
+    *directions, title = drawn_with(np.full(2, np.nan), np.full_like(two, np.nan))
+    assert directions == ["along random direction 1", "along random direction 2"]
+    assert title.endswith("random directions: no product of its Hessian is finite")
 
 
 def test_updates_of_weights_that_are_all_0_are_none(composed):

@@ -85,6 +85,8 @@ def test_values_are_spread_evenly_over_an_axis():
         (["optimizer.learning_rate=tag(log,interval(0,1))"], "begins at 0: an interval with the tag log must begin above 0"),
         (["optimizer.learning_rate=tag(lgo,interval(1,2))"], "has the tag 'lgo', allowed: log, int"),
         (["network.depth=tag(int,interval(1.5,3))"], "is of whole numbers, its ends must be, too"),
+        (["seed=interval(0,9)"], r"seed=interval\(0,9\) has values that are not whole.*: seed=int\(interval\(0"),
+        (["training.batch_size=tag(log,interval(8,64))"], r"must be: training.batch_size=int\(tag\(log,interval\(8"),
         (["experiment=kinds,catapult"], "is of several presets, of which a search has one"),
         (["~experiment", "seed=1"], "there is nothing to search"),
         (["network.depth=range(3,3)", LOG], "has no value"),

@@ -9,6 +9,8 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra_plugins.depth_laboratory._axes import axes_of
 from hydra_plugins.depth_laboratory._composer import Composer
+from omegaconf import DictConfig, IntegerNode
+from omegaconf._impl import select_node
 
 # Of a number that is drawn: what a table and the dashboard show is then what was trained.
 DIGITS = 6
@@ -64,14 +66,14 @@ class Space:
 def space_of(composer: Composer, params: Mapping[str, str], typed: Sequence[Override]) -> Space:
     """The space of `hydra.sweeper.params` and of what was typed; raises HydraException for an axis that cannot be drawn from."""
     overrides = axes_of(composer, params, typed)
-    axes = tuple(_axis(override) for override in overrides if override.is_sweep_override())
+    axes = tuple(_axis(override, composer.master) for override in overrides if override.is_sweep_override())
     if not axes:
         raise HydraException("there is nothing to search: no key has several values, or an interval")
     fixed = [f"{each.get_key_element()}={each.get_value_element_as_str()}" for each in overrides if not each.is_sweep_override()]
     return Space(axes, tuple(fixed))
 
 
-def _axis(override: Override) -> Axis:
+def _axis(override: Override, config: DictConfig) -> Axis:
     key = override.get_key_element()
     if override.is_discrete_sweep():
         if not (values := tuple(override.sweep_string_iterator())):
@@ -89,4 +91,7 @@ def _axis(override: Override) -> Axis:
     whole = "int" in tags or (isinstance(low, int) and isinstance(high, int))
     if whole and not (float(low).is_integer() and float(high).is_integer()):
         raise HydraException(f"{override.input_line} is of whole numbers, its ends must be, too")
+    if not whole and isinstance(select_node(config, key, throw_on_resolution_failure=False), IntegerNode):
+        asked = f"{override.input_line}".partition("=")[2]
+        raise HydraException(f"{override.input_line} has values that are not whole, as {key} must be: {key}=int({asked})")
     return Axis(key, low=float(low), high=float(high), log="log" in tags, whole=whole)
