@@ -12,7 +12,7 @@ from blocks.losses import Loss, check_weights, r2, shares_of
 from blocks.measure.instruments import Instrument
 from blocks.network import Network
 from blocks.optimizers import Optimizer
-from blocks.schedules import schedule_named
+from blocks.schedules import rate_factors
 from blocks.tape.recorder import Tape
 from blocks.tape.replay import Replay, replay_is_on
 
@@ -40,6 +40,7 @@ def train(
     batch_size: int | None = None,
     orders: Iterator[Array] | None = None,
     schedule: str = "constant",
+    warmup: float = 0.0,
     validation: tuple[Array, Array] | None = None,
     evaluations: int = 10,
     loss_bound: float | Array = np.inf,
@@ -59,7 +60,8 @@ def train(
         history, what would come then is nan, and what has come is as in the whole training.
     batch_size: examples a step, 1 to m; the last batch of an epoch may be shorter. None: all.
     orders: the examples' order in each epoch, (m,) or (..., m) with one a lane, see `reshuffled`; None keeps the data's own.
-    schedule: name of the learning rate's schedule.
+    schedule: name of the learning rate's schedule. warmup: updates over which the rate rises linearly ahead of it, below 1 a
+        share of all updates, see `blocks.schedules.rate_factors`.
     validation: x and y measured beside the training data before the first epoch, after the last, and log-spaced
         between, `evaluations` times at most; 0 measures nothing.
     loss_bound: a number, or one a lane. A lane whose loss is above it has diverged, as has one whose loss or gradient is not
@@ -76,7 +78,7 @@ def train(
     if not isinstance(optimizer, Optimizer):
         raise ValueError(f"optimizer is {optimizer!r}, it must be an Optimizer, such as GradientDescent(0.1)")
     return _Training(network, x, y, weights, loss, optimizer, batch_size, loss_bound).run(
-        epochs, until, orders, schedule, validation, evaluations, watch, instruments
+        epochs, until, orders, schedule, warmup, validation, evaluations, watch, instruments
     )
 
 
@@ -259,6 +261,7 @@ class _Training:
         until: int | None,
         orders: Iterator[Array] | None,
         schedule: str,
+        warmup: float,
         validation: tuple[Array, Array] | None,
         evaluations: int,
         watch: Watch | None,
@@ -267,13 +270,13 @@ class _Training:
         epochs = whole_number("epochs", epochs, at_least=1)
         until = whole_number("until", epochs if until is None else until, at_least=1, at_most=epochs)
         evaluations = whole_number("evaluations", evaluations, at_least=2) if evaluations else 0
-        factor = schedule_named(schedule)
         sets = {"train": (self.rows, self.target)}
         if validation is not None:
             sets["validation"] = self._encoded("validation ", *validation)
 
         batches = [slice(start, min(start + self.batch_size, self.m)) for start in range(0, self.m, self.batch_size)]
         steps = epochs * len(batches)
+        factor = rate_factors(schedule, warmup, steps)
         measured_epochs = log_spaced(epochs + 1, evaluations) if evaluations else np.empty(0, int)
         self._open_history(steps, [batch.stop - batch.start for batch in batches], measured_epochs, list(sets))
         self.instruments = {
@@ -300,7 +303,7 @@ class _Training:
                 for batch in examples:
                     if self.live.size == 0:
                         break
-                    self._cycle(step, batch, factor(step, steps))
+                    self._cycle(step, batch, factor(step))
                     step += 1
                 if watch:
                     watch(step, partial(self._history, (epoch + 1) * len(batches)))

@@ -19,9 +19,12 @@ from blocks.arrays import Array
 from experiments.record.reading import Archive
 from experiments.run.config import flat_values, printable, varied
 from experiments.run.repeats import band, stacked
+from experiments.run.sensitivity import sensitivity as of_rates
 from experiments.run.stack import STOPPED
 
-__all__ = ["band", "grouped", "load"]
+RATE = "optimizer.learning_rate"
+
+__all__ = ["band", "grouped", "load", "sensitivity"]
 
 
 class Results(NamedTuple):
@@ -78,10 +81,8 @@ def grouped(frame: pd.DataFrame, histories: Array) -> tuple[pd.DataFrame, Array]
     columns = list(frame.columns)
     keys = [key for key in columns[: columns.index("outcome")] if key != "seed"]
     measures = columns[columns.index("run_id") + 1 :]
-    # A list has no hash.
-    places = frame[keys].astype(str).agg(tuple, axis=1) if keys else pd.Series("", frame.index)
     rows, lanes = [], []
-    for _, runs in frame.groupby(places, sort=False):
+    for _, runs in frame.groupby(_places(frame, keys), sort=False):
         means, deviations = runs[measures].mean(), runs[measures].std()
         ends = {name: value for key in measures for name, value in ((key, means[key]), (f"{key} std", deviations[key]))}
         counts = {outcome: int((runs["outcome"] == outcome).sum()) for outcome in ("diverged", STOPPED)}
@@ -90,6 +91,29 @@ def grouped(frame: pd.DataFrame, histories: Array) -> tuple[pd.DataFrame, Array]
     stacks = np.empty(len(lanes), dtype=object)
     stacks[:] = lanes
     return pd.DataFrame(rows), stacks
+
+
+def sensitivity(frame: pd.DataFrame, histories: Array, measure: str = "loss/train") -> pd.DataFrame:
+    """Of what `load` gives, one line for all runs that differ in their learning rate alone, with their sensitivity to it.
+
+    The columns: the keys that differ but for `optimizer.learning_rate`, `rates`, how many there are, and `sensitivity`, see
+    `experiments.run.sensitivity`. measure: loss/train or loss/validation. A run that was stopped, see `sweep.halving`, has no
+    final loss, and counts as one that diverged.
+    """
+    columns = list(frame.columns)
+    keys = [key for key in columns[: columns.index("outcome")] if key != RATE]
+    rows = []
+    for _, runs in frame.groupby(_places(frame, keys), sort=False):
+        initial = float(histories[runs.index[0]].measures[measure][0])
+        losses = runs[measure].fillna(np.inf).tolist()
+        rows.append({**runs.iloc[0][keys], "rates": len(runs), "sensitivity": of_rates(losses, initial)})
+    return pd.DataFrame(rows)
+
+
+def _places(frame: pd.DataFrame, keys: list[str]) -> pd.Series:
+    """What runs with equal values of those keys have in common."""
+    # A list has no hash.
+    return frame[keys].astype(str).agg(tuple, axis=1) if keys else pd.Series("", frame.index)
 
 
 def _printable(value: object) -> object:

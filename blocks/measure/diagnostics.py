@@ -4,14 +4,16 @@ None of them changes a bit of the network. A lane that has diverged is no error:
 or inf, in that lane alone. Source:
 
 - Goodfellow, "Efficient per-example gradient computations", 2015
+- McCandlish, Kaplan, Amodei and the OpenAI Dota Team, "An empirical model of large-batch training", 2018
 """
 
 import numpy as np
 
 from blocks.arrays import Array, check_finite, check_number, check_shape, norm
+from blocks.block import Cache
 from blocks.losses import Loss
 from blocks.network import Network
-from blocks.parameters import SAFE, Layout
+from blocks.parameters import SAFE, Layout, joined_gradient
 
 
 def check_lanes(argument: str, array: Array, lanes: tuple[int, ...]) -> None:
@@ -94,13 +96,41 @@ def example_gradient_norms(network: Network, x: Array, y: Array, loss: Loss) -> 
 
     x: (n_0, m) data, shared by all lanes, or (..., n_0, m). y: targets as `loss` takes them.
     """
-    check_examples_apart("example_gradient_norms", network)
+    signals = _example_signals("example_gradient_norms", network, x, y, loss)
+    return np.stack([dz.shape[-1] * norm(dz, -2) * norm(cache.a_prev, -2) for dz, cache in signals], axis=-2)
+
+
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+def noise_scale(network: Network, x: Array, y: Array, loss: Loss) -> Array:
+    """The simple noise scale, the batch size at which noise and gradient are alike (...,) (McCandlish et al. 2018):
+
+        B = tr(Sigma) / |G|^2        tr(Sigma) = m / (m - 1) (S - |g|^2)        |G|^2 = |g|^2 - tr(Sigma) / m
+
+    Sigma: the covariance of single examples' gradients g_i, W and b of all blocks. S: the mean of |g_i|^2. g: the mean of g_i,
+    the gradient of all m examples. Both estimates are unbiased, those of the paper's appendix A.1 with batches of 1 and of m. nan
+    where that of |G|^2 is not above 0: m examples are too few to tell the gradient from its noise.
+
+    x: (n_0, m) data, shared by all lanes, or (..., n_0, m), at least 2 examples. y: targets as `loss` takes them.
+    Raises ValueError for one example, and for a batch-normalized network, in which no example has a gradient of its own.
+    """
+    signals = _example_signals("noise_scale", network, x, y, loss)
+    m = signals[0][0].shape[-1]
+    if m < 2:
+        raise ValueError(f"x has shape {np.shape(x)}, noise_scale needs at least 2 examples")
+    of_examples, of_all = np.zeros(network.lanes), np.zeros(network.lanes)
+    for dz, cache in signals:
+        of_examples += m * ((norm(dz, -2).astype(np.float64) * norm(cache.a_prev_1, -2)) ** 2).sum(axis=-1)
+        of_all += (joined_gradient(dz, cache.a_prev_1).astype(np.float64) ** 2).sum(axis=(-2, -1))
+    noise = m / (m - 1) * (of_examples - of_all)
+    signal = of_all - noise / m
+    return np.where(signal > 0, noise / signal, np.nan)
+
+
+def _example_signals(argument: str, network: Network, x: Array, y: Array, loss: Loss) -> list[tuple[Array, Cache]]:
+    """dz (..., n_l, m) and cache of blocks 1..L. m times a column of dz is what it is for that example alone."""
+    check_examples_apart(argument, network)
     x, target = checked(network, x, y, loss)
     logits, caches = network.forward(x)
     _, dlogits = loss.value_and_gradient(logits, target)
-    m = dlogits.shape[-1]
-    norms = np.empty((*network.lanes, network.depth, m), dlogits.dtype)
-    for index, (_, dz) in zip(reversed(range(network.depth)), network.signals(dlogits, caches), strict=True):
-        cache = caches[index]
-        norms[..., index, :] = m * norm(dz, -2) * norm(cache.a_prev, -2)
-    return norms
+    dz = [dz for _, dz in network.signals(dlogits, caches)]
+    return list(zip(reversed(dz), caches, strict=True))

@@ -13,7 +13,7 @@ import numpy as np
 from blocks.arrays import Array, choice, norm, quiet, whole_number
 from blocks.history import Histogram, Quantity, log_spaced
 from blocks.losses import Loss
-from blocks.measure.diagnostics import checked, example_gradient_norms, saturated, update_ratios
+from blocks.measure.diagnostics import checked, example_gradient_norms, noise_scale, saturated, update_ratios
 from blocks.measure.hessian import Hessian
 from blocks.measure.jacobian import singular_values
 from blocks.measure.lanczos import Room, top_eigenpairs
@@ -68,15 +68,18 @@ class Instrument:
 
         Raises ValueError where there are fewer examples, or parameters, than are asked for.
         """
-        m = whole_number(f"{self.name}'s examples", self.examples or batch_size, at_least=1, at_most=x.shape[-1])
+        kind = INSTRUMENTS[self.name]
+        m = self.examples or batch_size
+        m = whole_number(f"{self.name}'s examples", m, at_least=kind.least_examples, at_most=x.shape[-1])
         whole_number(f"{self.name}'s count", self.count, at_least=1, at_most=network.layout.size)
-        return INSTRUMENTS[self.name](self, network, x[..., :m], y[..., :m], loss, scheduled("schedule", self.schedule, steps))
+        return kind(self, network, x[..., :m], y[..., :m], loss, scheduled("schedule", self.schedule, steps))
 
 
 class Mounted:
     """An instrument at work. at: (E,) the steps at which it measures. values: (E, lanes, n) what it has measured, else nan."""
 
     symbol: ClassVar[str]
+    least_examples: ClassVar[int] = 1
 
     def __init__(self, instrument: Instrument, network: Network, x: Array, y: Array, loss: Loss, at: Array) -> None:
         self.x, self.y, self.loss, self.at = x, y, loss, at
@@ -211,6 +214,22 @@ class ExampleNorm(Mounted):
         return norm(norms) / np.sqrt(norms.shape[-1])
 
 
+class NoiseScale(Mounted):
+    """The simple noise scale tr(Sigma) / |G|^2: the batch size from which on larger batches bring less and less."""
+
+    symbol = "B"
+    least_examples = 2
+
+    @staticmethod
+    def width(network: Network, instrument: Instrument) -> int:
+        """One number."""
+        return 1
+
+    def measure(self, network: Network, live: slice | Array) -> Array:
+        """See `diagnostics.noise_scale`."""
+        return noise_scale(network, self.x, self.y, self.loss)[..., None]
+
+
 class SingularValue(Mounted):
     """The singular values of da_{L-1}/da_1, the largest first, each its mean over the examples."""
 
@@ -306,6 +325,7 @@ INSTRUMENTS: dict[str, type[Mounted]] = {
     "update_ratio": UpdateRatio,
     "saturated": Saturated,
     "example_norm": ExampleNorm,
+    "noise_scale": NoiseScale,
     "singular_value": SingularValue,
     "signals": Signals,
     "parameters": Parameters,

@@ -13,6 +13,8 @@ from typing import Any
 from experiments.run.config import SEED, Config, flat, shown, varied, words
 from experiments.run.measure import MEASURES
 from experiments.run.pool import Lost
+from experiments.run.sensitivity import sensitivity
+from experiments.run.stack import initial_loss
 
 # Cells side by side that can still be read.
 MOST = 24
@@ -21,6 +23,8 @@ BEST = 10
 # What stands for the value of a run that has none.
 MISSING = {"diverged": "-", "stopped": "."}
 ROWS, COLUMNS, REPEATS = "network.depth", "optimizer.learning_rate", SEED
+SENSITIVITY = "sensitivity"
+SENSITIVITY_IS = "the mean over the rates of min(loss, initial loss), less the smallest loss (Wortsman et al. 2023)"
 
 
 @dataclass(frozen=True)
@@ -206,15 +210,46 @@ class Report:
         for name, cells in self.tables().items():
             lines += [f"{self.measure.title}, {self.down} down, {self.across} across" + (f" ({name})" if name else "")]
             lines += [self.averaged] if self.averaged else []
-            downs, acrosses = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
-            if len(acrosses) > MOST:
-                lines.append(f"{len(acrosses)} values across, too many to print: table.csv has them")
-                continue
-            lines += _aligned(
-                [["", *map(shown, acrosses)]]
-                + [[shown(down), *(self._text(cells.get((down, across), Cell())) for across in acrosses)] for down in downs]
-            )
+            lines += self._table(cells)
+        if self.sensitivities:
+            lines.append(f"{SENSITIVITY}: {SENSITIVITY_IS}")
         return "\n".join([*lines, *self._best_lines()])
+
+    def _table(self, cells: Mapping[tuple[Any, Any], Cell]) -> list[str]:
+        """One table's lines, at the end of each its sensitivity, the mean over the seeds."""
+        downs, acrosses = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
+        if len(acrosses) > MOST:
+            return [f"{len(acrosses)} values across, too many to print: table.csv has them"]
+        lines = _aligned(
+            [["", *map(shown, acrosses)]]
+            + [[shown(down), *(self._text(cells.get((down, across), Cell())) for across in acrosses)] for down in downs]
+        )
+        if not self.sensitivities:
+            return lines
+        last = [SENSITIVITY]
+        for down in downs:
+            mean = statistics.fmean(self.sensitivities[row.job] for (at, _), cell in cells.items() if at == down for row in cell)
+            last.append(f"{mean:.3g}" if math.isfinite(mean) else MISSING["diverged"])
+        return [f"{line}  {value:>{len(SENSITIVITY)}}" for line, value in zip(lines, last, strict=True)]
+
+    @cached_property
+    def sensitivities(self) -> dict[int, float]:
+        """Job -> the learning-rate sensitivity of the runs that differ from it in the rate alone, see `run.sensitivity`.
+
+        Empty where no grid has several rates, and where runs are judged by no loss, or were stopped.
+        """
+        is_grid = COLUMNS in self.varied and not self.is_search
+        if not (is_grid and self.measure.is_loss) or any(row.outcome == "stopped" for row in self.rows):
+            return {}
+        alike: dict[str, list[Row]] = {}
+        for row in self.rows:
+            alike.setdefault(self.place(row, COLUMNS), []).append(row)
+        return {
+            row.job: value
+            for rows in alike.values()
+            for value in [sensitivity([row.value for row in rows], initial_loss(rows[0].config, self.measure.part))]
+            for row in rows
+        }
 
     @cached_property
     def is_search(self) -> bool:
@@ -266,9 +301,11 @@ class Report:
         return f"{with_deviation(cell, 3)}{mark}  {cell.share}".rstrip()
 
     def columns(self) -> dict[str, list[Any]]:
-        """The swept keys, the measure and the outcome: a value for each run."""
+        """The swept keys, the sensitivity where there is one, the measure and the outcome: a value for each run."""
         columns: dict[str, list[Any]] = {key: [values[key] for values in self.places] for key in self.varied}
         values, outcomes = [row.value for row in self.rows], [row.outcome for row in self.rows]
+        if self.sensitivities:
+            columns[SENSITIVITY] = [self.sensitivities[row.job] for row in self.rows]
         return {**columns, self.measure.metric: values, "outcome": outcomes}
 
     def save(self, file: Path) -> None:

@@ -17,11 +17,12 @@ from experiments.run.environment import version_of
 Finished = dict[tuple[int, str], tuple[float, str]]
 # Where the record goes, and what becomes of an earlier one: not what is trained.
 SURROUNDINGS = ("tracking", "sweep")
-LATER_INSTRUMENTS = ("signals", "parameters", "singular_value", "preconditioned_sharpness")
+LATER_INSTRUMENTS = ("signals", "parameters", "singular_value", "preconditioned_sharpness", "noise_scale")
 # Keys that came later, with what every run had before: left out there, so that an older run keeps its fingerprint.
 LATER: dict[str, Any] = {
     "network.kind": "plain",
     "optimizer.block_rates": None,
+    "optimizer.warmup": 0.0,
     **{f"instruments.{name}": None for name in LATER_INSTRUMENTS},
     "instruments": {key: value for key, value in asdict(InstrumentsConfig()).items() if key not in LATER_INSTRUMENTS},
     "machine": "native",

@@ -20,7 +20,7 @@ from experiments.run.stack import STOPPED, Trained
 # Up to how many times the first value a metric is drawn: a run that diverges would press all others' curves flat.
 # (A gradient that a plateau has made small grows a thousandfold as it leaves it.)
 BOUNDS = {"loss": 1e2, "grad_norm": 1e4, "sharpness": 1e4, "preconditioned_sharpness": 1e4, "update_ratio": 1e4}
-BOUNDS |= {"example_norm": 1e4, "singular_value": 1e4, "signals": 1e4}
+BOUNDS |= {"example_norm": 1e4, "singular_value": 1e4, "signals": 1e4, "noise_scale": 1e4}
 # What a tag may hold in any store of MLflow's.
 MOST_LETTERS = 5000
 

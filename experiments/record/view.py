@@ -216,6 +216,7 @@ def _count(config: Config, name: str) -> int:
     """How many numbers the instrument of that name measures at a step, where its keys depend on them."""
     depth = config.network.depth
     others = {"sharpness": config.instruments.eigenvalues, "saturated": depth - 1, "signals": len(NUMBERS) * depth}
+    others["noise_scale"] = 1
     return others.get(name, depth)
 
 

@@ -43,7 +43,7 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "sweep.measure": MEASURES,
 }
 # The instruments of single examples.
-OF_EXAMPLES = ("example_norm", "singular_value")
+OF_EXAMPLES = ("example_norm", "noise_scale", "singular_value")
 # What NumPy's generators draw a seed from has 128 bits, what scikit-learn's are given 32.
 MOST_SEED, MOST_DATASET_SEED, MOST_THREADS = 2**128 - 1, 2**32 - 1, 1024
 # Of an error.
@@ -111,6 +111,8 @@ class OptimizerConfig:
     learning_rate: alpha, above 0. weight_decay: L2 on W, at least 0.
     block_rates: alpha of W and b of block 1..L each, above 0; null is learning_rate in all of them.
     momentum: 0 to below 1, of momentum and nesterov alone; null is 0.9.
+    warmup: updates over which the rate rises linearly from 0 to its value, at least 0; below 1 a share of all updates. The
+        schedule begins behind them.
     """
 
     name: str = "gradient_descent"
@@ -119,6 +121,7 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     block_rates: list[float] | None = None
     schedule: str = "constant"
+    warmup: float = 0.0
 
 
 @dataclass
@@ -151,6 +154,7 @@ class InstrumentsConfig:
     signals: histograms of every block's z, a, da and dW, their means and standard deviations, the share of its entries that
         are saturated, std(dW) / std(W), std(update) / std(W). parameters: all of them, for pictures of the network on its way.
     singular_value: the singular values of the hidden blocks' Jacobian da_{L-1}/da_1, each its mean over the examples.
+    noise_scale: the trace of the covariance of single examples' gradients over the squared norm of the gradient, a batch size.
     examples: the first so many training examples are measured, null is as many as a batch has.
     """
 
@@ -162,6 +166,7 @@ class InstrumentsConfig:
     signals: str | None = None
     parameters: str | None = None
     singular_value: str | None = None
+    noise_scale: str | None = None
     eigenvalues: int = 1
     examples: int | None = None
 
@@ -372,6 +377,7 @@ def _ranges(config: Config) -> Iterator[tuple[str, float, dict[str, float]]]:
         "network.gain": network.gain,
         "network.bias_variance": network.bias_variance,
         "optimizer.weight_decay": optimizer.weight_decay,
+        "optimizer.warmup": optimizer.warmup,
     }
     for key, value in not_negative.items():
         yield key, value, {"at_least": 0}

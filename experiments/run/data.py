@@ -168,6 +168,12 @@ def task(config: Config) -> Task:
         raise UserError(
             f"instruments.examples is 1, but network.kind batch_normalized needs at least 2: it must be null or 2 to {m}"
         )
+    examples = config.instruments.examples
+    if config.instruments.noise_scale is not None and (examples or batch_size or m) == 1:
+        raise UserError(
+            f"instruments.examples is {examples} and training.batch_size {batch_size}, but instruments.noise_scale needs "
+            f"at least 2 examples: instruments.examples must be 2 to {m}"
+        )
     if (config.instruments.examples or 0) > m:
         raise UserError(
             f"instruments.examples is {config.instruments.examples}, it must be null or 1 to {m}, "

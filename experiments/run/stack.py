@@ -15,6 +15,7 @@ from blocks.measure.signals import BINS, NUMBERS
 from blocks.network import Network
 from blocks.optimizers import OPTIMIZERS, Momentum, Optimizer
 from blocks.parameters import Layout
+from blocks.schedules import rate_factors
 from blocks.training import Watch, reshuffled, train
 from experiments.run.config import DEFAULT_MOMENTUM, Config, UserError, instruments, schedules
 from experiments.run.data import Task, task
@@ -25,6 +26,8 @@ from experiments.run.memory import check_memory
 STUCK_ABOVE = 0.9
 STOPPED = "stopped"
 REPORT_SECONDS = 4.0
+# Examples whose caches are held together.
+AT_ONCE = 1024
 STACK_BYTES, LANES = 4 * 2**20, (4, 16)
 
 
@@ -58,7 +61,7 @@ def shared(config: Config) -> tuple[object, ...]:
     return (
         repr(asdict(config.dataset)),
         (network.depth, network.width, network.activation, network.kind),
-        (optimizer.name, optimizer.schedule),
+        (optimizer.name, optimizer.schedule, optimizer.warmup),
         repr(asdict(replace(training, loss_bound=np.inf))),
         repr(asdict(config.instruments)),
         config.dtype,
@@ -90,6 +93,7 @@ def train_stack(
             batch_size=training.batch_size,
             orders=None if training.batch_size is None else _orders(configs, of.dataset.x.shape[-1]),
             schedule=first.optimizer.schedule,
+            warmup=first.optimizer.warmup,
             validation=(of.dataset.x_validation, of.dataset.y_validation),
             evaluations=training.evaluations,
             loss_bound=np.array([config.training.loss_bound for config in configs]),
@@ -175,8 +179,8 @@ def count_parameters(config: Config, of: Task) -> int:
 
 
 def check_size(config: Config, of: Task) -> None:
-    """Raise UserError where the training does not fit the machine's memory, or where a network has fewer parameters than
-    eigenvalues are asked for.
+    """Raise UserError where the training does not fit the machine's memory, where a network has fewer parameters than eigenvalues
+    are asked for, or a training fewer updates than its warm-up.
     """
     network, training, width = config.network, config.training, config.network.width
     n, m = of.dataset.x.shape
@@ -190,6 +194,10 @@ def check_size(config: Config, of: Task) -> None:
     asked = config.instruments.eigenvalues
     if asked > parameters:
         raise UserError(f"instruments.eigenvalues is {asked}, it must be 1 to {parameters}, the parameters")
+    try:
+        rate_factors(config.optimizer.schedule, config.optimizer.warmup, steps_of(config, of))
+    except ValueError as error:
+        raise UserError(f"optimizer.{error}") from None
 
 
 def instruments_bytes(config: Config, of: Task) -> int:
@@ -229,6 +237,21 @@ def _network(configs: Sequence[Config], of: Task) -> Network:
 
     networks = [alone(config) for config in configs]
     return networks[0].with_parameters(np.stack([network.parameters for network in networks]))
+
+
+def initial_loss(config: Config, part: str) -> float:
+    """The loss of the run's initial weights over the training or validation examples; part: train or validation."""
+    of = task(config)
+    data = of.dataset
+    x, y = (data.x, data.y) if part == "train" else (data.x_validation, data.y_validation)
+    network, m, total = _network([config], of).with_statistics(data.x.astype(config.dtype)), x.shape[-1], 0.0
+    with np.errstate(all="ignore"):
+        for start in range(0, m, AT_ONCE):
+            batch = slice(start, start + AT_ONCE)
+            logits, _ = network.forward(x[:, batch].astype(config.dtype))
+            target = of.loss.target(y[..., batch], of.units, logits.dtype)
+            total += float(of.loss.value_and_gradient(logits, target)[0][0]) * logits.shape[-1]
+    return total / m
 
 
 def _orders(configs: Sequence[Config], m: int) -> Iterator[Array]:

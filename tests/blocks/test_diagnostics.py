@@ -1,12 +1,15 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from blocks import KINDS, LOSSES, Network, losses
-from blocks.measure.diagnostics import example_gradient_norms, saturated, update_ratios
+from blocks.measure.diagnostics import example_gradient_norms, noise_scale, saturated, update_ratios
 from blocks.measure.hessian import Hessian, hessian_vector_product
 from blocks.measure.lanczos import sharpness, top_eigenpairs
 from blocks.parameters import Layout
 from tests.blocks.reference import ACTIVATION_NAMES, LOSS_NAMES, SHAPES, assert_near, problem
+from tests.blocks.test_hessian import flat_loss
 
 
 def test_update_ratios_by_hand():
@@ -99,6 +102,44 @@ def test_example_gradient_norms_whose_squares_vanish():
     assert actual.dtype == np.float32
     assert actual[0].max() < 1e-24
     np.testing.assert_allclose(actual, example_gradient_norms(network, x, 0 * y, loss), rtol=1e-5)
+
+
+def test_the_noise_scale_is_that_of_jaxs_gradients_one_by_one():
+    loss = losses.softmax_cross_entropy
+    network, x, y = problem("tanh", loss.name, [6, 5, 4, 3], (2,), m=9)
+    # Of one class, so that the gradient is not lost in its noise.
+    y[...] = 1
+    of = jax.vmap(jax.grad(flat_loss(network.layout, "tanh", loss.name)), in_axes=(None, 1, 0))
+    actual = noise_scale(network, x, y, loss)
+    assert actual.shape == (2,)
+    for lane in range(2):
+        gradients = np.asarray(of(jnp.asarray(network.parameters[lane]), jnp.asarray(x)[..., None], jnp.asarray(y)[:, None]))
+        covariance = np.cov(gradients, rowvar=False)
+        noise, mean = np.trace(covariance), gradients.mean(axis=0)
+        # E|mean|^2 = |G|^2 + tr(Sigma) / m
+        assert actual[lane] == pytest.approx(noise / (mean @ mean - noise / 9), rel=1e-10)
+
+
+def test_the_noise_scale_is_the_mean_ratio_of_its_unbiased_parts():
+    """J_i = |b - y_i|^2 / 2 with y_i around 0 of variance 4 in each of 3 outputs: B = 3 * 4 / |b|^2."""
+    network = Network.create([1, 3], "identity", "zeros", rng=np.random.default_rng(0), lanes=400)
+    network.blocks[0].b[...] = [[3.0], [0.0], [4.0]]
+    y = 2 * np.random.default_rng(1).standard_normal((400, 3, 2000))
+    actual = noise_scale(network, np.zeros((1, 2000)), y, losses.half_mean_squared_error)
+    np.testing.assert_allclose(actual.mean(), 12 / 25, rtol=0.005)
+
+
+def test_a_noise_scale_that_cannot_be_told_is_nan_or_refused():
+    network = Network.create([1, 1], "identity", "zeros", rng=np.random.default_rng(0))
+    loss = losses.half_mean_squared_error
+    # The gradients are 1 and -1.
+    assert np.isnan(noise_scale(network, np.zeros((1, 2)), np.array([[1.0, -1.0]]), loss))
+    assert noise_scale(network, np.zeros((1, 2)), np.array([[1.0, 1.0]]), loss) == 0
+    with pytest.raises(ValueError, match=r"x has shape \(1, 1\), noise_scale needs at least 2 examples"):
+        noise_scale(network, np.zeros((1, 1)), np.ones((1, 1)), loss)
+    mixed = Network.create([1, 2, 1], "relu", rng=np.random.default_rng(0), kind="batch_normalized")
+    with pytest.raises(ValueError, match="noise_scale is of single examples, but kind 'batch_normalized' mixes"):
+        noise_scale(mixed, np.zeros((1, 3)), np.ones((1, 3)), loss)
 
 
 # All of them.

@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 
 from blocks import Adam, GradientDescent, History, Instrument, Momentum, Network, RMSProp, losses, train
 from blocks.measure import instruments
-from blocks.measure.diagnostics import example_gradient_norms, saturated, update_ratios
+from blocks.measure.diagnostics import example_gradient_norms, noise_scale, saturated, update_ratios
 from blocks.measure.hessian import hessian_vector_product
 from blocks.measure.instruments import INSTRUMENTS, SHARPNESS_TOLERANCE
 from tests.blocks.test_hessian import flat_loss
@@ -22,6 +22,7 @@ EVERY = [
     Instrument("update_ratio", "1"),
     Instrument("saturated", "log"),
     Instrument("example_norm", "2"),
+    Instrument("noise_scale", "3"),
     Instrument("singular_value", "5"),
     Instrument("signals", "2"),
     Instrument("parameters", "3"),
@@ -136,6 +137,7 @@ def test_every_quantity_is_that_of_the_network_at_the_step(activation):
         assert (values["update_ratio"] == update_ratios(before.parameters, after.parameters, before.layout)).all()
         norms = np.sqrt((example_gradient_norms(before, x, y, LOSS) ** 2).mean(axis=-1))
         np.testing.assert_allclose(values["example_norm"], norms, rtol=1e-12)
+        assert values["noise_scale"] == noise_scale(before, x, y, LOSS)
         hessian = hessian_of(jnp.asarray(before.parameters), jnp.asarray(x), jnp.asarray(y))
         np.testing.assert_allclose(values["sharpness"], np.linalg.eigvalsh(hessian)[-1:], rtol=SHARPNESS_TOLERANCE)
 
@@ -311,6 +313,7 @@ def test_bad_instruments_are_refused():
             Instrument("saturated", "1", examples=M + 1),
             f"saturated's examples is {M + 1}, it must be a whole number from 1 to {M}",
         ),
+        (Instrument("noise_scale", "1", examples=1), f"noise_scale's examples is 1, it must be a whole number from 2 to {M}"),
         (Instrument("sharpness", "1", count=size + 1), f"sharpness's count is {size + 1}, .* from 1 to {size}"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -9,6 +9,7 @@ from sklearn.neural_network._stochastic_optimizers import SGDOptimizer
 
 from blocks import OPTIMIZERS, SCHEDULES, Adam, GradientDescent, Momentum, Nesterov, Network, RMSProp, losses, train
 from blocks.optimizers import optimizer_named
+from blocks.schedules import rate_factors
 from tests.blocks import oracle  # noqa: F401  (float64 in JAX)
 
 PEERS = {
@@ -73,7 +74,28 @@ def test_schedules_are_the_published_ones():
     np.testing.assert_array_equal(values["constant"], 1)
     np.testing.assert_allclose(values["inverse_scaling"], (steps + 1.0) ** -0.5, rtol=1e-15)
     np.testing.assert_allclose(values["cosine"], [optax.cosine_decay_schedule(1.0, 100)(t) for t in steps], rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(values["linear_warm_up"], np.minimum(1, (steps + 1) / 10))
+
+
+@pytest.mark.parametrize(("warmup", "length"), [(0, 0), (1, 1), (16, 16), (0.25, 10), (40, 40)])
+def test_a_schedule_begins_behind_its_warm_up(warmup, length):
+    factor = rate_factors("cosine", warmup, 40)
+    rises, falls = optax.linear_schedule(0.0, 1.0, length), optax.cosine_decay_schedule(1.0, max(40 - length, 1))
+    # optax's rise begins with 0, an update that changes nothing.
+    expected = [rises(t + 1) if t < length else falls(t - length) for t in range(40)]
+    np.testing.assert_allclose([factor(t) for t in range(40)], expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "message"),
+    [
+        (-1, "warmup is -1, it must be finite and at least 0"),
+        (np.inf, "warmup is inf, it must be finite and at least 0"),
+        (41, "warmup is 41, it must be at most 40, the updates of the training"),
+    ],
+)
+def test_a_warm_up_that_cannot_be_is_refused(warmup, message):
+    with pytest.raises(ValueError, match=message):
+        rate_factors("constant", warmup, 40)
 
 
 @pytest.mark.parametrize(

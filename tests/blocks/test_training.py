@@ -195,6 +195,7 @@ def test_a_history_read_back_is_the_history(tmp_path):
         ({"evaluations": 1}, "evaluations is 1, it must be a whole number of at least 2"),
         ({"loss_bound": -1.0}, "loss_bound is -1.0"),
         ({"schedule": "foo"}, "schedule 'foo' is unknown, allowed: constant"),
+        ({"warmup": 4}, "warmup is 4, it must be at most 3, the updates of the training"),
         ({"x": np.full((4, 10), np.nan)}, r"x of shape \(4, 10\) must be finite, it has nan at \(0, 0\)"),
         ({"x": np.ones((5, 10))}, r"x has shape \(5, 10\), it must be \(4, m\)"),
         ({"y": np.zeros(9, int)}, r"y has shape \(9,\), it must be \(\.\.\., 10\)"),
@@ -237,21 +238,21 @@ FACTORS = {
     "constant": lambda t, T: 1.0,
     "inverse_scaling": lambda t, T: (t + 1) ** -0.5,
     "cosine": lambda t, T: (1 + np.cos(np.pi * t / T)) / 2,
-    "linear_warm_up": lambda t, T: min(1.0, (t + 1) / 3),
 }
 
 
+@pytest.mark.parametrize("warmup", [0, 5])
 @pytest.mark.parametrize("schedule", FACTORS)
-def test_a_schedule_multiplies_the_learning_rate_of_its_update(schedule):
+def test_a_schedule_multiplies_the_learning_rate_of_its_update(schedule, warmup):
     """z = W x + b of one example, J = (z - y)^2 / 2, both parameters from 0, 24 updates by hand."""
     network = Network.create([1, 1], "identity", "zeros", rng=np.random.default_rng(0))
     loss = losses.half_mean_squared_error
-    history = fit(network, np.array([[2.0]]), np.array([[3.0]]), 0.05, loss=loss, epochs=24, schedule=schedule)
+    history = fit(network, np.array([[2.0]]), np.array([[3.0]]), 0.05, loss=loss, epochs=24, schedule=schedule, warmup=warmup)
     W = b = 0.0
     for t in range(24):
         dz = W * 2.0 + b - 3.0
         assert history.loss[t] == pytest.approx(dz**2 / 2, rel=1e-10)
-        rate = 0.05 * FACTORS[schedule](t, 24)
+        rate = 0.05 * ((t + 1) / warmup if t < warmup else FACTORS[schedule](t - warmup, 24 - warmup))
         W, b = W - rate * dz * 2.0, b - rate * dz
     assert network.parameters.tolist() == pytest.approx([W, b], rel=1e-12)
 

@@ -11,7 +11,7 @@ from blocks.parameters import Layout
 from blocks.theory import largest_stable_rate
 from experiments.pictures import figures
 from experiments.pictures.figures import COLOURS, DIVERGED, STEPS
-from experiments.pictures.studies.study import Observed, Study, Verdict, full_batch, grouped, require
+from experiments.pictures.studies.study import Observed, Study, Verdict, full_batch, grouped, largest_rate, require
 from experiments.run.config import Config
 from experiments.run.data import task
 from experiments.run.stack import optimizer_of, sizes
@@ -136,11 +136,7 @@ def learning_rate_by_depth(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
 
     largest: dict[int, dict[int, float]] = {}
     for (seed, depth), alike in grouped(runs, "seed", "network.depth").items():
-        stable = 0.0
-        for run in sorted(alike, key=lambda run: run.config.optimizer.learning_rate):
-            if run.outcome != "trained":
-                break
-            stable = run.config.optimizer.learning_rate
+        stable = largest_rate(alike)
         if stable:
             largest.setdefault(seed, {})[depth] = stable
     figure, axes = figures.new_axes("largest learning rate that trains, by depth")
@@ -165,7 +161,9 @@ def learning_rate_by_depth(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
     return figure, Verdict(f"{text}; the published law of one update is L^(-3/2)", None)
 
 
-def _curved(study: str, instrument: str = "sharpness", *rules: str) -> Callable[[Config], None]:
+def curved(study: str, instrument: str = "sharpness", *rules: str) -> Callable[[Config], None]:
+    """What raises UserError unless full-batch training of a smooth network has that instrument; rules: see `full_batch`."""
+
     def needs(config: Config) -> None:
         full_batch(study, *rules)(config)
         measured = getattr(config.instruments, instrument) is not None
@@ -190,9 +188,9 @@ def _linear(config: Config) -> None:
 
 
 STUDIES = {
-    "edge_of_stability": Study(edge_of_stability, _curved("edge_of_stability")),
-    "edges_of_stability": Study(edges_of_stability, _curved("edges_of_stability", "preconditioned_sharpness", *OPTIMIZERS)),
-    "catapult": Study(catapult, _curved("catapult")),
+    "edge_of_stability": Study(edge_of_stability, curved("edge_of_stability")),
+    "edges_of_stability": Study(edges_of_stability, curved("edges_of_stability", "preconditioned_sharpness", *OPTIMIZERS)),
+    "catapult": Study(catapult, curved("catapult")),
     "linear_limit": Study(linear_limit, _linear),
     "learning_rate_by_depth": Study(learning_rate_by_depth, lambda config: None),
 }

@@ -87,6 +87,16 @@ def grouped(runs: Sequence[Observed], *keys: str) -> dict[tuple, list[Observed]]
     return dict(sorted(groups.items()))
 
 
+def largest_rate(runs: Sequence[Observed]) -> float:
+    """The largest learning rate up to which all of these runs, one a rate, have trained; 0 where the smallest has not."""
+    largest = 0.0
+    for run in sorted(runs, key=lambda run: run.config.optimizer.learning_rate):
+        if run.outcome != "trained":
+            break
+        largest = run.config.optimizer.learning_rate
+    return largest
+
+
 def narrow(runs: Sequence[Observed]) -> str:
     """The warning of a width that is too small for the theory, "" where it is not."""
     network = max((run.config.network for run in runs), key=lambda network: network.depth / network.width)
@@ -112,6 +122,7 @@ def full_batch(study: str, *rules: str) -> Callable[[Config], None]:
             ("training.batch_size", config.training.batch_size is None, "null, all examples"),
             ("optimizer.name", optimizer.name in allowed, ", ".join(allowed)),
             ("optimizer.schedule", optimizer.schedule == "constant", "constant"),
+            ("optimizer.warmup", study == "warm_up" or optimizer.warmup == 0, "0"),
             ("optimizer.weight_decay", optimizer.weight_decay == 0, "0"),
             ("optimizer.block_rates", optimizer.block_rates is None, "null"),
         )

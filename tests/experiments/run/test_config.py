@@ -24,6 +24,8 @@ BAD_VALUES = {
     "network.depth=1 instruments.singular_value=1": "network.depth is 1, but instruments.singular_value is of hidden blocks",
     "network.kind=batch_normalized instruments.singular_value=1": "instruments.singular_value is '1', but network.kind",
     "optimizer.weight_decay=-1": "optimizer.weight_decay is -1.0",
+    "optimizer.warmup=-1": "optimizer.warmup is -1.0, it must be finite and at least 0",
+    "network.kind=batch_normalized instruments.noise_scale=1": "instruments.noise_scale is '1', but network.kind",
     "training.loss=foo": "training.loss 'foo' is unknown, allowed: softmax_cross_entropy",
     "training.epochs=0": "training.epochs is 0",
     "training.batch_size=0": "training.batch_size is 0",

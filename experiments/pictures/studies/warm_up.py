@@ -1,0 +1,70 @@
+"""The study of warm-up: which rates it lets train, and what becomes of the sharpness meanwhile."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from blocks.arrays import Array
+from blocks.schedules import rate_factors
+from experiments.pictures.figures import COLOURS
+from experiments.pictures.studies.curvature import curved
+from experiments.pictures.studies.study import Observed, Study, Verdict, grouped, largest_rate
+from experiments.run.data import task
+from experiments.run.stack import steps_of
+
+# The largest sharpness that counts as one at the edge, times 2 / rate.
+AT_THE_EDGE = 1.1
+
+
+def warm_up(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
+    """The largest rate that trains by warm-up, times lambda_0, the first sharpness; and the sharpness beside 2 / rate_t."""
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    means: dict[float, float] = {}
+    below: list[bool] = []
+    for colour, ((length,), alike) in zip(COLOURS, grouped(runs, "optimizer.warmup").items(), strict=False):
+        largest = []
+        for (seed,), same in grouped(alike, "seed").items():
+            lambda_0, rate = float(same[0].history.quantities["sharpness"].values[0, 0]), largest_rate(same)
+            largest.append(rate * lambda_0)
+            left.plot(length, largest[-1], "o", color=colour)
+            for run in [run for run in same if run.config.optimizer.learning_rate == rate]:
+                at, sharpness, edge = _path(run)
+                below.append(bool(np.nanmedian((sharpness / edge)[at >= length]) <= AT_THE_EDGE))
+                if seed == runs[0].config.seed:
+                    label = f"warm-up {length:g}, rate {largest[-1]:.2g} / $\\lambda_0$"
+                    right.plot(at + 1, sharpness / lambda_0, color=colour, label=label)
+                    right.plot(at + 1, edge / lambda_0, "--", color=colour, linewidth=1)
+        means[length] = float(np.exp(np.mean(np.log(largest)))) if min(largest) > 0 else 0.0
+    lengths, rates = list(means), np.array(list(means.values()))
+    left.plot(lengths, rates, color="0.5", zorder=0, label="mean of the logarithm")
+    left.axhline(4, color="0.5", linestyle=":", label="linear networks, no warm-up: 4")
+    left.set(
+        xlabel="warm-up (updates)",
+        ylabel=r"learning rate $\times\ \lambda_0$",
+        title="the largest rate that trains, a dot a seed",
+    )
+    left.set(xscale="log", yscale="log", ylim=(3, None))
+    left.set_xticks(lengths, [f"{length:g}" for length in lengths])
+    left.set_yticks([4, 8, 16, 32], ["4", "8", "16", "32"])
+    left.minorticks_off()
+    left.legend(fontsize=8, frameon=False)
+    title = r"sharpness at that rate; dashed: 2 / the rate of the update"
+    right.set(xlabel="update", ylabel=r"sharpness / $\lambda_0$", title=title, xscale="log", yscale="log", ylim=(0.02, 3))
+    right.legend(fontsize=7, frameon=False, loc="lower left")
+    told = ", ".join(f"{rate:.1f} with {length:g}" for length, rate in means.items())
+    text = f"the largest rate that trains is, in units of 1 / lambda_0, {told} updates of warm-up; after it the sharpness is at most "
+    text += f"{AT_THE_EDGE:g} times 2 / rate in {sum(below)} of {len(below)} of these runs"
+    return figure, Verdict(text, bool((np.diff(rates) >= 0).all() and rates[-1] >= 2 * rates[0] > 0))
+
+
+def _path(run: Observed) -> tuple[Array, Array, Array]:
+    """At which updates the sharpness was measured, the sharpness, and 2 / rate_t, the edge at that update."""
+    optimizer, measured = run.config.optimizer, run.history.quantities["sharpness"]
+    factor = rate_factors(optimizer.schedule, optimizer.warmup, steps_of(run.config, task(run.config)))
+    rates = optimizer.learning_rate * np.array([factor(int(step)) for step in measured.at])
+    return measured.at, measured.values[:, 0], 2 / rates
+
+
+STUDIES = {"warm_up": Study(warm_up, curved("warm_up"))}
