@@ -12,6 +12,7 @@ from blocks.measure.instruments import INSTRUMENTS, Instrument
 from blocks.network import KINDS, Network
 from blocks.normalized import BatchNormalized, Normalized
 from blocks.optimizers import OPTIMIZERS, Adam, GradientDescent, Momentum, Nesterov, Optimizer, RMSProp
+from blocks.parametrizations import PARAMETRIZATIONS, rate_factors
 from blocks.residual import Residual
 from blocks.schedules import SCHEDULES
 from blocks.training import reshuffled, train
@@ -23,6 +24,7 @@ __all__ = [
     "KINDS",
     "LOSSES",
     "OPTIMIZERS",
+    "PARAMETRIZATIONS",
     "SCHEDULES",
     "Activation",
     "Adam",
@@ -44,6 +46,7 @@ __all__ = [
     "check_block",
     "check_network",
     "losses",
+    "rate_factors",
     "reshuffled",
     "train",
 ]
