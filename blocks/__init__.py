@@ -15,6 +15,7 @@ from blocks.measure.instruments import INSTRUMENTS, Instrument
 from blocks.network import KINDS, Network
 from blocks.normalized import BatchNormalized, Normalized
 from blocks.optimizers import OPTIMIZERS, Adam, GradientDescent, Momentum, Nesterov, Optimizer, RMSProp
+from blocks.parametrizations import PARAMETRIZATIONS, rate_factors
 from blocks.residual import Residual
 from blocks.schedules import SCHEDULES
 from blocks.training import reshuffled, train
@@ -26,6 +27,7 @@ __all__ = [
     "KINDS",
     "LOSSES",
     "OPTIMIZERS",
+    "PARAMETRIZATIONS",
     "SCHEDULES",
     "Activation",
     "Adam",
@@ -47,6 +49,7 @@ __all__ = [
     "check_block",
     "check_network",
     "losses",
+    "rate_factors",
     "reshuffled",
     "train",
 ]

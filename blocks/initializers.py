@@ -18,6 +18,7 @@ import numpy as np
 
 from blocks.arrays import Array, check_number, choice
 from blocks.parameters import Layout, split
+from blocks.parametrizations import PARAMETRIZATIONS
 
 Law = Callable[[np.random.Generator, int, int, float], Array]
 
@@ -90,13 +91,19 @@ INITIALIZERS: dict[str, Law] = {
 
 
 def initialize(
-    layout: Layout, initializer: str, rng: np.random.Generator, gain: float = 1.0, bias_variance: float = 0.0
+    layout: Layout,
+    initializer: str,
+    rng: np.random.Generator,
+    gain: float = 1.0,
+    bias_variance: float = 0.0,
+    parametrization: str = "standard",
 ) -> Array:
     """(P,) float64 initial parameters of one network, block 1 first, in each block W before b.
 
-    Raises ValueError for an unknown initializer, a gain or a bias variance that is negative or not finite.
+    Raises ValueError for an unknown initializer or parametrization, a gain or a bias variance that is negative or not finite.
     """
     law = choice("initializer", initializer, INITIALIZERS)
+    output_variance = choice("parametrization", parametrization, PARAMETRIZATIONS).output_variance(layout)
     check_number("gain", gain, at_least=0)
     check_number("bias_variance", bias_variance, at_least=0)
     parameters = np.zeros(layout.size)
@@ -105,4 +112,6 @@ def initialize(
         W[...] = law(rng, W.shape[0], W.shape[1], gain)
         if bias_variance > 0:
             b[...] = rng.normal(0, np.sqrt(bias_variance), b.shape)
+    # W is the last block's.
+    W *= np.sqrt(output_variance)
     return parameters

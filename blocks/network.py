@@ -59,21 +59,23 @@ class Network:
         dtype: type | str | np.dtype = np.float64,
         lanes: int | None = None,
         kind: str = "plain",
+        parametrization: str = "standard",
     ) -> "Network":
         """A network with random initial weights.
 
-        initializer, gain, bias_variance: see `blocks.initializers`.
+        initializer, gain, bias_variance: see `blocks.initializers`. parametrization: see `blocks.parametrizations`, whose
+            `rate_factors` are the optimizer's part of it.
         rng: where all randomness comes from. Lane k of `lanes` draws from `rng.spawn(lanes)[k]`, so it has the bits of
             the network created alone with that generator.
         dtype: of all parameters, float32 or float64.
         """
         layout = Layout(sizes)
+        draw = partial(initialize, layout, initializer, gain=gain, bias_variance=bias_variance, parametrization=parametrization)
         if lanes is None:
-            parameters = initialize(layout, initializer, rng, gain, bias_variance).astype(dtype)
+            parameters = draw(rng).astype(dtype)
         else:
             lanes = whole_number("lanes", lanes, at_least=1)
-            draws = [initialize(layout, initializer, lane_rng, gain, bias_variance) for lane_rng in rng.spawn(lanes)]
-            parameters = np.stack(draws).astype(dtype)
+            parameters = np.stack([draw(lane_rng) for lane_rng in rng.spawn(lanes)]).astype(dtype)
         return cls(layout.sizes, activation, parameters, kind)
 
     def with_parameters(self, parameters: Array) -> "Network":

@@ -71,6 +71,8 @@ class Optimizer:
     moments = 0
     # Whether the numbers are others at every update.
     varies = False
+    # Whether a gradient that is c times as large gives the same update, but for epsilon.
+    scale_free = False
 
     def __post_init__(self) -> None:
         for rule in fields(self):
@@ -217,7 +219,7 @@ class Adam(Optimizer):
     epsilon: Any = 1e-8
 
     moments = 2
-    varies = True
+    varies = scale_free = True
 
     def numbers(self, factor: float, t: int, theta: Array) -> list[Array]:
         """alpha / (1 - beta_1^t), 1 - beta_2^t, epsilon"""
@@ -260,6 +262,7 @@ class RMSProp(Optimizer):
     epsilon: Any = 1e-8
 
     moments = 1
+    scale_free = True
 
     def step(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
         """See the class."""

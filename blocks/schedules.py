@@ -28,10 +28,15 @@ def cosine(step: int, steps: int) -> float:
     return (1 + np.cos(np.pi * step / steps)) / 2
 
 
-SCHEDULES: dict[str, Schedule] = {f.__name__: f for f in (constant, inverse_scaling, cosine)}
+def linear_warm_up(step: int, steps: int) -> float:
+    """min(1, (t + 1) / T_w) over the first tenth of the run, T_w = ceil(T / 10) (Goyal et al. 2017), of 0.4.0's records."""
+    return min(1.0, (step + 1) / -(-steps // 10))
 
 
-def rate_factors(name: str, warmup: float, steps: int) -> Callable[[int], float]:
+SCHEDULES: dict[str, Schedule] = {f.__name__: f for f in (constant, inverse_scaling, cosine, linear_warm_up)}
+
+
+def rate_schedule(name: str, warmup: float, steps: int) -> Callable[[int], float]:
     """The factor on the learning rate at update t = 0 ... T - 1, T = steps: a linear warm-up, then the schedule of that name.
 
         (t + 1) / T_w  for t < T_w (Goyal et al. 2017),        schedule(t - T_w, T - T_w)  from there on

@@ -12,7 +12,7 @@ from blocks.losses import Loss, check_weights, r2, shares_of
 from blocks.measure.instruments import Instrument
 from blocks.network import Network
 from blocks.optimizers import Optimizer
-from blocks.schedules import rate_factors
+from blocks.schedules import rate_schedule
 from blocks.tape.recorder import Tape
 from blocks.tape.replay import Replay, replay_is_on
 
@@ -61,7 +61,7 @@ def train(
     batch_size: examples a step, 1 to m; the last batch of an epoch may be shorter. None: all.
     orders: the examples' order in each epoch, (m,) or (..., m) with one a lane, see `reshuffled`; None keeps the data's own.
     schedule: name of the learning rate's schedule. warmup: updates over which the rate rises linearly ahead of it, below 1 a
-        share of all updates, see `blocks.schedules.rate_factors`.
+        share of all updates, see `blocks.schedules.rate_schedule`.
     validation: x and y measured beside the training data before the first epoch, after the last, and log-spaced
         between, `evaluations` times at most; 0 measures nothing.
     loss_bound: a number, or one a lane. A lane whose loss is above it has diverged, as has one whose loss or gradient is not
@@ -276,7 +276,7 @@ class _Training:
 
         batches = [slice(start, min(start + self.batch_size, self.m)) for start in range(0, self.m, self.batch_size)]
         steps = epochs * len(batches)
-        factor = rate_factors(schedule, warmup, steps)
+        factor = rate_schedule(schedule, warmup, steps)
         measured_epochs = log_spaced(epochs + 1, evaluations) if evaluations else np.empty(0, int)
         self._open_history(steps, [batch.stop - batch.start for batch in batches], measured_epochs, list(sets))
         self.instruments = {

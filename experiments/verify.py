@@ -19,6 +19,7 @@ from experiments.published.descent import catapult, deep_linear, edge_of_stabili
 from experiments.published.edges import edges_of_stability
 from experiments.published.mean_field import initialisation, mean_field
 from experiments.published.row import Row
+from experiments.published.scaling import transfer
 from experiments.published.start import isometry, normalization
 from experiments.published.trainings import bits, trainability, training_curves
 from experiments.record.address import absolute, check_reachable
@@ -41,6 +42,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
         deep_linear,
         training_curves,
         scaling,
+        transfer,
         trainability,
         bits,
     )

@@ -22,18 +22,20 @@ from blocks.initializers import INITIALIZERS
 from blocks.losses import Loss
 from blocks.network import KINDS, Network
 from blocks.optimizers import ALLOWED, OPTIMIZERS, Momentum, Optimizer, State
+from blocks.parametrizations import PARAMETRIZATIONS, rate_factors
 from blocks.training import Watch, reshuffled, train
 
 TABLES: dict[str, Mapping[str, object]] = {
     "activation": ACTIVATIONS,
     "initializer": INITIALIZERS,
     "kind": KINDS,
+    "parametrization": PARAMETRIZATIONS,
     "optimizer": OPTIMIZERS,
     "dtype": {"float32": np.float32, "float64": np.float64},
 }
 FLAGS = ("early_stopping", "warm_start")
 # What a network is built by: a training that goes on needs it unchanged.
-BUILT_BY = ("depth", "width", "activation", "kind", "dtype")
+BUILT_BY = ("depth", "width", "activation", "kind", "parametrization", "dtype")
 COUNTS = ("depth", "width", "epochs", "batch_size", "n_iter_no_change")
 NUMBERS: dict[str, dict[str, float]] = {
     **{name: ALLOWED[name] for name in ("learning_rate", "momentum", "weight_decay")},
@@ -108,6 +110,7 @@ class NetworkEstimator(BaseEstimator):
         activation: str = "relu",
         initializer: str = "he",
         kind: str = "plain",
+        parametrization: str = "standard",
         optimizer: str = "adam",
         learning_rate: float = 1e-3,
         momentum: float = 0.9,
@@ -127,6 +130,7 @@ class NetworkEstimator(BaseEstimator):
         self.activation = activation
         self.initializer = initializer
         self.kind = kind
+        self.parametrization = parametrization
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.momentum = momentum
@@ -166,7 +170,8 @@ class NetworkEstimator(BaseEstimator):
         """A new network, optimizer and order of batches."""
         weights, self._order = np.random.default_rng(generator.randint(np.iinfo(np.int32).max)).spawn(2)
         sizes = [self.n_features_in_, *[int(self.width)] * (int(self.depth) - 1), outputs]
-        self.network_ = Network.create(sizes, self.activation, self.initializer, rng=weights, dtype=self.dtype, kind=self.kind)
+        options: dict[str, Any] = {"dtype": self.dtype, "kind": self.kind, "parametrization": self.parametrization}
+        self.network_ = Network.create(sizes, self.activation, self.initializer, rng=weights, **options)
         self._built_by = {name: getattr(self, name) for name in BUILT_BY}
         self._begin_optimizer()
         self.loss_curve_: list[float] = []
@@ -176,7 +181,10 @@ class NetworkEstimator(BaseEstimator):
     def _begin_optimizer(self) -> None:
         rule = OPTIMIZERS[self.optimizer]
         options = {"momentum": self.momentum} if issubclass(rule, Momentum) else {}
-        self._optimizer = _Continued(rule(self.learning_rate, weight_decay=self.weight_decay, **options), self.network_)
+        rate: float | Array = self.learning_rate
+        if self.parametrization != "standard":
+            rate = rate * rate_factors(self.network_.layout, self.kind, rule.scale_free, self.parametrization)
+        self._optimizer = _Continued(rule(rate, weight_decay=self.weight_decay, **options), self.network_)
 
     def _goes_on(self, partial: bool) -> bool:
         """Whether the network there is will be trained further; raises ValueError where the parameters are not its own."""

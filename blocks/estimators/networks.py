@@ -26,7 +26,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
 
     depth: L, the number of blocks, the output block among them; 1 is softmax regression.
     width: units of every hidden block.
-    activation, initializer, kind, optimizer: names in the engine's tables `ACTIVATIONS`, `INITIALIZERS`, `KINDS`, `OPTIMIZERS`.
+    activation, initializer, kind, parametrization, optimizer: names in the engine's tables `ACTIVATIONS`, `INITIALIZERS`,
+        `KINDS`, `PARAMETRIZATIONS`, `OPTIMIZERS`.
     learning_rate: alpha > 0.
     momentum: mu in [0, 1) of the optimizers momentum and nesterov; the others do not read it.
     weight_decay: lambda >= 0, L2 on W and not on b.

@@ -122,10 +122,12 @@ def mean_field_variances(config: Config, of: Task) -> Array | None:
 
         q_1 = sigma_w^2 q_0 + sigma_b^2        q_l = V(q_{l-1})        q_0 = |x|^2 / n_0, of every example
 
-    None for kinds other than plain, of which this is the theory, for weights that are all 0, and where q_l leaves its range.
+    None for kinds and parametrizations other than plain and standard, of which this is the theory, for weights that are all 0,
+    and where q_l leaves its range.
     """
     network = config.network
-    if network.kind != "plain" or weight_variance(network.initializer, network.gain) == 0:
+    others = network.kind != "plain" or network.parametrization != "standard"
+    if others or weight_variance(network.initializer, network.gain) == 0:
         return None
     x = of.dataset.x[:, : config.instruments.examples or config.training.batch_size]
     q = (x * x).mean(axis=0)

@@ -21,6 +21,7 @@ LATER_INSTRUMENTS = ("signals", "parameters", "singular_value", "preconditioned_
 # Keys that came later, with what every run had before: left out there, so that an older run keeps its fingerprint.
 LATER: dict[str, Any] = {
     "network.kind": "plain",
+    "network.parametrization": "standard",
     "optimizer.block_rates": None,
     "optimizer.warmup": 0.0,
     **{f"instruments.{name}": None for name in LATER_INSTRUMENTS},

@@ -14,6 +14,7 @@ from blocks.losses import LOSSES
 from blocks.measure.instruments import INSTRUMENTS, Instrument, scheduled
 from blocks.network import KINDS
 from blocks.optimizers import OPTIMIZERS, Momentum
+from blocks.parametrizations import PARAMETRIZATIONS
 from blocks.schedules import SCHEDULES
 from experiments.run.help import keys
 from experiments.run.machine import MACHINES, settle
@@ -37,6 +38,7 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "network.kind": KINDS,
     "network.activation": ACTIVATIONS,
     "network.initializer": INITIALIZERS,
+    "network.parametrization": PARAMETRIZATIONS,
     "optimizer.name": OPTIMIZERS,
     "optimizer.schedule": SCHEDULES,
     "training.loss": LOSSES,
@@ -92,6 +94,8 @@ class NetworkConfig:
         batch_normalized (unit by unit over a batch's examples; what is evaluated has the statistics of all training examples).
     activation, initializer: names from the engine's tables.
     gain: factor on the initial weights' variance. bias_variance: variance of the initial biases.
+    parametrization: mup multiplies initial weights and learning rates such that the best rate is the same at every width and,
+        of residual blocks, at every depth; at width 64 it is standard but for that depth.
     """
 
     depth: int = 3
@@ -101,6 +105,7 @@ class NetworkConfig:
     initializer: str = "he"
     gain: float = 1.0
     bias_variance: float = 0.0
+    parametrization: str = "standard"
 
 
 @dataclass

@@ -3,6 +3,10 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
+from blocks.arrays import Array
+
 KINDS = ("loss", "accuracy", "r2")
 # What a data set is divided into, and the word for it.
 PARTS = {"train": "training", "validation": "validation"}
@@ -64,3 +68,16 @@ class Measure:
 
 
 MEASURES = {measure.name: measure for measure in (Measure(kind, part) for kind in KINDS for part in PARTS)}
+
+
+def best_rate(rates: Array, losses: Array) -> float:
+    """Where the parabola through the smallest loss and its two neighbours has its minimum, both axes logarithmic.
+
+    rates: (n,), ascending. losses: (n,), nan where a run diverged. The rate of the smallest loss where a neighbour is missing.
+    """
+    at = int(np.nanargmin(losses))
+    x, y = np.log(rates[max(at - 1, 0) : at + 2]), np.log(losses[max(at - 1, 0) : at + 2])
+    if len(x) < 3 or not np.isfinite(y).all():
+        return float(rates[at])
+    curvature, slope, _ = np.polyfit(x - x[1], y, 2)
+    return float(rates[at] * np.exp(-slope / (2 * curvature)))

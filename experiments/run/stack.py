@@ -15,7 +15,8 @@ from blocks.measure.signals import BINS, NUMBERS
 from blocks.network import Network
 from blocks.optimizers import OPTIMIZERS, Momentum, Optimizer
 from blocks.parameters import Layout
-from blocks.schedules import rate_factors
+from blocks.parametrizations import rate_factors
+from blocks.schedules import rate_schedule
 from blocks.training import Watch, reshuffled, train
 from experiments.run.config import DEFAULT_MOMENTUM, Config, UserError, instruments, schedules
 from experiments.run.data import Task, task
@@ -195,7 +196,7 @@ def check_size(config: Config, of: Task) -> None:
     if asked > parameters:
         raise UserError(f"instruments.eigenvalues is {asked}, it must be 1 to {parameters}, the parameters")
     try:
-        rate_factors(config.optimizer.schedule, config.optimizer.warmup, steps_of(config, of))
+        rate_schedule(config.optimizer.schedule, config.optimizer.warmup, steps_of(config, of))
     except ValueError as error:
         raise UserError(f"optimizer.{error}") from None
 
@@ -233,6 +234,7 @@ def _network(configs: Sequence[Config], of: Task) -> Network:
             bias_variance=shape.bias_variance,
             dtype=config.dtype,
             kind=shape.kind,
+            parametrization=shape.parametrization,
         )
 
     networks = [alone(config) for config in configs]
@@ -265,8 +267,8 @@ def _orders(configs: Sequence[Config], m: int) -> Iterator[Array]:
 
 
 def optimizer_of(configs: Sequence[Config], layout: Layout) -> Optimizer:
-    """The rule, with one learning rate (or one a block), weight decay and momentum a lane."""
-    rules = [config.optimizer for config in configs]
+    """The rule, with one learning rate (or one a parameter), weight decay and momentum a lane."""
+    rules, networks = [config.optimizer for config in configs], [config.network for config in configs]
     rule = OPTIMIZERS[rules[0].name]
     values = {
         "learning_rate": np.array([r.learning_rate for r in rules]),
@@ -274,6 +276,10 @@ def optimizer_of(configs: Sequence[Config], layout: Layout) -> Optimizer:
     }
     if any(r.block_rates for r in rules):
         values["learning_rate"] = layout.of_blocks(np.array([r.block_rates or [r.learning_rate] * layout.depth for r in rules]))
+    if any(network.parametrization != "standard" for network in networks):
+        factors = [rate_factors(layout, network.kind, rule.scale_free, network.parametrization) for network in networks]
+        rates = values["learning_rate"].reshape(len(configs), -1)
+        values["learning_rate"] = rates * np.stack(factors)
     if issubclass(rule, Momentum):
         values["momentum"] = np.array([DEFAULT_MOMENTUM if r.momentum is None else r.momentum for r in rules])
     return rule(**values)

@@ -9,7 +9,7 @@ from sklearn.neural_network._stochastic_optimizers import SGDOptimizer
 
 from blocks import OPTIMIZERS, SCHEDULES, Adam, GradientDescent, Momentum, Nesterov, Network, RMSProp, losses, train
 from blocks.optimizers import optimizer_named
-from blocks.schedules import rate_factors
+from blocks.schedules import rate_schedule
 from tests.blocks import oracle  # noqa: F401  (float64 in JAX)
 
 PEERS = {
@@ -78,7 +78,7 @@ def test_schedules_are_the_published_ones():
 
 @pytest.mark.parametrize(("warmup", "length"), [(0, 0), (1, 1), (16, 16), (0.25, 10), (40, 40)])
 def test_a_schedule_begins_behind_its_warm_up(warmup, length):
-    factor = rate_factors("cosine", warmup, 40)
+    factor = rate_schedule("cosine", warmup, 40)
     rises, falls = optax.linear_schedule(0.0, 1.0, length), optax.cosine_decay_schedule(1.0, max(40 - length, 1))
     # optax's rise begins with 0, an update that changes nothing.
     expected = [rises(t + 1) if t < length else falls(t - length) for t in range(40)]
@@ -95,7 +95,7 @@ def test_a_schedule_begins_behind_its_warm_up(warmup, length):
 )
 def test_a_warm_up_that_cannot_be_is_refused(warmup, message):
     with pytest.raises(ValueError, match=message):
-        rate_factors("constant", warmup, 40)
+        rate_schedule("constant", warmup, 40)
 
 
 @pytest.mark.parametrize(

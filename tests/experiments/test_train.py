@@ -11,6 +11,7 @@ from blocks.initializers import INITIALIZERS
 from blocks.losses import LOSSES
 from blocks.network import KINDS
 from blocks.optimizers import OPTIMIZERS
+from blocks.parametrizations import PARAMETRIZATIONS
 from blocks.schedules import SCHEDULES
 from experiments import results
 from experiments.record.reading import Archive
@@ -180,6 +181,7 @@ def test_help_names_what_every_table_has(lab):
         "network.kind": KINDS,
         "network.activation": ACTIVATIONS,
         "network.initializer": INITIALIZERS,
+        "network.parametrization": PARAMETRIZATIONS,
         "optimizer.name": OPTIMIZERS,
         "optimizer.schedule": SCHEDULES,
         "training.loss": LOSSES,

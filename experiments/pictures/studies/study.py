@@ -125,6 +125,7 @@ def full_batch(study: str, *rules: str) -> Callable[[Config], None]:
             ("optimizer.warmup", study == "warm_up" or optimizer.warmup == 0, "0"),
             ("optimizer.weight_decay", optimizer.weight_decay == 0, "0"),
             ("optimizer.block_rates", optimizer.block_rates is None, "null"),
+            ("network.parametrization", config.network.parametrization == "standard", "standard, one rate"),
         )
 
     return needs

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from blocks.arrays import Array
-from blocks.schedules import rate_factors
+from blocks.schedules import rate_schedule
 from experiments.pictures.figures import COLOURS
 from experiments.pictures.studies.curvature import curved
 from experiments.pictures.studies.study import Observed, Study, Verdict, grouped, largest_rate
@@ -53,16 +53,16 @@ def warm_up(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
     title = r"sharpness at that rate; dashed: 2 / the rate of the update"
     right.set(xlabel="update", ylabel=r"sharpness / $\lambda_0$", title=title, xscale="log", yscale="log", ylim=(0.02, 3))
     right.legend(fontsize=7, frameon=False, loc="lower left")
-    told = ", ".join(f"{rate:.1f} with {length:g}" for length, rate in means.items())
-    text = f"the largest rate that trains is, in units of 1 / lambda_0, {told} updates of warm-up; after it the sharpness is at most "
-    text += f"{AT_THE_EDGE:g} times 2 / rate in {sum(below)} of {len(below)} of these runs"
+    largest = ", ".join(f"{rate:.1f} with {length:g}" for length, rate in means.items())
+    text = f"the largest rate that trains is, in units of 1 / lambda_0, {largest} updates of warm-up; after it the sharpness is "
+    text += f"at most {AT_THE_EDGE:g} times 2 / rate in {sum(below)} of {len(below)} of these runs"
     return figure, Verdict(text, bool((np.diff(rates) >= 0).all() and rates[-1] >= 2 * rates[0] > 0))
 
 
 def _path(run: Observed) -> tuple[Array, Array, Array]:
     """At which updates the sharpness was measured, the sharpness, and 2 / rate_t, the edge at that update."""
     optimizer, measured = run.config.optimizer, run.history.quantities["sharpness"]
-    factor = rate_factors(optimizer.schedule, optimizer.warmup, steps_of(run.config, task(run.config)))
+    factor = rate_schedule(optimizer.schedule, optimizer.warmup, steps_of(run.config, task(run.config)))
     rates = optimizer.learning_rate * np.array([factor(int(step)) for step in measured.at])
     return measured.at, measured.values[:, 0], 2 / rates
 

@@ -86,7 +86,13 @@ def test_a_ridge_has_the_normal_density_of_theory_over_the_first_step_alone(run)
 
 
 def test_the_theory_of_plain_networks_is_drawn_for_those_alone(composed):
-    for without in ("network.kind=residual", "network.kind=normalized", "network.initializer=zeros", "network.gain=1e200"):
+    for without in (
+        "network.kind=residual",
+        "network.kind=normalized",
+        "network.initializer=zeros",
+        "network.gain=1e200",
+        "network.parametrization=mup",
+    ):
         config = typed(composed("network.depth=4", without))
         assert pictures.mean_field_variances(config, task(config)) is None
 

@@ -268,6 +268,23 @@ def test_what_the_others_cannot_use_is_named(composed, preset, overrides, messag
         STUDIES[config.sweep.study].needs(config)
 
 
+@pytest.mark.parametrize(("wide", "holds"), [(1e-2, True), (4e-2, False)])
+def test_best_rates_are_compared_over_widths_and_depths(observed, wide, holds):
+    """Losses are parabolas in log rate, whose minimum is put where the test has it: from 1e-2, of mup by 1, of standard by 4."""
+    best = {("mup", 64, 4): wide, ("mup", 32, 8): 1e-2, ("standard", 64, 4): 2.5e-3, ("standard", 32, 8): 2.5e-3}
+    runs = []
+    for name, width, depth in [*best, ("mup", 32, 4), ("standard", 32, 4)]:
+        for rate in (1e-3 * 3.0 ** np.arange(6)).tolist():
+            loss = 0.1 * np.exp(0.2 * np.log(rate / best.get((name, width, depth), 1e-2)) ** 2)
+            axes = [f"network.{key}={value}" for key, value in (("parametrization", name), ("width", width), ("depth", depth))]
+            made = replace(history(loss=(2.0, loss)), steps_an_epoch=1)
+            runs.append(observed("transfer", [*axes, f"optimizer.learning_rate={rate!r}"], "trained", made))
+    told = verdict("transfer", runs)
+    assert told.holds == holds
+    assert f"mup, by width 0.01 to {wide:.2g} ({wide / 1e-2:.1f} times); mup, by depth 0.01 to 0.01 (1.0 times)" in told.text
+    assert "standard, by width 0.0025 to 0.01 (4.0 times); standard, by depth 0.0025 to 0.01 (4.0 times)" in told.text
+
+
 SHORTER = {
     "signal_propagation": ["network.gain=0.5,1.76,3.0", "seed=0"],
     "trainable_depth": ["network.depth=3,10,26", "network.gain=0.5,1.0,1.76,4.0", "seed=0"],
@@ -279,6 +296,7 @@ SHORTER = {
         "training.epochs=800",
     ],
     "edge_of_stability": ["optimizer.learning_rate=0.4,0.5", "training.epochs=1000"],
+    "transfer": ["seed=0,1"],
     "catapult": [],
     "linear_limit": ["dataset=iris,diabetes,moons", "optimizer.learning_rate=0.461,0.484,0.648,0.681,0.715,1.35,1.41,1.48"],
     "learning_rate_by_depth": ["network.depth=3,8,24", "optimizer.learning_rate=0.01,0.0316,0.1,0.316,1.0", "seed=0,1,2"],

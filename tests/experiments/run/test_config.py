@@ -13,6 +13,7 @@ BAD_VALUES = {
     "network.kind=foo": "network.kind 'foo' is unknown, allowed: plain, residual, normalized, batch_normalized",
     "network.activation=foo": "network.activation 'foo' is unknown, allowed: identity, sigmoid, tanh",
     "network.initializer=foo": "network.initializer 'foo' is unknown, allowed: zeros, normal",
+    "network.parametrization=foo": "network.parametrization 'foo' is unknown, allowed: standard, mup",
     "optimizer.name=foo": "optimizer.name 'foo' is unknown, allowed: gradient_descent, momentum",
     "optimizer.schedule=foo": "optimizer.schedule 'foo' is unknown, allowed: constant",
     "optimizer.learning_rate=0": "optimizer.learning_rate is 0.0, it must be finite and above 0",

@@ -31,7 +31,7 @@ def test_runs_that_differ_in_values_alone_have_the_same_bits_in_a_stack(composed
         ["optimizer.learning_rate=0.1", "optimizer.weight_decay=0.01"],
         ["optimizer.learning_rate=1e4"],
         ["optimizer.learning_rate=0.1", "network.gain=0.5", "network.initializer=glorot", "network.bias_variance=0.1"],
-        ["optimizer.learning_rate=0.1", "training.loss_bound=1.5"],
+        ["optimizer.learning_rate=0.1", "training.loss_bound=1.5", "network.parametrization=mup"],
     ]
     configs = runs(composed, *([*base, *own, f"seed={seed}"] for own, seed in zip(values, seeds, strict=True)))
     for together, config in zip(train_stack(configs), configs, strict=True):
