@@ -238,7 +238,7 @@ FACTORS = {
     "constant": lambda t, T: 1.0,
     "inverse_scaling": lambda t, T: (t + 1) ** -0.5,
     "cosine": lambda t, T: (1 + np.cos(np.pi * t / T)) / 2,
-    "linear_warm_up": lambda t, T: min(1.0, (t + 1) / 3),
+    "linear_warm_up": lambda t, T: min(1.0, (t + 1) / np.ceil(T / 10)),
 }
 
 
