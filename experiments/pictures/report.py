@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from experiments.run.config import SEED, Config, flat, shown, varied, words
+from experiments.run.config import SEED, Config, flat, shown, varied
 from experiments.run.measure import MEASURES
 from experiments.run.pool import Lost
 from experiments.run.sensitivity import sensitivity
@@ -18,13 +18,8 @@ from experiments.run.stack import initial_loss
 
 # Cells side by side that can still be read.
 MOST = 24
-# Runs of a search that are listed.
-BEST = 10
-# What stands for the value of a run that has none.
-MISSING = {"diverged": "-", "stopped": "."}
 ROWS, COLUMNS, REPEATS = "network.depth", "optimizer.learning_rate", SEED
 SENSITIVITY = "sensitivity"
-SENSITIVITY_IS = "the mean over the rates of min(loss, initial loss), less the smallest loss (Wortsman et al. 2023)"
 
 
 @dataclass(frozen=True)
@@ -199,39 +194,6 @@ class Report:
         what = f"mean +- standard deviation of {self.seeds} seeds"
         return f"{what} without those that {self.ended_early}; 1/{self.seeds}: one of them has trained"
 
-    def text(self) -> str:
-        """The tables as text; * marks the best cell, `-` a cell in which every run diverged, `.` one in which one was stopped.
-
-        Of a search, its best runs.
-        """
-        if self.scattered:
-            return "\n".join([*self._ranking(), *self._best_lines()])
-        lines = []
-        for name, cells in self.tables().items():
-            lines += [f"{self.measure.title}, {self.down} down, {self.across} across" + (f" ({name})" if name else "")]
-            lines += [self.averaged] if self.averaged else []
-            lines += self._table(cells)
-        if self.sensitivities:
-            lines.append(f"{SENSITIVITY}: {SENSITIVITY_IS}")
-        return "\n".join([*lines, *self._best_lines()])
-
-    def _table(self, cells: Mapping[tuple[Any, Any], Cell]) -> list[str]:
-        """One table's lines, at the end of each its sensitivity, the mean over the seeds."""
-        downs, acrosses = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
-        if len(acrosses) > MOST:
-            return [f"{len(acrosses)} values across, too many to print: table.csv has them"]
-        lines = _aligned(
-            [["", *map(shown, acrosses)]]
-            + [[shown(down), *(self._text(cells.get((down, across), Cell())) for across in acrosses)] for down in downs]
-        )
-        if not self.sensitivities:
-            return lines
-        last = [SENSITIVITY]
-        for down in downs:
-            mean = statistics.fmean(self.sensitivities[row.job] for (at, _), cell in cells.items() if at == down for row in cell)
-            last.append(f"{mean:.3g}" if math.isfinite(mean) else MISSING["diverged"])
-        return [f"{line}  {value:>{len(SENSITIVITY)}}" for line, value in zip(lines, last, strict=True)]
-
     @cached_property
     def sensitivities(self) -> dict[int, float]:
         """Job -> the learning-rate sensitivity of the runs that differ from it in the rate alone, see `run.sensitivity`.
@@ -265,40 +227,9 @@ class Report:
         cells = next(iter(self.tables().values()))
         return self.is_search or (len(self.tables()) == 1 and len(cells) > MOST and len({down for down, _ in cells}) == 1)
 
-    def _ranking(self) -> list[str]:
-        """The best runs first, with the values of the keys that differ."""
-        best = sorted(self.rows, key=lambda row: self.measure.cost(row.value))[:BEST]
-        lines = [f"{self.measure.title}, the best {len(best)} of {len(self.rows)} runs"]
-        named = words(self.varied)
-        table = [[self._value(row), *(shown(row.values.get(key, "")) for key in named.values())] for row in best]
-        return lines + _aligned([["", *named], *table])
-
-    def _value(self, row: Row) -> str:
-        if not math.isfinite(row.value):
-            return MISSING[Cell([row]).missing]
-        return f"{row.value:.4g}{'*' * (row is self.best)}"
-
-    def _best_lines(self) -> list[str]:
-        best, cell = self.best, self.best_cell
-        if best is None:
-            return [f"every run {self.ended_early} ({len(self.rows)} runs)"]
-        if self.seeds == 1 or self.scattered:
-            return [f"best (*): {best.value:.4g} at {self.place(best) or 'the only run'};  {self.outcomes}"]
-        lines = [f"no best cell: in each of them a seed {self.ended_early}"]
-        if cell:
-            place = self.place(cell[0], REPEATS) or "the only cell"
-            lines = [f"best cell (*): {with_deviation(cell, 4)}, the mean of {len(cell)} seeds, at {place}"]
-        return [*lines, f"best run: {best.value:.4g} at {self.place(best)};  {self.outcomes}"]
-
     def place(self, row: Row, *without: str) -> str:
         """`network.depth=5, seed=1`: the swept keys' values of a run."""
         return ", ".join(f"{key}={value}" for key, value in row.place(self.varied).items() if key not in without)
-
-    def _text(self, cell: Cell) -> str:
-        if not cell.survivors:
-            return MISSING[cell.missing] if cell else ""
-        mark = "*" if self.best_cell is not None and cell[0] is self.best_cell[0] else ""
-        return f"{with_deviation(cell, 3)}{mark}  {cell.share}".rstrip()
 
     def columns(self) -> dict[str, list[Any]]:
         """The swept keys, the sensitivity where there is one, the measure and the outcome: a value for each run."""
@@ -315,11 +246,3 @@ class Report:
             writer = csv.writer(lines)
             writer.writerow(columns)
             writer.writerows(zip(*columns.values(), strict=True))
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows as lines, their cells one below the other."""
-    longest = max(len(cell) for row in rows for cell in row)
-    # Two spaces part cells that have a space themselves.
-    width = max(10, longest + 1 + any(" " in cell for row in rows for cell in row))
-    return ["".join(f"{cell:>{width}}" for cell in row) for row in rows]

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 def print_outcomes(record: SweepRecord, report: "Report | None", untrained: Mapping[str, Exception], interrupted: bool) -> None:
     """The table, and which jobs have not finished. untrained: the name of such a job -> what kept it from that."""
     from experiments.pictures.report import fate
+    from experiments.pictures.table import text
 
     if report:
-        print(f"\n{report.text()}")
+        print(f"\n{text(report)}")
     ended, jobs = len(report.rows) if report else 0, record.jobs
     # Of a search that came to its end, what was proposed twice is one run.
     if ended < (jobs.count if interrupted else len(jobs)) and record.parent.run_id:

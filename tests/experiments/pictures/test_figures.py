@@ -9,7 +9,7 @@ from matplotlib.colors import LogNorm, Normalize, to_rgb
 from matplotlib.patches import Rectangle
 
 from blocks.history import History
-from experiments.pictures import figures
+from experiments.pictures import figures, table
 from experiments.pictures.report import Report, Row
 from experiments.pictures.slices import slices
 from experiments.run.config import typed
@@ -74,7 +74,7 @@ def test_a_sweep_that_diverged_everywhere_still_has_its_map(composed):
     axes = figures.sweep_map(lost).axes[0]
     assert [text.get_text() for text in axes.texts] == ["diverged", "diverged"]
     assert not axes.patches
-    assert "every run diverged (2 runs)" in lost.text()
+    assert "every run diverged (2 runs)" in table.text(lost)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_an_argument_that_one_runs_loader_has_not_is_empty_in_its_row(composed):
     configs = [typed(composed("dataset=wine", *more)) for more in ([], ["+dataset.loader.as_frame=false"])]
     swept = Report([Row(config, 1.0, "trained", job) for job, config in enumerate(configs)])
     assert swept.columns()["dataset.loader.as_frame"] == ["", False]
-    assert "dataset.loader.as_frame=" in swept.text()
+    assert "dataset.loader.as_frame=" in table.text(swept)
 
 
 @pytest.mark.parametrize(("measure", "best", "end"), [("loss/train", 0.2, 0.98), ("accuracy/train", 0.5, 0.02)])
