@@ -105,8 +105,8 @@ def check_finite(argument: str, array: Array, dtype: DTypeLike | None = None) ->
         finite = np.isfinite(array if dtype is None else array.astype(dtype, copy=False))
     if not finite.all():
         place = tuple(int(i) for i in np.argwhere(~finite)[0])
-        there = f" in {np.dtype(dtype)}" if np.isfinite(array[place]) else ""
-        raise ValueError(f"{argument} of shape {array.shape} must be finite{there}, it has {array[place]} at {place}")
+        in_dtype = f" in {np.dtype(dtype)}" if np.isfinite(array[place]) else ""
+        raise ValueError(f"{argument} of shape {array.shape} must be finite{in_dtype}, it has {array[place]} at {place}")
 
 
 def check_number(
@@ -125,8 +125,8 @@ def check_number(
     if below < np.inf:
         allowed.append(f"below {below:g}")
     if not fits.all():
-        shown = " ".join(np.array2string(values, threshold=8).split()) if values.ndim else repr(value)
-        raise ValueError(f"{argument} is {shown}, it must be {' and '.join(allowed)}")
+        text = " ".join(np.array2string(values, threshold=8).split()) if values.ndim else repr(value)
+        raise ValueError(f"{argument} is {text}, it must be {' and '.join(allowed)}")
 
 
 def whole_number(argument: str, value: float, *, at_least: int, at_most: int | None = None) -> int:

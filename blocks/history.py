@@ -64,8 +64,8 @@ class Quantity:
         return arrays
 
     @classmethod
-    def of(cls, arrays: dict[str, Array]) -> "Quantity":
-        """The one of those `arrays`."""
+    def from_arrays(cls, arrays: dict[str, Array]) -> "Quantity":
+        """What `arrays` describes."""
         symbols = [name.removesuffix(COUNTS)[1:] for name in arrays if name.endswith(COUNTS)]
         histograms = {s: Histogram(arrays[f"/{s}{EDGES}"], arrays[f"/{s}{COUNTS}"]) for s in symbols}
         return cls(arrays[AT], arrays[""], histograms=histograms)
@@ -140,9 +140,9 @@ class History:
         with file.open("rb") as content, np.load(content, allow_pickle=False) as saved:
             arrays: dict[str, Any] = {name: saved[name] for name in saved.files}
         measures = {name.removeprefix(MEASURE): arrays.pop(name) for name in list(arrays) if name.startswith(MEASURE)}
-        kept = {name.removeprefix(QUANTITY): arrays.pop(name) for name in list(arrays) if name.startswith(QUANTITY)}
-        names = dict.fromkeys(name.partition("/")[0] for name in kept)
-        quantities = {name: Quantity.of(_below(name, kept)) for name in names}
+        stored = {name.removeprefix(QUANTITY): arrays.pop(name) for name in list(arrays) if name.startswith(QUANTITY)}
+        names = dict.fromkeys(name.partition("/")[0] for name in stored)
+        quantities = {name: Quantity.from_arrays(_below(name, stored)) for name in names}
         steps_an_epoch = int(arrays.pop("steps_an_epoch"))
         return cls(**arrays, steps_an_epoch=steps_an_epoch, measures=measures, quantities=quantities)
 

@@ -106,10 +106,10 @@ class Optimizer:
         """The optimizer of some lanes alone, out of lanes of that shape, counted along one axis."""
         axes = len(shape)
 
-        def taken(value: Array) -> Array:
+        def chosen_lanes(value: Array) -> Array:
             return value.reshape(-1, *value.shape[axes:])[lanes] if axes and value.ndim else value
 
-        return replace(self, **{f.name: taken(getattr(self, f.name)) for f in fields(self)})
+        return replace(self, **{f.name: chosen_lanes(getattr(self, f.name)) for f in fields(self)})
 
     def start(self, network: Network) -> State:
         """The state before the first update; raises ValueError where there is not one value, or one a lane."""
@@ -224,27 +224,31 @@ class Adam(Optimizer):
     def numbers(self, factor: float, t: int, theta: Array) -> list[Array]:
         """alpha / (1 - beta_1^t), 1 - beta_2^t, epsilon"""
         (alpha,) = super().numbers(factor, t, theta)
-        rest_1, rest_2 = (_column(1 - beta**t, theta.dtype) for beta in (self.beta_1, self.beta_2))
-        return [alpha / rest_1, rest_2, _column(self._epsilon(t), theta.dtype)]
+        correction_1, correction_2 = self._corrections(t, theta.dtype)
+        return [alpha / correction_1, correction_2, _column(self._epsilon(t), theta.dtype)]
+
+    def _corrections(self, t: int, dtype: np.dtype) -> tuple[Array, Array]:
+        """1 - beta_1^t and 1 - beta_2^t: what m and v lack, since they begin at 0."""
+        return _column(1 - self.beta_1**t, dtype), _column(1 - self.beta_2**t, dtype)
 
     def _epsilon(self, t: int) -> Array:
         return self.epsilon
 
     def step(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
         """See the class."""
-        (m, v), (alpha, rest, epsilon) = moments, numbers
-        beta_1, rest_1, beta_2, rest_2 = (
+        (m, v), (alpha, correction_2, epsilon) = moments, numbers
+        beta_1, new_1, beta_2, new_2 = (
             _column(beta, theta.dtype) for beta in (self.beta_1, 1 - self.beta_1, self.beta_2, 1 - self.beta_2)
         )
-        m = beta_1 * m + rest_1 * g
-        v = beta_2 * v + g * g * rest_2
-        return theta - m / (np.sqrt(v / rest) + epsilon) * alpha, m, v
+        m = beta_1 * m + new_1 * g
+        v = beta_2 * v + g * g * new_2
+        return theta - m / (np.sqrt(v / correction_2) + epsilon) * alpha, m, v
 
     def preconditioner(self, state: State) -> Array:
         """(1 - beta_1^t) (sqrt(v / (1 - beta_2^t)) + epsilon), after t updates; nan before the first."""
         v, t = state.moments[1], state.updates
-        rest_1, rest_2 = (_column(1 - beta**t, v.dtype) for beta in (self.beta_1, self.beta_2))
-        return rest_1 * (np.sqrt(v / rest_2) + _column(self._epsilon(t), v.dtype))
+        correction_1, correction_2 = self._corrections(t, v.dtype)
+        return correction_1 * (np.sqrt(v / correction_2) + _column(self._epsilon(t), v.dtype))
 
     def largest_stable_curvature(self) -> Array:
         """(2 + 2 beta_1) / ((1 - beta_1) alpha)"""
@@ -267,8 +271,8 @@ class RMSProp(Optimizer):
     def step(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
         """See the class."""
         (v,), (alpha,) = moments, numbers
-        rho, rest, epsilon = (_column(number, theta.dtype) for number in (self.rho, 1 - self.rho, self.epsilon))
-        v = rho * v + rest * (g * g)
+        rho, new, epsilon = (_column(number, theta.dtype) for number in (self.rho, 1 - self.rho, self.epsilon))
+        v = rho * v + new * (g * g)
         return theta - alpha * g / (np.sqrt(v) + epsilon), v
 
     def preconditioner(self, state: State) -> Array:

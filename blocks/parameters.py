@@ -117,14 +117,14 @@ class Layout:
         return np.repeat(values, np.diff(self.starts[::2], append=self.size), axis=-1)
 
     @cached_property
-    def alike(self) -> list[tuple[slice, slice, int, int]]:
+    def equal_blocks(self) -> list[tuple[slice, slice, int, int]]:
         """Series of blocks of one shape: (their place in the flat vector, their place among 2 L, how many, length of W)."""
-        series, at, end = [], 0, 0
+        series, number, end = [], 0, 0
         for (n, n_prev), same in groupby(zip(self.sizes[1:], self.sizes, strict=False)):
             count = len(list(same))
             start, end = end, end + count * n * (n_prev + 1)
-            series.append((slice(start, end), slice(at, at + 2 * count), count, n * n_prev))
-            at += 2 * count
+            series.append((slice(start, end), slice(number, number + 2 * count), count, n * n_prev))
+            number += 2 * count
         return series
 
     def flat(self, joined: Sequence[Array]) -> Array:
@@ -135,7 +135,7 @@ class Layout:
         """||W_1||^2, ||b_1||^2, ||W_2||^2, ...: (..., 2 L) from `flat` (..., P)."""
         lanes = flat.shape[:-1]
         squares = np.empty_like(flat, shape=(*lanes, 2 * self.depth))
-        for place, norms_place, count, length in self.alike:
+        for place, norms_place, count, length in self.equal_blocks:
             joined, series = flat[..., place].reshape(*lanes, count, -1), squares[..., norms_place]
             # Products of a vector with itself: it is read once, its squares would be written and read again.
             for which, part in enumerate((joined[..., :length], joined[..., length:])):

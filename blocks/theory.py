@@ -149,11 +149,11 @@ class VarianceMap:
             return 1.0
         direction = np.sign(at_1)
         log_q = np.linspace(0, direction * np.log(LARGEST_Q), 600)
-        beyond = direction * growth(log_q) < -ROUNDING
-        if not beyond.any():
+        has_turned = direction * growth(log_q) < -ROUNDING
+        if not has_turned.any():
             return np.inf if direction > 0 else float(self.variance_map(0.0))
-        end = int(beyond.argmax())
-        return float(np.exp(_border(lambda at: bool(direction * growth(at) > 0), log_q[end - 1], log_q[end])))
+        end = int(has_turned.argmax())
+        return float(np.exp(_border(lambda x: bool(direction * growth(x) > 0), log_q[end - 1], log_q[end])))
 
     @cached_property
     def _q(self) -> float:
@@ -225,7 +225,7 @@ class MeanField(VarianceMap):
         c = np.asarray(c, dtype=np.float64)
         if not (np.abs(c) <= 1).all():
             raise ValueError(f"c is {c}, it must be from -1 to 1")
-        means = np.array([_mean_of_pairs(self._g, self._q, at) for at in c.flat]).reshape(c.shape)
+        means = np.array([_mean_of_pairs(self._g, self._q, number) for number in c.flat]).reshape(c.shape)
         # V(q*) is q*, and in the limits of 0 and inf the variance that z_l has.
         return (self.weight_variance * means + self.bias_variance) / self.variance_map(self._q)
 

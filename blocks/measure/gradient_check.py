@@ -52,12 +52,12 @@ def check_block(block: Block, a_prev: Array, rng: np.random.Generator, step: flo
     for name, values, exact in (("da_prev", a_prev, da_prev), ("dW", block.W, dW), ("db", block.b, db)):
         numeric = np.empty(values.shape)
         for index in np.ndindex(values.shape):
-            at = values[index]
-            values[index] = at + step
+            value = values[index]
+            values[index] = value + step
             above, cache_above = block.forward(a_prev)
-            values[index] = at - step
+            values[index] = value - step
             below, cache_below = block.forward(a_prev)
-            values[index] = at
+            values[index] = value
             _check_smooth(f"{name}{list(index)}", [block], [cache_above], [cache_below])
             numeric[index] = np.sum(da * (above - below)) / (2 * step)
         errors[name] = relative_error(numeric, exact)
