@@ -180,7 +180,7 @@ def test_a_loss_slice_names_what_it_is_drawn_along(run, monkeypatch):
     assert title.endswith("its Hessian's top eigenvectors")
     *directions, title = drawn_with(np.full(2, np.nan), np.full_like(two, np.nan))
     assert directions == ["along random direction 1", "along random direction 2"]
-    assert title.endswith("random directions: no product of its Hessian is finite")
+    assert title.endswith("random directions:\nno product of its Hessian is finite")
 
 
 def test_updates_of_weights_that_are_all_0_are_none(composed):
