@@ -129,7 +129,7 @@ def loss_slice(config: Config, of: Task, parameters: Array) -> Figure:
     image = axes.contourf(across, up, losses, levels=levels, norm=LogNorm(levels[0], levels[-1]), cmap="viridis", extend="both")
     axes.plot(0, 0, "+", color="white", markersize=10)
     axes.set(**{f"{axis}label": _direction(k, values[k - 1], is_random) for k, axis in ((1, "x"), (2, "y"))})
-    along = "random directions: no product of its Hessian is finite" if is_random else "its Hessian's top eigenvectors"
+    along = "random directions:\nno product of its Hessian is finite" if is_random else "its Hessian's top eigenvectors"
     axes.set_title(f"the loss around the network, along {along}", fontsize=10)
     figure.colorbar(image, ax=axes, label="loss", format="%.2g")
     return figure

@@ -31,7 +31,7 @@ class Row:
     outcome: str
     job: int = 0
 
-    @property
+    @cached_property
     def values(self) -> dict[str, Any]:
         """The config, flat; lists as text, so that any value can be the name of a row."""
         return {key: str(value) if isinstance(value, list) else value for key, value in flat(self.config).items()}
