@@ -25,6 +25,7 @@ from experiments.job import reason_of, status_of
 from experiments.published.edges import edges_of_stability
 from experiments.published.row import Row
 from experiments.published.start import isometry, normalization
+from experiments.published.warm_up import warm_up
 from experiments.record.address import absolute, check_reachable
 from experiments.record.identity import trajectory_hash
 from experiments.run.config import TrackingConfig, UserError, composed, register, typed
@@ -310,6 +311,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
         stable_rate,
         edge_of_stability,
         edges_of_stability,
+        warm_up,
         catapult,
         deep_linear,
         training_curves,
