@@ -23,6 +23,7 @@ from blocks.measure.lanczos import sharpness
 from blocks.theory import MeanField, critical_gain, largest_curvature, softmax_sharpness
 from experiments.job import reason_of, status_of
 from experiments.published.edges import edges_of_stability
+from experiments.published.noise import noise_scale
 from experiments.published.row import Row
 from experiments.published.start import isometry, normalization
 from experiments.published.warm_up import warm_up
@@ -312,6 +313,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
         edge_of_stability,
         edges_of_stability,
         warm_up,
+        noise_scale,
         catapult,
         deep_linear,
         training_curves,
