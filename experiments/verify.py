@@ -18,10 +18,12 @@ from blocks import Machine
 from experiments.published.descent import catapult, deep_linear, edge_of_stability, scaling, stable_rate
 from experiments.published.edges import edges_of_stability
 from experiments.published.mean_field import initialisation, mean_field
+from experiments.published.noise import noise_scale
 from experiments.published.row import Row
 from experiments.published.scaling import transfer
 from experiments.published.start import isometry, normalization
 from experiments.published.trainings import bits, trainability, training_curves
+from experiments.published.warm_up import warm_up
 from experiments.record.address import absolute, check_reachable
 from experiments.run.config import TrackingConfig, UserError
 from experiments.run.interrupts import end_in_order
@@ -38,6 +40,8 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
         stable_rate,
         edge_of_stability,
         edges_of_stability,
+        warm_up,
+        noise_scale,
         catapult,
         deep_linear,
         training_curves,

@@ -54,9 +54,7 @@ def warm_up(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
     right.set(xlabel="update", ylabel=r"sharpness / $\lambda_0$", title=title, xscale="log", yscale="log", ylim=(0.02, 3))
     right.legend(fontsize=7, frameon=False, loc="lower left")
     by_length = ", ".join(f"{rate:.1f} with {length:g}" for length, rate in means.items())
-    text = (
-        f"the largest rate that trains is, in units of 1 / lambda_0, {by_length} updates of warm-up; after it the sharpness "
-    )
+    text = f"the largest rate that trains is, in units of 1 / lambda_0, {by_length} updates of warm-up; after it the sharpness "
     text += f"is at most {AT_THE_EDGE:g} times 2 / rate in {sum(below)} of {len(below)} of these runs"
     return figure, Verdict(text, bool((np.diff(rates) >= 0).all() and rates[-1] >= 2 * rates[0] > 0))
 

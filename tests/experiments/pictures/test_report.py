@@ -9,6 +9,7 @@ import pytest
 from experiments.pictures import table
 from experiments.pictures.report import Report, Row
 from experiments.run.config import typed
+from experiments.run.stack import initial_loss
 
 INF = math.inf
 
@@ -63,7 +64,8 @@ def test_a_cell_says_how_many_of_its_seeds_trained_and_the_table_what_it_average
     assert lines[1] == "mean +- standard deviation of 2 seeds without those that diverged; 1/2: one of them has trained"
     assert len({len(line) for line in lines[2:5]}) == 1
     # The standard deviation of 0.02 and 0.04 is 0.0141, of 2 and 2.4 it is 0.283.
-    assert [line.split() for line in lines[3:5]] == [
+    # The last column is the sensitivity.
+    assert [line.split()[:-1] for line in lines[3:5]] == [
         ["2", "0.03", "+-", "0.01*", "0.001", "1/2"],
         ["9", "2.2", "+-", "0.3", "1/2", "-"],
     ]
@@ -71,11 +73,11 @@ def test_a_cell_says_how_many_of_its_seeds_trained_and_the_table_what_it_average
 
 def test_best_cell_and_best_run_are_told_apart(report):
     lines = table.text(report(SEEDS)).splitlines()
-    assert lines[5] == "best cell (*): 0.03 +- 0.01, the mean of 2 seeds, at network.depth=2, optimizer.learning_rate=0.1"
-    assert lines[6] == (
+    assert lines[6] == "best cell (*): 0.03 +- 0.01, the mean of 2 seeds, at network.depth=2, optimizer.learning_rate=0.1"
+    assert lines[7] == (
         "best run: 0.001 at network.depth=2, optimizer.learning_rate=1.0, seed=0;  4 trained, 1 stuck, 3 diverged"
     )
-    assert len(lines) == 7
+    assert len(lines) == 8
 
 
 def test_of_each_depth_the_cell_is_drawn_of_which_the_fewest_seeds_diverged_then_that_of_the_best_mean(report):
@@ -90,13 +92,16 @@ def test_where_a_seed_diverged_in_every_cell_there_is_no_best_one(report):
     assert "*" not in text
 
 
-def test_one_seed_has_the_table_of_the_readme(report):
+def test_one_seed_has_the_table_of_the_readme(config, report):
+    first = initial_loss(config({DEPTH: 9}), "train")
     text = table.text(report({key: value for key, value in SEEDS.items() if key[2] == 0}))
     assert text.splitlines() == [
         "final training loss, network.depth down, optimizer.learning_rate across",
-        "                 0.1         1",
-        "         2      0.02    0.001*",
-        "         9         2         -",
+        "                 0.1         1  sensitivity",
+        # (0.02 + 0.001) / 2 - 0.001, and of what diverged the initial loss counts.
+        "         2      0.02    0.001*       0.0095",
+        f"         9         2         -  {(2 + first) / 2 - 2:>11.3g}",
+        "sensitivity: the mean over the rates of min(loss, initial loss), less the smallest loss (Wortsman et al. 2023)",
         "best (*): 0.001 at network.depth=2, optimizer.learning_rate=1.0;  3 trained, 1 diverged",
     ]
 

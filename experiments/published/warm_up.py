@@ -1,0 +1,54 @@
+"""Warm-up: at 32 / lambda_0 a sharp start trains with it, and after it the sharpness stays at the edge of stability."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from blocks import GradientDescent, History, Instrument, Network, train
+from blocks.arrays import Array
+from blocks.schedules import rate_schedule
+from experiments.published.row import Row
+
+KALRA = "Kalra and Barkeshli 2024"
+COHEN = "Cohen et al. 2021"
+
+
+def warm_up() -> Iterator[Row]:
+    """Full-batch gradient descent on digits, tanh, a sharp start, a warm-up over 1024 updates and 256 more.
+
+    At 32 / lambda_0, near the largest rate that trains, it comes out 1.18 times 2 / rate, where nothing is published.
+    """
+    import sklearn.datasets
+    from sklearn.preprocessing import StandardScaler
+
+    first = rate_schedule("constant", 1024, 1280)(0)
+    yield Row("warm-up of 1024 updates: rate of the first, in target rates", KALRA, 1 / 1024, first, 0)
+    X, labels = sklearn.datasets.load_digits(return_X_y=True)
+    x = np.ascontiguousarray(StandardScaler().fit_transform(X).T)
+    start = Network.create([64, 32, 32, 32, 10], "tanh", "he", rng=np.random.default_rng(0), gain=2.0, dtype=np.float32)
+
+    def trained(network: Network, rates: Array, epochs: int, warmup: int) -> History:
+        return train(
+            network,
+            x,
+            labels,
+            loss="one_hot_squared_error",
+            optimizer=GradientDescent(rates),
+            epochs=epochs,
+            warmup=warmup,
+            evaluations=0,
+            instruments=[Instrument("sharpness", "32")],
+        )
+
+    alone = start.with_parameters(start.parameters.copy())
+    lambda_0 = trained(alone, np.array(1e-9), 1, 0).quantities["sharpness"].values.item()
+    multiples = np.array([8.0, 16.0, 32.0])
+    history = trained(start.with_parameters(np.stack([start.parameters] * 3)), multiples / lambda_0, 1280, 1024)
+    measured = history.quantities["sharpness"]
+    for lane, multiple in enumerate(multiples):
+        what = f"digits, {multiple:g} / lambda_0, warm-up of 1024 updates"
+        if multiple == 32:
+            yield Row(f"{what}: diverges", KALRA, 0, float(history.diverged_step[lane] >= 0), 0)
+        else:
+            after = measured.values[lane, measured.at >= 1024, 0] * multiple / lambda_0
+            yield Row(f"{what}: sharpness times rate", COHEN, 2, float(np.nanmedian(after)), 0.2)
