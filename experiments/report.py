@@ -16,7 +16,7 @@ from experiments.run.config import MEASURE, UserError
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import end_in_order
 from experiments.run.measure import MEASURES
-from experiments.run.trust import ALLOWS, from_record
+from experiments.run.trust import ALLOW_HELP, from_record
 
 
 def report(run_id: str | None, file: Path, uri: str | None, allow: list[str]) -> None:
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="report.html by default, movie.gif with --movie")
     parser.add_argument("--movie", action="store_true", help="animate the run of that id")
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI")
-    parser.add_argument("--allow", metavar="NAME", action="append", default=[], help=ALLOWS)
+    parser.add_argument("--allow", metavar="NAME", action="append", default=[], help=ALLOW_HELP)
     arguments = parser.parse_args()
     if arguments.movie and not arguments.run_id:
         parser.error("--movie takes the id of a run")

@@ -19,12 +19,12 @@ from experiments.record.files import Files
 from experiments.record.identity import fingerprint, trajectory_hash
 from experiments.run.config import Config, UserError, printable
 from experiments.run.data import Task, task
-from experiments.run.environment import uncommitted
+from experiments.run.environment import uncommitted_diff
 from experiments.run.interrupts import end_in_order, raise_lost_interrupt
-from experiments.run.machine import as_recorded, settle
+from experiments.run.machine import recorded_variables, set_machine
 from experiments.run.pool import Pool, cores
 from experiments.run.stack import STOPPED, Trained, check_size, plan, train_stack, work
-from experiments.run.trust import ALLOWS, from_record
+from experiments.run.trust import ALLOW_HELP, from_record
 from experiments.sweep.training import BAR
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def judge(run: "Recorded", kept: Files, trained: Trained, of: Task, tolerance: f
     """Compare a record with its training again."""
     here = {**trained.environment, "threads": str(trained.config.training.threads), "data": of.dataset.digest}
     explained = surroundings(kept.environment, here)
-    if kept.diff != uncommitted():
+    if kept.diff != uncommitted_diff():
         explained.append("uncommitted changes of the code differ")
     own = fingerprint(trained.config, of.dataset.digest, kept.environment.get("package"))
     if own != run.tags.get("fingerprint"):
@@ -106,7 +106,7 @@ def reproduce(runs: Sequence["Recorded"], allow: Sequence[str], tolerance: float
 def _variables(kept: Files, tolerance: float | None) -> dict[str, str]:
     """See `as_recorded`; where that cannot be had and bits are not asked for, those of this process."""
     try:
-        return as_recorded(kept.environment)
+        return recorded_variables(kept.environment)
     except ValueError as error:
         if tolerance is None:
             raise UserError(str(error)) from None
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--sweep", metavar="PARENT_ID", help="all finished runs of a sweep")
     parser.add_argument("--all", metavar="EXPERIMENT", help="all finished runs of an MLflow experiment")
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI")
-    parser.add_argument("--allow", metavar="LOADER", action="append", default=[], help=ALLOWS)
+    parser.add_argument("--allow", metavar="LOADER", action="append", default=[], help=ALLOW_HELP)
     parser.add_argument("--tolerance", type=float, help="for other machines: the relative difference at which a run holds")
     arguments = parser.parse_args()
     if not (arguments.run_id or arguments.sweep or arguments.all):
@@ -129,7 +129,7 @@ def main() -> None:
     if arguments.tolerance is not None and not arguments.tolerance > 0:
         parser.error(f"--tolerance is {arguments.tolerance}, it must be above 0")
     # Each run is trained again as it was; what is not trained, the data, as most are.
-    settle("portable")
+    set_machine("portable")
     from experiments.record.reading import Archive
 
     try:

@@ -29,9 +29,9 @@ from experiments.run.config import CONF, Config, UserError, cell_name, register,
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import defer_interrupts, end_in_order
 from experiments.run.job import Parent, Result, parent_of_job, reason_of, status_of, tags_of_run
-from experiments.run.loaders import needing_allowance
+from experiments.run.loaders import targets_to_allow
 from experiments.run.measure import MEASURES
-from experiments.run.pool import Lost
+from experiments.run.pool import WorkerLost
 from experiments.sweep.checks import check_run
 from experiments.sweep.sweep import Sweep
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from experiments.run.stack import Trained
 
 # What a command ends with in one line.
-EXPECTED = (UserError, Lost, HydraException, OmegaConfBaseException, OSError)
+EXPECTED = (UserError, WorkerLost, HydraException, OmegaConfBaseException, OSError)
 
 register()
 
@@ -112,7 +112,7 @@ def _job(cfg: DictConfig) -> Job:
             print(reason)
         config = replace(config, tracking=sweep.tracking if sweep else anchor(config.tracking))
         data = task(config)
-    outbox = Outbox(config.tracking, Path(hydra_config.runtime.output_dir), needing_allowance([config.dataset.loader]))
+    outbox = Outbox(config.tracking, Path(hydra_config.runtime.output_dir), targets_to_allow([config.dataset.loader]))
     return Job(config, data, sweep, hydra_config.job.num if sweep else 0, outbox)
 
 

@@ -25,11 +25,11 @@ from experiments.record import AnyRun, Untracked, check_tracking, open_store
 from experiments.record.address import conceal_typed
 from experiments.record.identity import SURROUNDINGS, fingerprint
 from experiments.run import paper
-from experiments.run.bounded import text
+from experiments.run.bounded import read_text
 from experiments.run.config import UserError, composed, flat, register, settled
 from experiments.run.data import load
 from experiments.run.engines import Engine, connect
-from experiments.run.folder import check_folder, hold
+from experiments.run.folder import check_folder, lock_folder
 from experiments.run.grid import MappedConfig, ZoomConfig, axes, grid, typed_map, windows
 from experiments.run.interrupts import end_in_order
 from experiments.run.job import reason_of, status_of
@@ -131,7 +131,7 @@ def _digest(config: MappedConfig) -> str:
 def _check_owner(folder: Path, mark: str) -> None:
     """Raise UserError where the folder holds another map's tiles."""
     try:
-        owner = text(folder / OWNER)
+        owner = read_text(folder / OWNER)
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
@@ -145,7 +145,7 @@ def _held(folder: Path) -> Iterator[None]:
     """Raises UserError where another process trains tiles in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     in_use = UserError(f"map.folder is {str(folder)!r}, where another process trains tiles: wait for it")
-    with hold(folder, in_use):
+    with lock_folder(folder, in_use):
         yield
 
 

@@ -25,7 +25,7 @@ from experiments.record.address import absolute, check_reachable
 from experiments.run.config import TrackingConfig, UserError
 from experiments.run.interrupts import end_in_order
 from experiments.run.job import reason_of, status_of
-from experiments.run.machine import settle
+from experiments.run.machine import set_machine
 
 SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
     section.__name__: section
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI")
     parser.add_argument("--no-record", action="store_true", help="print the table and record nothing")
     arguments = parser.parse_args()
-    reason = settle("portable")
+    reason = set_machine("portable")
     try:
         if not arguments.no_record:
             check_reachable(absolute(arguments.uri))

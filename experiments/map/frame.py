@@ -16,7 +16,7 @@ from experiments.run.engines import Engine
 from experiments.run.grid import Grid, MappedConfig, grid
 from experiments.run.interrupts import raise_lost_interrupt
 from experiments.run.paper import PIXEL, TRAINED
-from experiments.run.pool import Lost
+from experiments.run.pool import WorkerLost
 from experiments.run.tile import OUTCOMES, train_tile
 from experiments.run.tile import floor_tile as train_floor
 
@@ -71,7 +71,7 @@ class Frame:
                         bar.refresh()
 
                     for index, trained in pool.results(tick, TICK_SECONDS):
-                        if isinstance(trained, Lost):
+                        if isinstance(trained, WorkerLost):
                             lost.append(missing[index])
                         elif isinstance(trained, Exception):
                             raise trained

@@ -16,9 +16,9 @@ from blocks.measure.signals import BINS, NUMBERS
 from experiments.run import bounded
 from experiments.run.config import Config, UserError, schedules
 from experiments.run.data import Task, load
-from experiments.run.environment import uncommitted
+from experiments.run.environment import uncommitted_diff
 from experiments.run.measure import MEASURES
-from experiments.run.memory import in_words
+from experiments.run.memory import format_bytes
 from experiments.run.stack import Trained, count_parameters, instruments_bytes, steps_of
 
 HISTORY, PARAMETERS, CONFIG, ENVIRONMENT, DIFF = "history.npz", "parameters.npy", "config.yaml", "environment.json", "git.diff"
@@ -43,8 +43,8 @@ def write(trained: Trained, folder: Path) -> None:
     (folder / CONFIG).write_text(yaml.dump(asdict(trained.config), Dumper=DUMPER, sort_keys=False))
     own = {"threads": str(trained.config.training.threads), "data": load(trained.config.dataset).digest}
     (folder / ENVIRONMENT).write_text(json.dumps({**trained.environment, **own}, indent=2))
-    if uncommitted():
-        (folder / DIFF).write_text(uncommitted(), encoding="utf-8")
+    if uncommitted_diff():
+        (folder / DIFF).write_text(uncommitted_diff(), encoding="utf-8")
 
 
 def check_recordable(config: Config, of: Task) -> None:
@@ -52,14 +52,14 @@ def check_recordable(config: Config, of: Task) -> None:
     depth, width, size = config.network.depth, config.network.width, np.dtype(config.dtype).itemsize
     # Of every step the loss, the batch's size, and of every block two norms and what the instruments have measured.
     history = steps_of(config, of) * (((2 + len(schedules(config))) * depth + 1) * size + 8) + instruments_bytes(config, of)
-    at_most = f"a record has at most {in_words(ARRAY_BYTES)}, tracking.enabled=false trains without one"
+    at_most = f"a record has at most {format_bytes(ARRAY_BYTES)}, tracking.enabled=false trains without one"
     if history > ARRAY_BYTES:
         asked = f"training.epochs is {config.training.epochs} and network.depth {depth}"
         asked += "".join(f", instruments.{name} {schedule}" for name, schedule in schedules(config).items())
-        raise UserError(f"{asked}, whose history takes {in_words(history)}: {at_most}")
+        raise UserError(f"{asked}, whose history takes {format_bytes(history)}: {at_most}")
     if (parameters := size * count_parameters(config, of)) > ARRAY_BYTES:
         asked = f"network.width is {width} and network.depth {depth}"
-        raise UserError(f"{asked}, whose final parameters take {in_words(parameters)}: {at_most}")
+        raise UserError(f"{asked}, whose final parameters take {format_bytes(parameters)}: {at_most}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +90,11 @@ def read(folder: Path) -> Files:
         _check_shape("parameters", parameters, parameters.shape[:1], FLOATS)
         at = folder / CONFIG
         # Before there was a choice, a run had this.
-        config = {"machine": "native", **bounded.yaml_mapping(at)}
+        config = {"machine": "native", **bounded.read_yaml_mapping(at)}
         at = folder / ENVIRONMENT
-        environment = bounded.json_texts(at)
+        environment = bounded.read_json_texts(at)
         at = folder / DIFF
-        diff = bounded.text(at, DIFF_BYTES) if at.is_symlink() or at.exists() else ""
+        diff = bounded.read_text(at, DIFF_BYTES) if at.is_symlink() or at.exists() else ""
     except FileNotFoundError:
         raise UserError(f"{at} is not there") from None
     except Exception as error:

@@ -11,7 +11,7 @@ import numpy as np
 from blocks.arrays import Array, quiet
 from blocks.history import History
 from experiments.run.config import Config, InstrumentsConfig
-from experiments.run.environment import version_of
+from experiments.run.environment import package_version
 
 # (job, fingerprint) -> (value of the measure, nan where that is not finite, and outcome)
 Finished = dict[tuple[int, str], tuple[float, str]]
@@ -39,7 +39,7 @@ def fingerprint(config: Config, digest: str, package: str | None = None) -> str:
         within = trained[groups[0]] if groups else trained
         if within[last] == before:
             del within[last]
-    return _sha256(json.dumps([trained, digest, package or version_of("depth-laboratory")], sort_keys=True).encode())
+    return _sha256(json.dumps([trained, digest, package or package_version("depth-laboratory")], sort_keys=True).encode())
 
 
 def fingerprint_of_sweep(runs: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from experiments.record.address import Unreachable, absolute, check_reachable, m
 from experiments.record.ownership import VARIABLE
 from experiments.record.untracked import Untracked
 from experiments.run.config import TrackingConfig, UserError
-from experiments.run.folder import hold
+from experiments.run.folder import lock_folder
 from experiments.run.interrupts import defer_interrupts
 from experiments.run.trust import from_record
 
@@ -161,7 +161,7 @@ def deliver(folder: Path, store: "AnyStore | None" = None, allow: Sequence[str] 
     with contextlib.ExitStack() as around:
         for outbox in dict.fromkeys(record.parent for record in waiting(folder)):
             in_use = InUse(f"{outbox} is being delivered by another process: wait for it")
-            around.enter_context(hold(outbox, in_use))
+            around.enter_context(lock_folder(outbox, in_use))
         stores = _Stores(uri)
         around.callback(stores.close)
         # A sweep's end comes after its runs.

@@ -33,7 +33,7 @@ from experiments.record.run import Run
 from experiments.record.writer import FinishedRun, NewRun, at_once
 from experiments.run.config import MEASURE, Config, DatasetConfig, SweepConfig, TrackingConfig
 from experiments.run.data import load
-from experiments.run.environment import environment, uncommitted
+from experiments.run.environment import environment, uncommitted_diff
 from experiments.run.measure import MEASURES, Measure
 from experiments.run.stack import Trained
 
@@ -199,7 +199,7 @@ def _commit_tags() -> dict[str, str]:
     return {
         "mlflow.source.git.commit": here["git.commit"],
         "mlflow.source.git.branch": here["git.branch"],
-        "git.dirty": str(bool(uncommitted())).lower(),
+        "git.dirty": str(bool(uncommitted_diff())).lower(),
     }
 
 

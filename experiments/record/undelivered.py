@@ -59,7 +59,7 @@ def read(file: Path, is_of_sweep: bool) -> RunRecord | SweepRecord:
     """The record that a record.json holds; raises ValueError, in one line, for anything else, and OSError."""
     kind = SweepRecord if is_of_sweep else RunRecord
     try:
-        return kind.model_validate_json(bounded.text(file))
+        return kind.model_validate_json(bounded.read_text(file))
     except ValidationError as error:
         found = error.errors()[0]
         raise ValueError(": ".join([".".join(str(part) for part in found["loc"]) or "it", found["msg"]])) from None

@@ -10,7 +10,7 @@ from experiments.record import AnyRun, AnyStore
 from experiments.record.outbox import Outbox
 from experiments.run.interrupts import defer_interrupts
 from experiments.run.job import reason_of
-from experiments.run.pool import Lost
+from experiments.run.pool import WorkerLost
 from experiments.sweep.jobs import Jobs
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class OpenRuns:
                 self.outbox.put(self.jobs.name_of(job), self.jobs.tags_of(job), self.parent.run_id, outcome)
 
     def _fail(self, job: int, error: Exception) -> None:
-        self.runs[job].fail(reason_of(error), "KILLED" if isinstance(error, Lost) else "FAILED")
+        self.runs[job].fail(reason_of(error), "KILLED" if isinstance(error, WorkerLost) else "FAILED")
 
     def _finish(self, trained: "Sequence[tuple[int, Trained]]") -> None:
         runs: list[tuple[Any, Trained]] = [(self.runs[job], each) for job, each in trained]

@@ -17,7 +17,7 @@ from experiments.record.outbox import Outbox
 from experiments.record.ownership import VARIABLE, TakenOver
 from experiments.run.config import UserError
 from experiments.run.job import PARENT, Parent, reason_of, status_of
-from experiments.run.loaders import needing_allowance
+from experiments.run.loaders import targets_to_allow
 from experiments.sweep.jobs import Jobs
 from experiments.sweep.open_runs import OpenRuns
 
@@ -36,7 +36,7 @@ class SweepRecord:
 
     def __init__(self, jobs: Jobs, fingerprint: str, folder: Path) -> None:
         self.jobs, self.fingerprint = jobs, fingerprint
-        loaders = needing_allowance(config.dataset.loader for config in jobs.configs)
+        loaders = targets_to_allow(config.dataset.loader for config in jobs.configs)
         self.outbox = Outbox(jobs.configs[0].tracking, folder.absolute(), loaders)
         self.store: AnyStore | None = None
         self.parent: AnyRun = Untracked()

@@ -18,7 +18,7 @@ import experiments.reproduce
 from experiments.record.reading import Archive
 from experiments.run import stack
 from experiments.run.config import UserError, typed
-from experiments.run.machine import HELD
+from experiments.run.machine import PORTABLE_VARIABLES
 from experiments.run.trust import from_record
 
 # Nothing here looks at pictures or models.
@@ -242,7 +242,7 @@ def test_another_thread_count_and_commit_are_named(one):
 
 def started(lab, module, *arguments, status=0, **environ):
     """Its output, from a process with these variables, as a user starts one."""
-    own = {key: value for key, value in lab.environ.items() if key not in HELD}
+    own = {key: value for key, value in lab.environ.items() if key not in PORTABLE_VARIABLES}
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=lab.folder, env={**own, **environ}, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stdout + done.stderr

@@ -16,7 +16,7 @@ from experiments.record import outbox
 from experiments.record.outbox import FOLDER, RECORD, Outbox, deliver
 from experiments.record.tracking import Store
 from experiments.run.config import TrackingConfig, UserError, typed
-from experiments.run.folder import LOCK
+from experiments.run.folder import LOCK_NAME
 from experiments.run.stack import train_stack
 from tests.experiments.conftest import empty_store
 
@@ -198,7 +198,7 @@ def test_the_command_that_delivers_is_quoted_and_names_store_and_loaders(lab, tr
 
 
 def test_two_do_not_deliver_at_once(lab, record):
-    with FileLock(record.parent / LOCK):
+    with FileLock(record.parent / LOCK_NAME):
         output = lab.run(str(lab.folder), module="experiments.deliver", status=1)
         assert output == f"error: {record.parent} is being delivered by another process: wait for it\n"
         # A sweep whose records somebody delivers by hand goes on.
