@@ -33,10 +33,10 @@ def report(run_id: str | None, file: Path, uri: str | None, allow: list[str]) ->
     with tempfile.TemporaryDirectory() as downloads, tempfile.TemporaryDirectory() as folder:
         archive = Archive(uri, Path(downloads))
         run_id = run_id or archive.newest("sweep", "run")
-        runs = {int(run.tags.get("job", 0)): run for run in archive.recorded(run_id)}
+        runs = {int(run.tags.get("job", 0)): run for run in archive.finished_runs(run_id)}
         if not runs:
             raise UserError(f"sweep {run_id} has no finished run")
-        rows, judged_by = [], archive.get(run_id).data.tags.get(MEASURE)
+        rows, judged_by = [], archive.get_run(run_id).data.tags.get(MEASURE)
         for job, run in runs.items():
             files = run.files()
             config = from_record(files.config, allow)
@@ -48,7 +48,7 @@ def report(run_id: str | None, file: Path, uri: str | None, allow: list[str]) ->
         found = Report(rows)
         verdict = draw_study(found, list(runs.values()), Path(folder))
         pictures = sorted(Path(folder).glob("*.svg"))
-        heading = Heading(run_id, str(archive.get(run_id).info.run_name), verdict, *pictures)
+        heading = Heading(run_id, str(archive.get_run(run_id).info.run_name), verdict, *pictures)
         text = page(content(heading, found, runs))
     file.write_text(text, encoding="utf-8")
 

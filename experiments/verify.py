@@ -21,7 +21,7 @@ from experiments.published.mean_field import initialisation, mean_field
 from experiments.published.row import Row
 from experiments.published.start import isometry, normalization
 from experiments.published.trainings import bits, trainability, training_curves
-from experiments.record.address import absolute, check_reachable
+from experiments.record.address import absolute_uri, check_reachable
 from experiments.run.config import TrackingConfig, UserError
 from experiments.run.interrupts import end_in_order
 from experiments.run.job import reason_of, status_of
@@ -66,10 +66,10 @@ def record(rows: list[Row], tracking: TrackingConfig) -> None:
     store = Store(tracking)
     try:
         run = store.begin("verify", {"kind": "verify"})
-        run.tabulate(columns(rows))
+        run.log_table(columns(rows))
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "table.txt").write_text(text(rows))
-            run.keep(Path(folder))
+            run.log_artifacts(Path(folder))
         run.end("FINISHED" if all(row.holds for row in rows) else "FAILED")
     except BaseException as error:
         with contextlib.suppress(UserError):
@@ -100,7 +100,7 @@ def main() -> None:
     reason = set_machine("portable")
     try:
         if not arguments.no_record:
-            check_reachable(absolute(arguments.uri))
+            check_reachable(absolute_uri(arguments.uri))
     except UserError as error:
         sys.exit(f"error: {error}")
     rows = []

@@ -111,9 +111,9 @@ def check_arrays(file: Path, max_bytes: int | None = None) -> dict[str, Header]:
             members = archive.infolist()
             if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
                 raise ValueError("its arrays are packed in a way that NumPy does not use")
-            unpacked = sum(member.file_size for member in members)
-            if unpacked > max(size, MAX_UNPACKED_BYTES):
-                raise ValueError(f"{size} bytes unpack to {unpacked}")
+            unpacked_bytes = sum(member.file_size for member in members)
+            if unpacked_bytes > max(size, MAX_UNPACKED_BYTES):
+                raise ValueError(f"{size} bytes unpack to {unpacked_bytes}")
             headers = {}
             for member in members:
                 with archive.open(member) as array:

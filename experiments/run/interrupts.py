@@ -18,14 +18,14 @@ class _Interrupt:
     """The signal that ends this command.
 
     signum: None until a signal is received. received_at: when, on the monotonic clock.
-    deferrals: the number of `defer_interrupts` contexts that are entered. deferred: whether a signal waits for their end.
+    deferrals: the number of `defer_interrupts` contexts that are entered. is_deferred: whether a signal waits for their end.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self.received_at = 0.0
         self.deferrals = 0
-        self.deferred = False
+        self.is_deferred = False
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal: raise KeyboardInterrupt or SystemExit, unless the command is ending already."""
@@ -39,7 +39,7 @@ class _Interrupt:
             if within_limit:
                 return
         if self.deferrals and within_limit:
-            self.deferred = True
+            self.is_deferred = True
         else:
             self.raise_signal()
 
@@ -99,8 +99,8 @@ def defer_interrupts() -> Iterator[None]:
         yield
     finally:
         _interrupt.deferrals -= 1
-        must_raise = _interrupt.deferred and not _interrupt.deferrals
-        _interrupt.deferred = _interrupt.deferred and not must_raise
+        must_raise = _interrupt.is_deferred and not _interrupt.deferrals
+        _interrupt.is_deferred = _interrupt.is_deferred and not must_raise
     if must_raise:
         _interrupt.raise_signal()
 

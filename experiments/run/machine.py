@@ -38,8 +38,8 @@ COMMANDS = (
 
 def variables(kernel: str, targets: Iterable[str]) -> dict[str, str]:
     """Return the environment variables with which OpenBLAS uses that kernel, and NumPy those targets and no other."""
-    disabled = [target for target in TARGETS if target not in targets]
-    return {"OPENBLAS_CORETYPE": kernel, "NPY_DISABLE_CPU_FEATURES": " ".join(disabled)}
+    disabled_targets = [target for target in TARGETS if target not in targets]
+    return {"OPENBLAS_CORETYPE": kernel, "NPY_DISABLE_CPU_FEATURES": " ".join(disabled_targets)}
 
 
 PORTABLE_VARIABLES = variables("Haswell", ["X86_V3"])
@@ -110,12 +110,14 @@ def recorded_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """
     from blocks.machine import Machine
 
-    machine, kernel, recorded = Machine.here(), environment.get("blas_kernel"), environment.get("simd")
-    if kernel not in KERNELS or (kernel == machine.kernel and recorded in (None, " ".join(machine.targets))):
+    machine, kernel, recorded_targets = Machine.here(), environment.get("blas_kernel"), environment.get("simd")
+    if kernel not in KERNELS or (kernel == machine.kernel and recorded_targets in (None, " ".join(machine.targets))):
         return {}
     # Version 0.5.0 recorded no targets: NumPy used all targets of the processor.
-    targets = (list(TARGETS) if "avx512" in KERNELS[kernel] else ["X86_V3"]) if recorded is None else recorded.split()
-    required_flags = [KERNELS[kernel], *(TARGETS.get(target, target) for target in targets if recorded is not None)]
+    targets = (
+        (list(TARGETS) if "avx512" in KERNELS[kernel] else ["X86_V3"]) if recorded_targets is None else recorded_targets.split()
+    )
+    required_flags = [KERNELS[kernel], *(TARGETS.get(target, target) for target in targets if recorded_targets is not None)]
     missing_flags = [flag for flag in dict.fromkeys(required_flags) if flag not in processor_flags()]
     if missing_flags:
         raise ValueError(

@@ -30,9 +30,9 @@ def from_record(values: dict[str, Any], allow: Sequence[str] = ()) -> Config:
         dataset = values.get("dataset")
         loader = dataset.get("loader") if isinstance(dataset, dict) else None
         check_loader(loader if isinstance(loader, dict) else {}, allow)
-        merged = OmegaConf.merge(OmegaConf.structured(Config), values)
-        assert isinstance(merged, DictConfig)
-        return typed(merged)
+        merged_config = OmegaConf.merge(OmegaConf.structured(Config), values)
+        assert isinstance(merged_config, DictConfig)
+        return typed(merged_config)
     except (UserError, OmegaConfBaseException, ArithmeticError) as error:
         raise UserError(f"the record's config does not fit: {' '.join(str(error).split())}") from None
 

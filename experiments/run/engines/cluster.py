@@ -103,12 +103,12 @@ def work(expected: dict[str, str], function: Callable[..., Any], *arguments: Any
     expected: the main process's environment, by name. Raises UserError where the worker's is another one.
     """
     actual = _environment_values(expected)
-    differing = [key for key in expected if actual[key] != expected[key]]
+    differing_keys = [key for key in expected if actual[key] != expected[key]]
     with WORK_LOCK:
-        if differing and set(differing) <= set(MACHINE_KEYS) and not portable_variables() and has_avx2():
+        if differing_keys and set(differing_keys) <= set(MACHINE_KEYS) and not portable_variables() and has_avx2():
             return _in_process(expected, function, *arguments)
-        if differing:
-            differences = ", ".join(f"{key} {actual[key]!r} instead of {expected[key]!r}" for key in differing)
+        if differing_keys:
+            differences = ", ".join(f"{key} {actual[key]!r} instead of {expected[key]!r}" for key in differing_keys)
             raise UserError(f"its worker on {socket.gethostname()} has {differences}")
         return function(*arguments)
 

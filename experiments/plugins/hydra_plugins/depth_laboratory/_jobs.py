@@ -61,15 +61,15 @@ def launch(
     setup_globals()
     configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
     Path(str(launcher.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-    returns: dict[int, JobReturn] = {}
+    job_returns: dict[int, JobReturn] = {}
     try:
         # An error in this loop closes the generator at once, which ends the training.
         with contextlib.closing(outcomes):
             for number, outcome in outcomes:
-                returns[number] = _run_callbacks(launcher, composer, jobs[number], number, outcome)
+                job_returns[number] = _run_callbacks(launcher, composer, jobs[number], number, outcome)
     finally:
         configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
-    return [returns[number] for number in jobs]
+    return [job_returns[number] for number in jobs]
 
 
 def _run_callbacks(launcher: BasicLauncher, composer: Composer, overrides: Sequence[str], number: int, outcome: Any) -> JobReturn:

@@ -119,7 +119,7 @@ class OptunaSweeper(RandomSweeper):
         search_identity = f"{space} {self.sampler} {self.seed} {self.n_trials} {self.batch_size}", self.n_trials
         # The ends of every axis are checked before the first job is trained.
         study = self._study(self.check_jobs(composer, space.end_jobs(), *search_identity).direction)
-        returns: list[Sequence[JobReturn]] = []
+        batches: list[Sequence[JobReturn]] = []
         results: dict[tuple[str, ...], float] = {}
         with contextlib.ExitStack() as exit_stack:
             sweep_context: Any = None
@@ -134,13 +134,13 @@ class OptunaSweeper(RandomSweeper):
                 elif new_jobs:
                     sweep_context.extend(composer.tasks(new_jobs, first=len(results)))
                 if new_jobs:
-                    returns.append(self.launch_batch(sweep_context, new_jobs, len(results)))
+                    batches.append(self.launch_batch(sweep_context, new_jobs, len(results)))
                     results |= {
-                        tuple(job): float(job_return.return_value) for job, job_return in zip(new_jobs, returns[-1], strict=True)
+                        tuple(job): float(job_return.return_value) for job, job_return in zip(new_jobs, batches[-1], strict=True)
                     }
                 for trial, job in zip(trials, proposals, strict=True):
                     study.tell(trial, results[job])
-        return returns
+        return batches
 
     def _study(self, direction: Any) -> Any:
         import optuna

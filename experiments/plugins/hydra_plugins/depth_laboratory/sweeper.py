@@ -69,11 +69,11 @@ class CheckedSweeper(BasicSweeper):
             # They are checked again, since a job's config may depend on its number.
             jobs = [jobs[number] for number in sweep.distinct]
             sweep = self.check_jobs(composer, jobs)
-        returns: list[Sequence[JobReturn]] = []
+        batches: list[Sequence[JobReturn]] = []
         with self.open_sweep(composer, sweep) as sweep_context:
             for batch in self.split_overrides_to_chunks(jobs, self.max_batch_size):
-                returns.append(self.launch_batch(sweep_context, batch, sum(map(len, returns))))
-        return returns
+                batches.append(self.launch_batch(sweep_context, batch, sum(map(len, batches))))
+        return batches
 
     def composer(self) -> "Composer":
         """Return a composer of the jobs' configs."""
@@ -125,7 +125,7 @@ class CheckedSweeper(BasicSweeper):
         jobs: the overrides of each. first: the number of the first job.
         """
         assert self.launcher is not None
-        returns = self.launcher.launch(jobs, initial_job_idx=first)
+        job_returns = self.launcher.launch(jobs, initial_job_idx=first)
         # `return_value` raises the error of a job that failed.
-        sweep_context.results[first : first + len(jobs)] = [job.return_value for job in returns]
-        return returns
+        sweep_context.results[first : first + len(jobs)] = [job.return_value for job in job_returns]
+        return job_returns
