@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.record.comparison import Difference, first_difference_of
+from experiments.record.comparison import Difference, first_training_difference
 from experiments.record.files import Files
-from experiments.record.identity import SURROUNDINGS
+from experiments.record.identity import RECORD_GROUPS
 from experiments.run.config import MEASURE, UserError, flat_values, printable, varied
 from experiments.run.interrupts import end_in_order
 
 if TYPE_CHECKING:
-    from experiments.record.reading import Recorded
+    from experiments.record.reading import RecordedRun
 
 FINAL = "loss/train"
 
@@ -33,7 +33,7 @@ def compared(left: Files, right: Files) -> list[str]:
     if left.diff != right.diff:
         lines.append("environment: the code's uncommitted changes differ")
     try:
-        difference = first_difference_of(left, right)
+        difference = first_training_difference(left, right)
         if stopped := _stopped_at(difference, left, right):
             lines.append(f"histories are identical until {stopped}")
         else:
@@ -43,7 +43,7 @@ def compared(left: Files, right: Files) -> list[str]:
     return lines
 
 
-def compared_sweeps(left: "Sequence[Recorded]", right: "Sequence[Recorded]", measures: Sequence[str]) -> list[str]:
+def compared_sweeps(left: "Sequence[RecordedRun]", right: "Sequence[RecordedRun]", measures: Sequence[str]) -> list[str]:
     """The runs of two sweeps side by side: those with the same values of every key that is swept in either.
 
     measures: of a history, whose last values are shown.
@@ -67,7 +67,7 @@ def compared_sweeps(left: "Sequence[Recorded]", right: "Sequence[Recorded]", mea
     for run, config, partner in pairs:
         mine, theirs = run.files(), partner.files()
         try:
-            difference = first_difference_of(mine, theirs)
+            difference = first_training_difference(mine, theirs)
             if stopped := _stopped_at(difference, mine, theirs):
                 told = f"identical until {stopped}"
             else:
@@ -100,7 +100,7 @@ def _stopped_at(difference: Difference | None, left: Files, right: Files) -> str
 
 
 def _trained(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flat_values(config).items() if key.partition(".")[0] not in SURROUNDINGS}
+    return {key: value for key, value in flat_values(config).items() if key.partition(".")[0] not in RECORD_GROUPS}
 
 
 def _shown(values: dict[str, Any], key: str) -> str:
@@ -128,7 +128,7 @@ def main() -> None:
                 left, right = (archive.sweep(run_id) for run_id in ids)
                 if not (left and right):
                     raise UserError(f"sweep {ids[len(left) > 0]} has no finished run")
-                judged_by = [archive.get(run_id).data.tags.get(MEASURE, FINAL) for run_id in ids]
+                judged_by = [archive.get_run(run_id).data.tags.get(MEASURE, FINAL) for run_id in ids]
                 lines = compared_sweeps(left, right, list(dict.fromkeys([FINAL, *judged_by])))
             else:
                 lines = compared(*(archive.run(run_id).files() for run_id in ids))

@@ -15,31 +15,31 @@ from pathlib import Path
 from typing import Any
 
 from experiments.record.address import sqlite_file, with_password
-from experiments.record.moved import relocate
+from experiments.record.relocation import relocate_artifacts
 from experiments.run.config import UserError
 from experiments.run.interrupts import SIGNALS
 
-STARTS_WITHIN = 90
+START_SECONDS = 90
 
 
-def _free(port: int) -> bool:
-    with socket.socket() as trial, contextlib.suppress(OSError):
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        trial.bind(("127.0.0.1", port))
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
         return True
     return False
 
 
 def start(port: int, *options: str, **streams: Any) -> subprocess.Popen[bytes]:
-    """MLflow's server on loopback: one worker, and without the dozen processes that wait for jobs nobody here gives it."""
+    """Start MLflow's server on loopback, with one worker and without the dozen processes of its job queue, which is not used."""
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port), *options]
     environ = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return subprocess.Popen(command, env=environ, start_new_session=True, **streams)
 
 
-def answers(process: subprocess.Popen[bytes], port: int) -> bool:
-    """Wait until the server does; False where it has ended before, or takes too long."""
-    deadline = time.monotonic() + STARTS_WITHIN
+def wait_until_ready(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until the server answers; return False where it ends before that or takes longer than START_SECONDS."""
+    deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
             return True
@@ -48,35 +48,35 @@ def answers(process: subprocess.Popen[bytes], port: int) -> bool:
 
 
 def serve(uri: str, port: int) -> subprocess.Popen[bytes]:
-    """MLflow's server on a store, once it answers; raises UserError where it does not start."""
+    """Start MLflow's server on a store, and return it when it answers. Raises UserError where it does not start."""
     if file := sqlite_file(uri):
-        from experiments.record.client import patiently
+        from experiments.record.client import retry_while_locked
 
-        for line in patiently(uri, partial(relocate, file)):
+        for line in retry_while_locked(uri, partial(relocate_artifacts, file)):
             print(line)
-    if not _free(port):
+    if not _is_free(port):
         raise UserError(f"--port is {port}, which another program uses: stop it, or take another one")
     log = tempfile.TemporaryFile()  # noqa: SIM115, the server writes into it for as long as it runs
-    # In its environment: whoever lists processes sees their arguments, and a database's URI may hold a password.
+    # The URI, which may contain a password, is passed in the environment, since every user can list the arguments of processes.
     os.environ["MLFLOW_BACKEND_STORE_URI"] = with_password(uri)
     process = start(port, stdout=log, stderr=log)
-    if answers(process, port):
+    if wait_until_ready(process, port):
         return process
     stop(process)
     log.seek(0)
-    last = log.read().decode(errors="replace").strip().splitlines() or ["no word"]
-    raise UserError(f"MLflow's server does not start on {uri}: {last[-1]}")
+    lines = log.read().decode(errors="replace").strip().splitlines() or ["no word"]
+    raise UserError(f"MLflow's server does not start on {uri}: {lines[-1]}")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a server with its workers."""
+    """End the server and its workers."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     process.wait()
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m experiments.dashboard", description=__doc__)
     parser.add_argument("run_id", nargs="?", help="of a sweep's parent run, a run or a map; the newest one when none is named")
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI")
@@ -86,16 +86,16 @@ def main() -> None:
         parser.error(f"--port is {arguments.port}, it must be 1 to 65535")
     from experiments.record.reading import Archive
 
-    handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    signals = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
 
-    def leave(signum: int, frame: object) -> None:
-        # A second one must not leave the server running.
-        for number in handled:
-            signal.signal(number, signal.SIG_IGN)
+    def interrupt(signum: int, frame: object) -> None:
+        # A second signal would break off the end of the server.
+        for signum in signals:
+            signal.signal(signum, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    for number in handled:
-        signal.signal(number, leave)
+    for signum in signals:
+        signal.signal(signum, interrupt)
     try:
         with tempfile.TemporaryDirectory() as folder:
             archive = Archive(arguments.uri, Path(folder))

@@ -5,25 +5,25 @@ import os
 import sys
 from pathlib import Path
 
-from experiments.record.address import conceal_typed
+from experiments.record.address import strip_typed_passwords
 from experiments.run.config import UserError
 from experiments.run.interrupts import end_in_order
-from experiments.run.trust import ALLOWS
+from experiments.run.trust import ALLOW_HELP
 
 
 @end_in_order("what waits is there still")
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m experiments.deliver", description=__doc__)
     parser.add_argument("folder", type=Path, help="the folder of a sweep or a run, as its last line says")
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI, where they belong")
-    parser.add_argument("--allow", metavar="LOADER", action="append", default=[], help=ALLOWS)
+    parser.add_argument("--allow", metavar="LOADER", action="append", default=[], help=ALLOW_HELP)
     arguments = parser.parse_args()
     if not arguments.folder.is_dir():
         sys.exit(f"error: FOLDER is {str(arguments.folder)!r}, it must be a folder that is there")
     try:
         # Records name their store without its password.
-        conceal_typed()
+        strip_typed_passwords()
         from experiments.record.outbox import deliver
 
         count = deliver(arguments.folder.absolute(), allow=arguments.allow, uri=arguments.uri)

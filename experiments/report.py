@@ -16,7 +16,7 @@ from experiments.run.config import MEASURE, UserError
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import end_in_order
 from experiments.run.measure import MEASURES
-from experiments.run.trust import ALLOWS, from_record
+from experiments.run.trust import ALLOW_HELP, from_record
 
 
 def report(run_id: str | None, file: Path, uri: str | None, allow: list[str]) -> None:
@@ -33,10 +33,10 @@ def report(run_id: str | None, file: Path, uri: str | None, allow: list[str]) ->
     with tempfile.TemporaryDirectory() as downloads, tempfile.TemporaryDirectory() as folder:
         archive = Archive(uri, Path(downloads))
         run_id = run_id or archive.newest("sweep", "run")
-        runs = {int(run.tags.get("job", 0)): run for run in archive.recorded(run_id)}
+        runs = {int(run.tags.get("job", 0)): run for run in archive.finished_runs(run_id)}
         if not runs:
             raise UserError(f"sweep {run_id} has no finished run")
-        rows, judged_by = [], archive.get(run_id).data.tags.get(MEASURE)
+        rows, judged_by = [], archive.get_run(run_id).data.tags.get(MEASURE)
         for job, run in runs.items():
             files = run.files()
             config = from_record(files.config, allow)
@@ -48,7 +48,7 @@ def report(run_id: str | None, file: Path, uri: str | None, allow: list[str]) ->
         found = Report(rows)
         verdict = draw_study(found, list(runs.values()), Path(folder))
         pictures = sorted(Path(folder).glob("*.svg"))
-        heading = Heading(run_id, str(archive.get(run_id).info.run_name), verdict, *pictures)
+        heading = Heading(run_id, str(archive.get_run(run_id).info.run_name), verdict, *pictures)
         text = page(content(heading, found, runs))
     file.write_text(text, encoding="utf-8")
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="report.html by default, movie.gif with --movie")
     parser.add_argument("--movie", action="store_true", help="animate the run of that id")
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI")
-    parser.add_argument("--allow", metavar="NAME", action="append", default=[], help=ALLOWS)
+    parser.add_argument("--allow", metavar="NAME", action="append", default=[], help=ALLOW_HELP)
     arguments = parser.parse_args()
     if arguments.movie and not arguments.run_id:
         parser.error("--movie takes the id of a run")

@@ -24,36 +24,36 @@ from experiments.run.stack import STOPPED
 
 RATE = "optimizer.learning_rate"
 
-__all__ = ["band", "grouped", "load", "sensitivity"]
+__all__ = ["band", "group_seeds", "load", "sensitivity"]
 
 
 class Results(NamedTuple):
-    """What `load` gives: `frame, histories = load()`."""
+    """The result of `load`, for `frame, histories = load()`."""
 
     frame: pd.DataFrame
     histories: Array
 
     def _repr_html_(self) -> str:
-        """For notebooks: how many runs ended how, and the first and the last lines of the frame."""
+        """Return HTML for notebooks: the number of runs with each outcome, and the first and last lines of the frame."""
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in self.frame["outcome"].value_counts().items())
         return f"<p>{len(self.frame)} runs and their histories: {outcomes}</p>{self.frame.to_html(max_rows=10)}"
 
 
 def load(run_id: str | None = None, uri: str | None = None) -> Results:
-    """A frame with a line for every finished run, in the order of the jobs, and their histories, an array of as many objects.
+    """Return a frame with a line for every finished run, in the order of the jobs, and the array (n,) of their histories.
 
-    The frame's columns: the keys that differ between the runs, `outcome`, `run_name`, `run_id`, and the last values of what
-    was measured, `loss/train` and so on; nan where a run diverged or was stopped.
+    The frame's columns are the keys that differ between the runs, `outcome`, `run_name`, `run_id`, and the last values of the
+    measures, `loss/train` and so on, which are nan where a run diverged or was stopped.
 
-    run_id: of a sweep's parent run, or of a run alone; None is the newest of either.
+    run_id: of a sweep's parent run, or of one run; None is the newest sweep or run.
     uri: MLflow's tracking URI, None is MLFLOW_TRACKING_URI or the file beside the project.
     Raises UserError where there is no such store, sweep or run, and where a file is not what was recorded.
     """
     with tempfile.TemporaryDirectory() as folder:
         archive = Archive(uri or os.environ.get("MLFLOW_TRACKING_URI"), Path(folder))
-        runs = archive.recorded(run_id or archive.newest("sweep", "run"))
-        kept = [run.files() for run in runs]
-    configs = [flat_values(files.config) for files in kept]
+        runs = archive.finished_runs(run_id or archive.newest("sweep", "run"))
+        run_files = [run.files() for run in runs]
+    configs = [flat_values(files.config) for files in run_files]
     keys = varied(configs)
     rows = [
         {
@@ -63,34 +63,35 @@ def load(run_id: str | None = None, uri: str | None = None) -> Results:
             "run_id": run.run_id,
             **{name: files.history.final(name) for name in files.history.measures},
         }
-        for run, files, config in zip(runs, kept, configs, strict=True)
+        for run, files, config in zip(runs, run_files, configs, strict=True)
     ]
-    histories = np.empty(len(kept), dtype=object)
-    histories[:] = [files.history for files in kept]
+    histories = np.empty(len(run_files), dtype=object)
+    histories[:] = [files.history for files in run_files]
     return Results(pd.DataFrame(rows), histories)
 
 
-def grouped(frame: pd.DataFrame, histories: Array) -> tuple[pd.DataFrame, Array]:
-    """What `load` gives, with one line, and one history with a lane a seed, for all runs that differ in their seed alone.
+def group_seeds(frame: pd.DataFrame, histories: Array) -> tuple[pd.DataFrame, Array]:
+    """Group the result of `load`: runs that differ only in their seed become one line, and one history with a lane for each seed.
 
-    The frame's columns: the keys that differ but for `seed`; `runs`, `diverged` and `stopped`, how many there are of each; and of
-    what was measured last the mean, `loss/train` and so on, and the standard deviation (over n - 1), `loss/train std`, both
-    without those that diverged or were stopped. `band(history.grad_norm, logarithmic=True)` is the mean and the band over the
-    seeds.
+    The frame's columns are the keys that differ, without `seed`; the numbers of `runs`, `diverged` and `stopped` ones; and the
+    mean of the last value of each measure, `loss/train` and so on, and its standard deviation (over n - 1), `loss/train std`,
+    both without runs that diverged or were stopped.
+
+    `band(history.grad_norm, logarithmic=True)` returns the mean and the band over the seeds.
     """
     columns = list(frame.columns)
     keys = [key for key in columns[: columns.index("outcome")] if key != "seed"]
     measures = columns[columns.index("run_id") + 1 :]
-    rows, lanes = [], []
+    rows, lane_histories = [], []
     for _, runs in frame.groupby(_places(frame, keys), sort=False):
         means, deviations = runs[measures].mean(), runs[measures].std()
-        ends = {name: value for key in measures for name, value in ((key, means[key]), (f"{key} std", deviations[key]))}
+        summaries = {name: value for key in measures for name, value in ((key, means[key]), (f"{key} std", deviations[key]))}
         counts = {outcome: int((runs["outcome"] == outcome).sum()) for outcome in ("diverged", STOPPED)}
-        rows.append({**runs.iloc[0][keys], "runs": len(runs), **counts, **ends})
-        lanes.append(stacked(histories[runs.index]))
-    stacks = np.empty(len(lanes), dtype=object)
-    stacks[:] = lanes
-    return pd.DataFrame(rows), stacks
+        rows.append({**runs.iloc[0][keys], "runs": len(runs), **counts, **summaries})
+        lane_histories.append(stacked(histories[runs.index]))
+    stacked_histories = np.empty(len(lane_histories), dtype=object)
+    stacked_histories[:] = lane_histories
+    return pd.DataFrame(rows), stacked_histories
 
 
 def sensitivity(frame: pd.DataFrame, histories: Array, measure: str = "loss/train") -> pd.DataFrame:
@@ -118,5 +119,5 @@ def _places(frame: pd.DataFrame, keys: list[str]) -> pd.Series:
 
 def _printable(value: object) -> object:
     if isinstance(value, list):
-        return [_printable(each) for each in value]
+        return [_printable(entry) for entry in value]
     return printable(value) if isinstance(value, str) else value

@@ -18,10 +18,13 @@ from experiments.run.interrupts import end_in_order
 
 
 def export(run_id: str, file: Path, uri: str | None) -> int:
-    """Write the curves of a sweep's finished runs, or of one run, as CSV; the number of lines below the header.
+    """Write the curves of a sweep's finished runs, or of one run, as CSV; return the number of lines below the header.
 
-    A metric has the name and the steps that it has in MLflow, of all blocks and all steps; values that are not finite are left
-    out. Raises UserError where there is no such sweep, or the file is there already.
+    Metrics have the names and the steps that they have in MLflow, but all blocks and all steps are written. Values that are not
+    finite are left out.
+
+    uri: MLflow's tracking URI, None is the file beside the project.
+    Raises UserError where there is no such sweep, or where the file exists already.
     """
     from experiments.record.metrics import series
     from experiments.record.reading import Archive
@@ -29,26 +32,26 @@ def export(run_id: str, file: Path, uri: str | None) -> int:
     if file.exists():
         raise UserError(f"FILE is {str(file)!r}, which is there already: name another one")
     with tempfile.TemporaryDirectory() as downloads:
-        runs = Archive(uri, Path(downloads)).recorded(run_id)
+        runs = Archive(uri, Path(downloads)).finished_runs(run_id)
         configs = [flat_values(run.files().config) for run in runs]
         keys, count = varied(configs), 0
-        with file.open("x", newline="") as lines:
-            writer = csv.writer(lines)
+        with file.open("x", newline="") as csv_file:
+            writer = csv.writer(csv_file)
             writer.writerow(["run_id", *keys, "step", "metric", "value"])
             for run, config in zip(runs, configs, strict=True):
-                history, own = run.files().history, [run.run_id, *(config.get(key, "") for key in keys)]
+                history, first_columns = run.files().history, [run.run_id, *(config.get(key, "") for key in keys)]
                 steps = len(history.loss)
-                for metric, (at, values) in series(history, steps, steps + 1, None).items():
+                for metric, (steps_of_metric, values) in series(history, steps, steps + 1, None).items():
                     finite = np.isfinite(values)
-                    for step, value in zip(at[finite].tolist(), values[finite].tolist(), strict=True):
-                        writer.writerow([*own, step, metric, repr(value)])
+                    for step, value in zip(steps_of_metric[finite].tolist(), values[finite].tolist(), strict=True):
+                        writer.writerow([*first_columns, step, metric, repr(value)])
                         count += 1
     return count
 
 
 @end_in_order()
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.store", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.record import AnyRun, AnyStore, Untracked, check_tracking, open_store
-from experiments.record.address import Unreachable, anchor, conceal_typed
+from experiments.record.address import Unreachable, strip_typed_passwords, with_absolute_uri
 from experiments.record.identity import fingerprint
 from experiments.record.outbox import Outbox
 from experiments.run import config as schema
@@ -29,9 +29,9 @@ from experiments.run.config import CONF, Config, UserError, cell_name, register,
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import defer_interrupts, end_in_order
 from experiments.run.job import Parent, Result, parent_of_job, reason_of, status_of, tags_of_run
-from experiments.run.loaders import needing_allowance
+from experiments.run.loaders import targets_to_allow
 from experiments.run.measure import MEASURES
-from experiments.run.pool import Lost
+from experiments.run.pool import WorkerLost
 from experiments.sweep.checks import check_run
 from experiments.sweep.sweep import Sweep
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from experiments.run.stack import Trained
 
 # What a command ends with in one line.
-EXPECTED = (UserError, Lost, HydraException, OmegaConfBaseException, OSError)
+EXPECTED = (UserError, WorkerLost, HydraException, OmegaConfBaseException, OSError)
 
 register()
 
@@ -81,15 +81,15 @@ def train(cfg: DictConfig) -> Result:
         return finished
     with _recorded(store, job) as run:
         trained = _trained(job, run)
-        with job.outbox.instead():
+        with job.outbox.catching_unreachable():
             run.finish(trained)
     result = Result.of(trained)
     if not job.parent:
-        if not job.outbox.closed:
-            with job.outbox.instead():
+        if not job.outbox.is_closed:
+            with job.outbox.catching_unreachable():
                 _show(store, run, job.config)
         print(result)
-    if job.outbox.closed:
+    if job.outbox.is_closed:
         job.outbox.put(job.name, job.tags, job.parent, trained)
         if not job.parent:
             sys.exit(1)
@@ -110,9 +110,9 @@ def _job(cfg: DictConfig) -> Job:
         sweep = parent_of_job()
         if reason and not sweep:
             print(reason)
-        config = replace(config, tracking=sweep.tracking if sweep else anchor(config.tracking))
+        config = replace(config, tracking=sweep.tracking if sweep else with_absolute_uri(config.tracking))
         data = task(config)
-    outbox = Outbox(config.tracking, Path(hydra_config.runtime.output_dir), needing_allowance([config.dataset.loader]))
+    outbox = Outbox(config.tracking, Path(hydra_config.runtime.output_dir), targets_to_allow([config.dataset.loader]))
     return Job(config, data, sweep, hydra_config.job.num if sweep else 0, outbox)
 
 
@@ -129,8 +129,8 @@ def _opened(job: Job) -> AnyStore:
 def _finished(store: AnyStore, job: Job) -> Result | None:
     """The result that the record has of the sweep's job."""
     measure = MEASURES[job.config.sweep.measure]
-    with job.outbox.instead():
-        if finished := store.finished(job.parent, job.number, job.tags["fingerprint"], measure):
+    with job.outbox.catching_unreachable():
+        if finished := store.finished_job(job.parent, job.number, job.tags["fingerprint"], measure):
             return Result.made(*finished, measure)
     return None
 
@@ -147,7 +147,7 @@ def _trained(job: Job, run: AnyRun) -> "Trained":
 
         def watch(step: int, history: "Callable[[], History]") -> None:
             bar.update(step - bar.n)
-            with job.outbox.instead():
+            with job.outbox.catching_unreachable():
                 report(step, history)
 
         (trained,) = train_stack([job.config], job.task, watch)
@@ -161,9 +161,9 @@ def _recorded(store: AnyStore, job: Job) -> Iterator[AnyRun]:
     status, reason = "KILLED", "its process has ended"
     try:
         # Nothing comes between a run and its params.
-        with job.outbox.instead(), defer_interrupts():
+        with job.outbox.catching_unreachable(), defer_interrupts():
             run = store.begin(job.name, job.tags, job.parent, job.config)
-        with run.beating():
+        with run.heartbeats():
             yield run
     except BaseException as error:
         status, reason = status_of(error), reason_of(error)
@@ -171,7 +171,7 @@ def _recorded(store: AnyStore, job: Job) -> Iterator[AnyRun]:
             run.fail(reason, status)
         raise
     finally:
-        if not job.outbox.closed:
+        if not job.outbox.is_closed:
             with contextlib.suppress(UserError):
                 store.close(status, reason)
 
@@ -250,7 +250,7 @@ def main() -> None:
     # A number of more than 4,300 digits is refused by its key, and not by Python.
     sys.set_int_max_str_digits(0)
     try:
-        conceal_typed()
+        strip_typed_passwords()
         hydra.main(version_base="1.3", config_path=CONF, config_name="config")(train)()
     except Exception as error:
         if full_error or not is_expected(error):

@@ -22,14 +22,14 @@ from pathlib import Path
 
 from experiments.map.frame import Frame
 from experiments.record import AnyRun, Untracked, check_tracking, open_store
-from experiments.record.address import conceal_typed
-from experiments.record.identity import SURROUNDINGS, fingerprint
+from experiments.record.address import strip_typed_passwords
+from experiments.record.identity import RECORD_GROUPS, fingerprint
 from experiments.run import paper
-from experiments.run.bounded import text
+from experiments.run.bounded import read_text
 from experiments.run.config import UserError, composed, flat, register, settled
 from experiments.run.data import load
 from experiments.run.engines import Engine, connect
-from experiments.run.folder import check_folder, hold
+from experiments.run.folder import check_folder, lock_folder
 from experiments.run.grid import MappedConfig, ZoomConfig, axes, grid, typed_map, windows
 from experiments.run.interrupts import end_in_order
 from experiments.run.job import reason_of, status_of
@@ -58,7 +58,7 @@ def make(config: MappedConfig, folder: Path, run: AnyRun, engine: Engine) -> Non
         # Not beside the map's own pictures, which a map without a zoom has, too.
         with tempfile.TemporaryDirectory() as made:
             animation(pictures, Path(made, "zoom.gif"))
-            run.keep(Path(made))
+            run.log_artifacts(Path(made))
 
 
 def _record_frame(frame: Frame, run: AnyRun, number: int) -> None:
@@ -90,8 +90,8 @@ def _record_frame(frame: Frame, run: AnyRun, number: int) -> None:
     if networks_a_second > 0:
         metrics["map/networks_a_second"] = networks_a_second
     run.check_owner()
-    run.describe({}, metrics, number)
-    run.keep(frame.result, "" if number == 1 else f"frame_{number:03d}")
+    run.log_summary({}, metrics, number)
+    run.log_artifacts(frame.result, "" if number == 1 else f"frame_{number:03d}")
 
 
 def title_of(config: MappedConfig) -> str:
@@ -115,7 +115,7 @@ def title_of(config: MappedConfig) -> str:
 
 
 def _params(config: MappedConfig) -> dict[str, str]:
-    return {key: str(value) for key, value in flat(config).items() if key.partition(".")[0] not in SURROUNDINGS}
+    return {key: str(value) for key, value in flat(config).items() if key.partition(".")[0] not in RECORD_GROUPS}
 
 
 def _digest(config: MappedConfig) -> str:
@@ -131,7 +131,7 @@ def _digest(config: MappedConfig) -> str:
 def _check_owner(folder: Path, mark: str) -> None:
     """Raise UserError where the folder holds another map's tiles."""
     try:
-        owner = text(folder / OWNER)
+        owner = read_text(folder / OWNER)
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
@@ -145,7 +145,7 @@ def _held(folder: Path) -> Iterator[None]:
     """Raises UserError where another process trains tiles in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     in_use = UserError(f"map.folder is {str(folder)!r}, where another process trains tiles: wait for it")
-    with hold(folder, in_use):
+    with lock_folder(folder, in_use):
         yield
 
 
@@ -194,8 +194,8 @@ def _record(config: MappedConfig, mark: str, folder: Path, engine: Engine) -> No
     name = f"map of {config.map.x.key} by {config.map.y.key}"
     try:
         run, _ = store.begin_sweep(name, {"kind": "map"}, _mark(config), config.sweep)
-        with run.beating(), _held(folder):
-            run.describe(_params(_without_place(config)))
+        with run.heartbeats(), _held(folder):
+            run.log_summary(_params(_without_place(config)))
             _claim(folder, mark, config.sweep.resume)
             make(config, folder, run, engine)
             _describe(run, folder / "result")
@@ -218,7 +218,7 @@ def _describe(run: AnyRun, result: Path) -> None:
 
         names = [name for name in ("map.png", "floor.png", "boxes.png") if (result / name).exists()]
         links, images = linked(run.store.experiment_id, run.run_id, names)
-        run.note(f"Pictures: {links}.\n\n{text}\n{images}")
+        run.set_description(f"Pictures: {links}.\n\n{text}\n{images}")
 
 
 @end_in_order("the same command trains the tiles that are missing")
@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the map's and the run's config")
     sys.set_int_max_str_digits(0)
     try:
-        conceal_typed()
+        strip_typed_passwords()
         overrides = parser.parse_args().overrides
         run_map(typed_map(composed("trainability", overrides)))
     except Exception as error:

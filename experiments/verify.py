@@ -24,11 +24,11 @@ from experiments.published.scaling import transfer
 from experiments.published.start import isometry, normalization
 from experiments.published.trainings import bits, trainability, training_curves
 from experiments.published.warm_up import warm_up
-from experiments.record.address import absolute, check_reachable
+from experiments.record.address import absolute_uri, check_reachable
 from experiments.run.config import TrackingConfig, UserError
 from experiments.run.interrupts import end_in_order
 from experiments.run.job import reason_of, status_of
-from experiments.run.machine import settle
+from experiments.run.machine import set_machine
 
 SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
     section.__name__: section
@@ -72,10 +72,10 @@ def record(rows: list[Row], tracking: TrackingConfig) -> None:
     store = Store(tracking)
     try:
         run = store.begin("verify", {"kind": "verify"})
-        run.tabulate(columns(rows))
+        run.log_table(columns(rows))
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "table.txt").write_text(text(rows))
-            run.keep(Path(folder))
+            run.log_artifacts(Path(folder))
         run.end("FINISHED" if all(row.holds for row in rows) else "FAILED")
     except BaseException as error:
         with contextlib.suppress(UserError):
@@ -103,10 +103,10 @@ def main() -> None:
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI")
     parser.add_argument("--no-record", action="store_true", help="print the table and record nothing")
     arguments = parser.parse_args()
-    reason = settle("portable")
+    reason = set_machine("portable")
     try:
         if not arguments.no_record:
-            check_reachable(absolute(arguments.uri))
+            check_reachable(absolute_uri(arguments.uri))
     except UserError as error:
         sys.exit(f"error: {error}")
     rows = []

@@ -14,11 +14,13 @@ os.environ["JAX_ENABLE_X64"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 
-from experiments.run.machine import HELD
+from experiments.run.machine import PORTABLE_VARIABLES
 
 # Read when NumPy is imported.
-os.environ["OPENBLAS_CORETYPE"] = os.environ.get("OPENBLAS_CORETYPE", HELD["OPENBLAS_CORETYPE"])
-os.environ["NPY_DISABLE_CPU_FEATURES"] = os.environ.get("NPY_DISABLE_CPU_FEATURES", HELD["NPY_DISABLE_CPU_FEATURES"])
+os.environ["OPENBLAS_CORETYPE"] = os.environ.get("OPENBLAS_CORETYPE", PORTABLE_VARIABLES["OPENBLAS_CORETYPE"])
+os.environ["NPY_DISABLE_CPU_FEATURES"] = os.environ.get(
+    "NPY_DISABLE_CPU_FEATURES", PORTABLE_VARIABLES["NPY_DISABLE_CPU_FEATURES"]
+)
 
 import numpy as np
 import pytest

@@ -9,14 +9,14 @@ import numpy as np
 from tqdm import tqdm
 
 from blocks.arrays import Array
-from experiments.record.tiles import Tiles, assemble, bands, rows_of
+from experiments.record.tiles import Tiles, assemble, read_bands, read_rows
 from experiments.run.boundary import Dimension, beside, box_sizes, dimension
 from experiments.run.config import UserError
 from experiments.run.engines import Engine
 from experiments.run.grid import Grid, MappedConfig, grid
 from experiments.run.interrupts import raise_lost_interrupt
 from experiments.run.paper import PIXEL, TRAINED
-from experiments.run.pool import Lost
+from experiments.run.pool import WorkerLost
 from experiments.run.tile import OUTCOMES, train_tile
 from experiments.run.tile import floor_tile as train_floor
 
@@ -51,7 +51,7 @@ class Frame:
         tiles = Tiles(self.folder, "floor", np.dtype(np.uint8))
         self._fill(tiles, train_floor, BoundaryItems(self), "floor")
         self._assemble(tiles, self.floor)
-        counts = sum((np.bincount(band.ravel(), minlength=5) for _, band in bands(self.floor)), np.zeros(5, int))
+        counts = sum((np.bincount(band.ravel(), minlength=5) for _, band in read_bands(self.floor)), np.zeros(5, int))
         pixels = max(int(counts[1:].sum()), 1)
         return {"rounding": float(counts[3:].sum()) / pixels, "precision": float(counts[2] + counts[4]) / pixels}
 
@@ -71,12 +71,12 @@ class Frame:
                         bar.refresh()
 
                     for index, trained in pool.results(tick, TICK_SECONDS):
-                        if isinstance(trained, Lost):
+                        if isinstance(trained, WorkerLost):
                             lost.append(missing[index])
                         elif isinstance(trained, Exception):
                             raise trained
                         else:
-                            tiles.put(missing[index], trained)
+                            tiles.write(missing[index], trained)
                             bar.update(trained.size)
                 if lost == missing:
                     raise UserError(
@@ -88,7 +88,7 @@ class Frame:
 
     def _is_trained(self, tiles: Tiles, number: int, place: tuple[slice, slice]) -> bool:
         try:
-            return tiles.get(number, _shape(place)) is not None
+            return tiles.read(number, _shape(place)) is not None
         except ValueError as error:
             print(f"{error}: it is trained again")
             return False
@@ -98,7 +98,7 @@ class Frame:
             across = -(-self.grid.shape[1] // self.grid.tile)
             for first in range(0, len(self.places), across):
                 numbers = range(first, first + across)
-                row = [tiles.get(number, _shape(self.places[number])) for number in numbers]
+                row = [tiles.read(number, _shape(self.places[number])) for number in numbers]
                 yield np.concatenate([tile for tile in row if tile is not None], axis=1)
 
         assemble(file, self.grid.shape, tiles.dtype, rows())
@@ -107,7 +107,7 @@ class Frame:
         """A tile's labels, True where a network has trained, and which of its pixels are the boundary's."""
         rows, columns = place
         above, left = min(rows.start, 1), min(columns.start, 1)
-        around = rows_of(self.map, rows.start - above, rows.stop + 1)["outcome"] == TRAINED
+        around = read_rows(self.map, rows.start - above, rows.stop + 1)["outcome"] == TRAINED
         around = around[:, columns.start - left : columns.stop + 1]
         inner = np.s_[above : above + rows.stop - rows.start, left : left + columns.stop - columns.start]
         return around[inner], beside(around)[inner]
@@ -115,7 +115,7 @@ class Frame:
     def shares(self) -> dict[str, float]:
         """The share of networks of each outcome."""
         counts = sum(
-            (np.bincount(band["outcome"].ravel(), minlength=len(OUTCOMES)) for _, band in bands(self.map)),
+            (np.bincount(band["outcome"].ravel(), minlength=len(OUTCOMES)) for _, band in read_bands(self.map)),
             np.zeros(len(OUTCOMES), int),
         )
         return {name: float(counts[code]) / counts.sum() for name, code in OUTCOMES.items()}
@@ -123,7 +123,7 @@ class Frame:
     def dimension(self) -> Dimension:
         """Of the boundary between what has trained and what has not."""
         largest = box_sizes(self.grid.shape)[-1]
-        labels = (band["outcome"] == TRAINED for _, band in bands(self.map, rows=largest, after=1))
+        labels = (band["outcome"] == TRAINED for _, band in read_bands(self.map, rows=largest, rows_after=1))
         return dimension(labels, self.grid.shape)
 
     def middle(self) -> tuple[float, float]:

@@ -20,12 +20,12 @@ from experiments.pictures.distributions import Distribution, distributions
 from experiments.pictures.figures import CEILING, FLOOR
 from experiments.pictures.report import REPEATS, Report, Row
 from experiments.pictures.signals import mean_field_variances
-from experiments.record.identity import SURROUNDINGS
+from experiments.record.identity import RECORD_GROUPS
 from experiments.run.config import Config, UserError, printable, shown, words
 from experiments.run.data import task
 
 if TYPE_CHECKING:
-    from experiments.record.reading import Recorded
+    from experiments.record.reading import RecordedRun
 
 # Steps of a curve, and of gradient norms; blocks that have one; gradient norms in a page, of all runs.
 POINTS, FEWEST, BLOCKS, NORMS = 200, 8, 65, 400_000
@@ -45,7 +45,7 @@ class Heading:
     picture: Path | None = None
 
 
-def content(heading: Heading, report: Report, runs: "Mapping[int, Recorded]") -> dict[str, Any]:
+def content(heading: Heading, report: Report, runs: "Mapping[int, RecordedRun]") -> dict[str, Any]:
     """All that the page's script draws. runs: job -> its record, of the report's rows.
 
     A run whose files are not what was recorded is left out, and the page says so; raises UserError where none is left.
@@ -82,7 +82,7 @@ def content(heading: Heading, report: Report, runs: "Mapping[int, Recorded]") ->
 
 
 def _drawn(
-    report: Report, runs: "Mapping[int, Recorded]", grids: list[Array]
+    report: Report, runs: "Mapping[int, RecordedRun]", grids: list[Array]
 ) -> tuple[list[Row], list[dict[str, Any]], list[dict[str, str]], list[str]]:
     """The rows that can be read in the order of the jobs, what is drawn of each, their environments; what cannot be read."""
     rows = [row for row in report.rows if row.job in runs]
@@ -109,7 +109,7 @@ def _drawn(
     return [row for row, _, _ in ordered], [one for _, one, _ in ordered], [own for _, _, own in ordered], damaged
 
 
-def _named(row: Row, run: "Recorded", history: History) -> dict[str, Any]:
+def _named(row: Row, run: "RecordedRun", history: History) -> dict[str, Any]:
     return {
         "id": run.run_id,
         "name": run.name,
@@ -192,7 +192,7 @@ def _theory(config: Config, z: Distribution | None) -> dict[str, Any] | None:
 
 def _common(runs: Sequence[Mapping[str, Any]], without: Sequence[str] = ()) -> dict[str, str]:
     """The values that all runs share, as text; those of where a record goes are no one else's concern."""
-    keys = [key for key in runs[0] if key.partition(".")[0] not in SURROUNDINGS and key not in without]
+    keys = [key for key in runs[0] if key.partition(".")[0] not in RECORD_GROUPS and key not in without]
     shared = {key: runs[0][key] for key in keys if all(run.get(key) == runs[0][key] for run in runs)}
     return {key: "null" if value is None else printable(shown(value)) for key, value in shared.items()}
 

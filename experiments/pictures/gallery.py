@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
     from experiments.record.files import Files
-    from experiments.record.reading import Archive, Recorded
+    from experiments.record.reading import Archive, RecordedRun
     from experiments.record.run import Run
     from experiments.record.tracking import Store
 
@@ -54,7 +54,7 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
     needed = {row.job for row in [*of_cells, *chosen["best"], *chosen[tracking.pictures], *chosen[tracking.models]]}
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as downloads:
         archive = Archive(store.uri, Path(downloads))
-        found = store.at_once(*(partial(archive.job, parent.run_id, job) for job in sorted(needed)))
+        found = store.call_concurrently(*(partial(archive.job, parent.run_id, job) for job in sorted(needed)))
         runs = {job: run for job, run in zip(sorted(needed), found, strict=True) if run}
         drawn = [row for row in chosen[tracking.pictures] if row.job in runs]
         items = [(row.config, runs[row.job].files(), Path(name, str(row.job))) for row in drawn]
@@ -62,12 +62,12 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
         with Pool(draw_run, items, cores()) as pool:
             _draw_sweep(report, best_of, runs, folder)
             verdict = _tell_sweep(report, archive, parent.run_id, folder)
-            parent.tabulate(report.columns())
-            parent.describe({}, _results(report, runs))
-            parent.note(description(report, store.experiment_id, parent.run_id, runs, verdict, folder))
+            parent.log_table(report.columns())
+            parent.log_summary({}, _results(report, runs))
+            parent.set_description(description(report, store.experiment_id, parent.run_id, runs, verdict, folder))
             if report.best and report.best.job in runs:
                 # MLflow's page of charts has no other place for them: of the runs that it shows, this one is always there.
-                store.page.show(parent.run_id, runs[report.best.job].run_id, pictures_of(folder))
+                store.page.log_pictures(parent.run_id, runs[report.best.job].run_id, pictures_of(folder))
             for row in chosen[tracking.models]:
                 if row.job in runs:
                     name_of_best = tracking.register if row is report.best else None
@@ -75,7 +75,7 @@ def keep_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> s
             for number, error in pool.results(raise_lost_interrupt, 1.0):
                 if error is not None:
                     raise error
-                store.run(runs[drawn[number].job].run_id).keep(items[number][-1])
+                store.run(runs[drawn[number].job].run_id).log_artifacts(items[number][-1])
     return verdict
 
 
@@ -94,7 +94,7 @@ def describe_failure(store: "Store", parent: "Run", count: int) -> None:
     for job, run in reversed(newest.items()):
         if REASON in run.data.tags:
             lines.append(f"- {fates[job]}: job {job} ({run.info.run_name}): {run.data.tags[REASON]}")
-    parent.note("\n".join(lines))
+    parent.set_description("\n".join(lines))
 
 
 def pictures_of(folder: Path) -> list[Path]:
@@ -102,7 +102,7 @@ def pictures_of(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.png"), key=lambda file: (file.stem not in ("map", "loss"), file.name))
 
 
-def _draw_sweep(report: Report, best_of: dict[tuple[Any, str], Cell], runs: dict[int, "Recorded"], folder: Path) -> None:
+def _draw_sweep(report: Report, best_of: dict[tuple[Any, str], Cell], runs: dict[int, "RecordedRun"], folder: Path) -> None:
     figures.save(folder, map=slices(report) if report.is_search else figures.sweep_map(report))
     if report.rows[0].config.tracking.pictures == "none":
         return
@@ -134,13 +134,13 @@ def _tell_sweep(report: Report, archive: "Archive", parent: str, folder: Path) -
         from experiments.page.html import page
 
         picture = folder / f"{asked.study}.svg" if asked.study else None
-        heading = Heading(parent, str(archive.get(parent).info.run_name), verdict, picture)
+        heading = Heading(parent, str(archive.get_run(parent).info.run_name), verdict, picture)
         recorded = {int(run.tags["job"]): run for run in runs}
         (folder / REPORT).write_text(page(content(heading, report, recorded)), encoding="utf-8")
     return verdict
 
 
-def draw_study(report: Report, runs: "Sequence[Recorded]", folder: Path) -> str:
+def draw_study(report: Report, runs: "Sequence[RecordedRun]", folder: Path) -> str:
     """The picture of the sweep's study into `folder`, as NAME.png and NAME.svg; its verdict, "" where it has none.
 
     runs: the records of the report's rows, in any order.
@@ -189,10 +189,10 @@ def _of_instruments(config: Config, kept: "Files") -> dict[str, Figure]:
 def keep_run(run: "Run", config: Config, kept: "Files", folder: Path) -> None:
     """Draw a run that is alone into `folder`, and show the pictures in its description."""
     draw_run(config, kept, folder)
-    run.keep(folder)
+    run.log_artifacts(folder)
     names = [f"{FOLDER}/{file.name}" for file in pictures_of(folder / FOLDER)]
     links, images = linked(run.store.experiment_id, run.run_id, names)
-    run.note(f"Pictures: {links}.\n\n{images}")
+    run.set_description(f"Pictures: {links}.\n\n{images}")
 
 
 def keep_model(store: "Store", run_id: str, config: Config, kept: "Files", register: str | None = None) -> None:
@@ -202,7 +202,9 @@ def keep_model(store: "Store", run_id: str, config: Config, kept: "Files", regis
     log_model(store, run_id, config, kept, task(config), register)
 
 
-def description(report: Report, experiment_id: str, parent: str, runs: dict[int, "Recorded"], verdict: str, folder: Path) -> str:
+def description(
+    report: Report, experiment_id: str, parent: str, runs: dict[int, "RecordedRun"], verdict: str, folder: Path
+) -> str:
     """The sweep in words, links and pictures, as markdown: what was swept, what came of it, how to have it again."""
     # MLflow's page folds all but the first lines.
     links, images = linked(experiment_id, parent, [file.name for file in pictures_of(folder)])
@@ -240,19 +242,19 @@ def linked(experiment_id: str, run_id: str, names: Sequence[str]) -> tuple[str, 
 
 def views(report: Report, experiment_id: str, parent: str) -> str:
     """Links to the dashboard's views of the sweep, as markdown."""
-    from experiments.record.view import PAGE, link, outcomes_apart, view_key
+    from experiments.record.view import PAGE, link, outcomes_with_view, view_key
 
     if len(report.rows) <= PAGE:
         every = f"[Curves of all runs]({link(experiment_id, view_key(parent, 'runs') if report.seeds > 1 else parent)})."
         return f"[Means over seeds]({link(experiment_id, parent)}). {every}" if report.seeds > 1 else every
-    apart = {outcome: f"the {outcome}" for outcome in outcomes_apart(report.rows[0].config)}
+    apart = {outcome: f"the {outcome}" for outcome in outcomes_with_view(report.rows[0].config)}
     names = {"": f"the {PAGE} runs of {report.measure.best_title}", **apart}
     links = [f"[{name}]({link(experiment_id, view_key(parent, outcome))})" for outcome, name in names.items()]
     rest = f"MLflow's page lists {PAGE} runs, `Load more` below them fetches the next; table.json among the artifacts has all"
     return f"Curves of {', '.join(links)}: {rest}."
 
 
-def _results(report: Report, runs: dict[int, "Recorded"]) -> dict[str, float]:
+def _results(report: Report, runs: dict[int, "RecordedRun"]) -> dict[str, float]:
     """The sweep's own metrics: how many runs ended how, and the final and best numbers of its best run."""
     from experiments.record.metrics import summary
 

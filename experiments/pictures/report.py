@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.run.config import SEED, Config, flat, shown, varied
 from experiments.run.measure import MEASURES
-from experiments.run.pool import Lost
+from experiments.run.pool import WorkerLost
 from experiments.run.sensitivity import sensitivity
 from experiments.run.stack import initial_loss
 
@@ -94,7 +94,7 @@ def with_deviation(cell: Cell, digits: int) -> str:
 
 def fate(error: Exception) -> str:
     """What became of a run that was not trained: `lost` with its process, or `failed`."""
-    return "lost" if isinstance(error, Lost) else "failed"
+    return "lost" if isinstance(error, WorkerLost) else "failed"
 
 
 class Report:

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from blocks.arrays import Array
 from experiments.pictures.figures import COLOURS, words
-from experiments.record.tiles import bands
+from experiments.record.tiles import read_bands
 from experiments.run.boundary import Dimension
 from experiments.run.grid import AxisConfig, MappedConfig, axes, grid
 from experiments.run.paper import DIVERGED, TRAINED
@@ -32,7 +32,7 @@ def map_picture(file: Path, config: MappedConfig, title: str) -> Figure:
     """The map: what trains in blue, the faster the darker; what does not in orange, the sooner it is lost the darker."""
     figure, axis = _figure(title)
     every = -(-max(np.load(file, mmap_mode="r").shape) // DRAWN)
-    drawn = np.concatenate([band[::every, ::every] for _, band in bands(file, rows=every * 16)])
+    drawn = np.concatenate([band[::every, ::every] for _, band in read_bands(file, rows=every * 16)])
     by_step = config.map.setup == "config"
     _imshow(axis, _coloured(drawn, by_step), config)
     handles = [
@@ -71,7 +71,7 @@ def floor_picture(file: Path, config: MappedConfig, title: str) -> Figure:
     figure, axis = _figure(title)
     rows, columns = np.load(file, mmap_mode="r").shape
     every = -(-max(rows, columns) // DRAWN)
-    drawn = np.concatenate([_pooled(band, every) for _, band in bands(file, rows=every * 16)])
+    drawn = np.concatenate([_pooled(band, every) for _, band in read_bands(file, rows=every * 16)])
     _imshow(axis, ListedColormap(FLOOR_COLOURS)(drawn, bytes=True), config)
     named = zip(FLOOR_COLOURS[1:], FLOOR[1:], strict=True)
     _legend_below(axis, [Patch(color=colour, label=name.format(other=OTHER[config.dtype])) for colour, name in named])

@@ -1,4 +1,7 @@
-"""What is kept of a run. The only folder that knows MLflow."""
+"""The record of runs, sweeps and maps in an MLflow store. Beside dashboard.py, only this folder imports MLflow.
+
+It may import run and blocks, and nothing of pictures, sweep, map, page or the commands.
+"""
 
 from typing import TYPE_CHECKING, Union
 
@@ -10,14 +13,14 @@ if TYPE_CHECKING:
     from experiments.record.run import Run
     from experiments.record.tracking import Store
 
-# Characters that MLflow has room for.
+# MLflow's longest names, in characters.
 LONGEST_EXPERIMENT, LONGEST_MODEL = 500, 256
 AnyStore = Union["Store", Untracked]
 AnyRun = Union["Run", Untracked]
 
 
 def open_store(tracking: TrackingConfig) -> AnyStore:
-    """The store that config names, made where it is not there; MLflow is imported now and not before."""
+    """Open the store that the config names, and create it where it does not exist. MLflow is imported here and not earlier."""
     if not tracking.enabled:
         return Untracked()
     from experiments.record.tracking import Store
@@ -26,7 +29,7 @@ def open_store(tracking: TrackingConfig) -> AnyStore:
 
 
 def check_tracking(tracking: TrackingConfig) -> None:
-    """Raise UserError where nothing could be recorded so: by MLflow's rules for names, and where its store does not answer."""
+    """Raise UserError where MLflow does not allow the config's names, or where its store does not answer."""
     if not tracking.enabled:
         return
     experiment, model = tracking.experiment, tracking.register

@@ -1,4 +1,4 @@
-"""Which runs of an experiment are this process's, and what becomes of those that dead processes have left RUNNING."""
+"""The ownership of an experiment's runs: this process's own runs, and runs that dead processes have left RUNNING."""
 
 import os
 import time
@@ -11,19 +11,32 @@ from mlflow.entities import RunTag
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
 from experiments.record.client import Client
-from experiments.record.ownership import BEAT_SECONDS, HEARTBEAT, OWNER, PROCESS, VARIABLE, Owner, TakenOver, Watch, clock
+from experiments.record.ownership import (
+    HEARTBEAT,
+    HEARTBEAT_SECONDS,
+    OWNER,
+    PROCESS,
+    VARIABLE,
+    Owner,
+    TakenOver,
+    Watch,
+    boot_clock,
+)
 from experiments.record.reading import search
 from experiments.run.config import SweepConfig, UserError, printable
 
 PARENT_TAG, REASON = "mlflow.parentRunId", "reason"
-# What this package's own runs are tagged as; any other run is the user's, and left alone.
+# The values of the tag `kind` of this package's runs. Any other run is the user's, and is not touched.
 KINDS = ("run", "sweep", "map", "verify")
-# Seconds between two looks at a run of whose owner it is not known whether it lives.
-LOOK_SECONDS = 1.0
+# The seconds between two looks at a run while it is unknown whether its owner lives.
+POLL_SECONDS = 1.0
 
 
 class Claims:
-    """An owner of runs in an experiment. lock_file: held for a moment by whoever begins a sweep; owners' locks lie beside it."""
+    """What this process owns in an experiment.
+
+    lock_file: is locked for a moment by each process that begins a sweep; the owners' own lock files lie beside it.
+    """
 
     def __init__(self, client: Client, experiment_id: str, lock_file: Path) -> None:
         self.client, self.experiment_id, self.lock_file = client, experiment_id, lock_file
@@ -31,115 +44,118 @@ class Claims:
         self.watch: Watch | None = None
 
     def tags(self) -> dict[str, str]:
-        """What marks a new run as this process's."""
-        self.owner.hold()
+        """Return the tags that mark a new run as this process's."""
+        self.owner.acquire_lock()
         return self.owner.tags()
 
     def close(self, status: str, reason: str) -> None:
-        """End with that status, for that reason, what is RUNNING of this process, and let others take it over."""
-        if self.owner.holds:
+        """End all RUNNING runs of this process with that status and reason, and release the owner's lock."""
+        if self.owner.is_active:
             for run in self._search(f"attributes.status = 'RUNNING' and tags.{OWNER} = '{self.owner.token}'"):
                 self.end(run.info.run_id, status, reason)
             self.owner.release()
 
     def end(self, run_id: str, status: str, reason: str) -> None:
-        """End a run that did not come to its end by itself: the tag `reason` says what ended it."""
+        """End a run that was cut off: the tag `reason` says what ended it."""
         self.client.set_tag(run_id, REASON, printable(" ".join(reason.split()))[:MAX_TAG_VAL_LENGTH])
         self.client.set_terminated(run_id, status)
 
     def take_over(self, kind: str, fingerprint: str, config: SweepConfig, create: Callable[[], str]) -> str:
-        """The id of the RUNNING run of that sweep or map: an earlier one, whose owner has ended it or is dead, or a new one.
+        """Return the id of a RUNNING run for that sweep or map: an earlier run, which is taken over, or a new one.
 
-        create: makes a new one. Raises UserError where the owner lives.
+        An earlier run is taken over where it has ended or its owner is dead. Where that is unknown, its heartbeats are awaited.
+        Raises UserError where the owner lives.
+
+        kind: of the run, `sweep` or `map`. fingerprint: of the sweep or map. create: creates a new run and returns its id.
         """
         watch = self.watch = Watch(self.lock_file, config.stale)
-        waited = False
+        has_waited = False
         while True:
             with FileLock(self.lock_file):
-                self._bury(watch)
-                found = self._search(f"tags.kind = '{kind}' and tags.fingerprint = '{fingerprint}'") if config.resume else []
-                if not found:
+                self._end_dead_runs(watch)
+                runs = self._search(f"tags.kind = '{kind}' and tags.fingerprint = '{fingerprint}'") if config.resume else []
+                if not runs:
                     return create()
-                run, run_id = found[0], found[0].info.run_id
-                lives = run.info.status == "RUNNING" and watch.lives(run_id, run.data.tags, _sign(run, run))
+                run, run_id = runs[0], runs[0].info.run_id
+                is_alive = run.info.status == "RUNNING" and watch.is_alive(run_id, run.data.tags, _heartbeat_of(run, run))
                 process = f"process {run.data.tags.get(PROCESS, 'of an unknown name')}"
-                if lives:
+                if is_alive:
                     raise UserError(
                         f"this {kind} is being trained by another process, {process} (run {run_id}): "
                         "wait for it, or train it anew with sweep.resume=false"
                     )
-                if lives is False:
+                if is_alive is False:
                     self._tag(run_id, self.tags())
                     if REASON in run.data.tags:
                         self.client.delete_tag(run_id, REASON)
                     self.client.update_run(run_id, status="RUNNING")
                     break
-            if not waited:
+            if not has_waited:
                 print(f"run {run_id} of {process} is RUNNING: its signs of life are waited for, {config.stale:g} s", flush=True)
-            waited = True
-            time.sleep(LOOK_SECONDS)
-        if waited:
-            # Another process may have waited as long.
-            time.sleep(BEAT_SECONDS)
+            has_waited = True
+            time.sleep(POLL_SECONDS)
+        if has_waited:
+            # Another process may have waited as long, and have taken the run over at the same time.
+            time.sleep(HEARTBEAT_SECONDS)
             self.check(run_id)
         return run_id
 
     def act_for(self, token: str, sweep: str) -> None:
-        """Be that owner from now on, and where the sweep was ended by another one since, that one."""
+        """Act as the owner of that token from now on, or as the one that has ended the sweep since. sweep: a run id or ""."""
         if sweep:
             run = self.client.get_run(sweep)
             token = token if run.info.status == "RUNNING" else run.data.tags.get(OWNER, token)
         self.owner = Owner(self.lock_file, token)
 
     def check(self, sweep: str) -> None:
-        """Raise TakenOver where the sweep of that parent run is another process's by now."""
-        if self.owner.successor:
-            raise TakenOver(self.owner.successor)
-        # A sweep that gives signs of life is not taken over, and whose it is was read with each of them.
-        if clock() - self.owner.confirmed > 3 * BEAT_SECONDS:
+        """Raise TakenOver where another process has taken over the sweep of that parent run."""
+        if self.owner.takeover_message:
+            raise TakenOver(self.owner.takeover_message)
+        # Nobody takes over a sweep that sends heartbeats, and each heartbeat has confirmed the owner.
+        if boot_clock() - self.owner.confirmed_at > 3 * HEARTBEAT_SECONDS:
             self._confirm(sweep)
 
-    def beat(self, run_id: str) -> None:
-        """Give a sign of life; raises TakenOver where the run is another process's by now."""
+    def send_heartbeat(self, run_id: str) -> None:
+        """Write a heartbeat into the run's tags; raises TakenOver where another process has taken the run over."""
         run = self._confirm(run_id)
-        self._tag(run_id, self.owner.sign() if OWNER in run.data.tags else self.owner.tags())
+        self._tag(run_id, self.owner.heartbeat() if OWNER in run.data.tags else self.owner.tags())
 
     def _confirm(self, run_id: str) -> MlflowRun:
-        now = clock()
+        read_at = boot_clock()
         run = self.client.get_run(run_id)
-        self.owner.check(run_id, run.info.status, run.data.tags, now)
+        self.owner.check(run_id, run.info.status, run.data.tags, read_at)
         return run
 
-    def bury_silent(self) -> None:
-        """End as KILLED what has given no sign of life since `take_over`; looked for as seldom as that takes."""
+    def end_silent_runs(self) -> None:
+        """End runs as KILLED that have sent no heartbeat for too long. It does nothing until that time has passed."""
         if self.watch and self.watch.is_due():
             with FileLock(self.lock_file):
-                self._bury(self.watch)
+                self._end_dead_runs(self.watch)
 
-    def _bury(self, watch: Watch) -> None:
+    def _end_dead_runs(self, watch: Watch) -> None:
         """End as KILLED every RUNNING run of this package whose owner is dead."""
-        watch.looked = time.monotonic()
+        watch.last_look = time.monotonic()
         running = {run.info.run_id: run for run in self._search("attributes.status = 'RUNNING'")}
-        dead = set()
+        dead_tokens = set()
         for run_id, run in running.items():
             tags = run.data.tags
-            known = tags.get("kind") in KINDS and (OWNER in tags or HEARTBEAT in tags)
-            sign = _sign(run, running.get(tags.get(PARENT_TAG, ""), run))
-            if known and tags.get(OWNER) != self.owner.token and watch.lives(run_id, tags, sign) is False:
-                # It may have ended since.
+            is_ours = tags.get("kind") in KINDS and (OWNER in tags or HEARTBEAT in tags)
+            heartbeat = _heartbeat_of(run, running.get(tags.get(PARENT_TAG, ""), run))
+            if is_ours and tags.get(OWNER) != self.owner.token and watch.is_alive(run_id, tags, heartbeat) is False:
+                # The run may have ended since the search.
                 if self.client.get_run(run_id).info.status == "RUNNING":
                     self.end(run_id, "KILLED", f"its process, {tags.get(PROCESS, 'of an unknown name')}, is gone")
-                dead.add(tags.get(OWNER, ""))
-        for token in dead:
-            watch.forget(token)
+                dead_tokens.add(tags.get(OWNER, ""))
+        for token in dead_tokens:
+            watch.remove_lock(token)
 
     def _tag(self, run_id: str, tags: dict[str, str]) -> None:
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
-    def _search(self, which: str) -> list[MlflowRun]:
-        return search(self.client, [self.experiment_id], which)
+    def _search(self, filter_string: str) -> list[MlflowRun]:
+        return search(self.client, [self.experiment_id], filter_string)
 
 
-def _sign(run: MlflowRun, parent: MlflowRun) -> str:
-    """Of life: a sweep's own run gives it for its jobs' runs."""
+def _heartbeat_of(run: MlflowRun, parent: MlflowRun) -> str:
+    """Return the heartbeat of a run and its parent: a sweep's parent run sends heartbeats for the runs of its jobs."""
     return f"{run.data.tags.get(HEARTBEAT)} {parent.data.tags.get(HEARTBEAT)}"

@@ -1,4 +1,4 @@
-"""An experiment in a tracking store: found, or made where it is not there yet."""
+"""The experiment in a tracking store, which is created where it does not exist."""
 
 import contextlib
 import sqlite3
@@ -10,50 +10,50 @@ from mlflow.entities import Experiment
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from experiments.record.address import StoreError, is_new, lock_file, sqlite_file, sqlite_uri
-from experiments.record.client import Client, in_one_line, patiently
-from experiments.record.moved import ARTIFACT_FOLDER, relocate
+from experiments.record.client import Client, errors_in_one_line, retry_while_locked
+from experiments.record.relocation import ARTIFACT_FOLDER, relocate_artifacts
 from experiments.run.config import UserError
 
 
 def open_experiment(uri: str, name: str) -> tuple[Client, Experiment]:
-    """MLflow's client for the store at that absolute URI, and the experiment of that name.
+    """Return MLflow's client of the store at that absolute URI, and the experiment of that name, which may be new.
 
-    Raises UserError where the experiment was deleted, StoreError where the store does not take a new one.
+    Raises UserError where the experiment was deleted, StoreError where the store refuses to create it.
     """
     file = sqlite_file(uri)
     artifacts = (file.parent / ARTIFACT_FOLDER).as_uri() if file else None
-    # A new database that several processes open at once breaks.
-    with in_one_line(uri), FileLock(lock_file(uri)):
+    # A new database would break if several processes opened it at once.
+    with errors_in_one_line(uri), FileLock(lock_file(uri)):
         if file and is_new(file):
-            _make(file, str(artifacts))
+            _create_sqlite_store(file, str(artifacts))
         elif file:
-            for line in patiently(uri, partial(relocate, file)):
+            for line in retry_while_locked(uri, partial(relocate_artifacts, file)):
                 print(line)
         client = Client(uri)
-        found = client.get_experiment_by_name(name) or _create(client, name, artifacts)
-    if found.lifecycle_stage == "deleted":
+        experiment = client.get_experiment_by_name(name) or _create_experiment(client, name, artifacts)
+    if experiment.lifecycle_stage == "deleted":
         raise UserError(f"tracking.experiment is {name!r}, which was deleted in {uri}: restore it, or take another name")
-    return client, found
+    return client, experiment
 
 
-def _create(client: Client, name: str, artifacts: str | None) -> Experiment:
+def _create_experiment(client: Client, name: str, artifacts: str | None) -> Experiment:
     try:
         return client.get_experiment(client.create_experiment(name, artifacts))
     except StoreError:
-        # Another machine may have made it since, or this one, whose answer was lost.
-        found = client.get_experiment_by_name(name)
-        if not found:
+        # Another machine may have created it since, or this request did and its answer was lost.
+        experiment = client.get_experiment_by_name(name)
+        if not experiment:
             raise
-        return found
+        return experiment
 
 
-def _make(file: Path, artifacts: str) -> None:
-    """A new SQLite store: it takes its name when it is whole, so that a kill on the way leaves none that is half made."""
-    unfinished = file.with_name(f"{file.name}.unfinished")
-    unfinished.unlink(missing_ok=True)
-    made = SqlAlchemyStore(sqlite_uri(unfinished), artifacts)
-    made._dispose_engine()
-    # Several sweeps that write at once then wait for each other half as long.
-    with contextlib.closing(sqlite3.connect(unfinished)) as store:
-        store.execute("pragma journal_mode = wal")
-    unfinished.replace(file)
+def _create_sqlite_store(file: Path, artifacts: str) -> None:
+    """Create a SQLite store. The file gets its name when it is complete, so that an interruption leaves no broken store."""
+    unfinished_file = file.with_name(f"{file.name}.unfinished")
+    unfinished_file.unlink(missing_ok=True)
+    new_store = SqlAlchemyStore(sqlite_uri(unfinished_file), artifacts)
+    new_store._dispose_engine()
+    # With a write-ahead log, sweeps that write at once wait for each other half as long.
+    with contextlib.closing(sqlite3.connect(unfinished_file)) as connection:
+        connection.execute("pragma journal_mode = wal")
+    unfinished_file.replace(file)

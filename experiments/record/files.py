@@ -1,4 +1,4 @@
-"""A trained run as files: what MLflow keeps as its artifacts, and what waits on disk where MLflow does not answer."""
+"""The files of a trained run: the artifacts of its MLflow run, or its record on disk while MLflow does not answer."""
 
 import io
 import json
@@ -16,55 +16,64 @@ from blocks.measure.signals import BINS, NUMBERS
 from experiments.run import bounded
 from experiments.run.config import Config, UserError, schedules
 from experiments.run.data import Task, load
-from experiments.run.environment import uncommitted
+from experiments.run.environment import uncommitted_diff
 from experiments.run.measure import MEASURES
-from experiments.run.memory import in_words
+from experiments.run.memory import format_bytes
 from experiments.run.stack import Trained, count_parameters, instruments_bytes, steps_of
 
 HISTORY, PARAMETERS, CONFIG, ENVIRONMENT, DIFF = "history.npz", "parameters.npy", "config.yaml", "environment.json", "git.diff"
-NAMES = (HISTORY, PARAMETERS, CONFIG, ENVIRONMENT, DIFF)
-# libyaml's is ten times faster.
-DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-# NumPy's letters for kinds of numbers; the bytes of the largest number.
-FLOATS, INTEGERS, UNSIGNED, LARGEST = "f", "i", "u", 8
-# At most so much is read of a diff, and said of what is wrong with a file.
-DIFF_BYTES, LINE = 2**26, 300
-# What a record's history, or its final parameters, may take.
+FILE_NAMES = (HISTORY, PARAMETERS, CONFIG, ENVIRONMENT, DIFF)
+# libyaml's dumper is ten times faster.
+YAML_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+# NumPy's letters for kinds of numbers, and the most bytes of a number.
+FLOATS, INTEGERS, UNSIGNED, MAX_ITEM_BYTES = "f", "i", "u", 8
+# The most bytes that are read of a diff, and the most letters of an error message about a file.
+DIFF_BYTES, MAX_MESSAGE_LETTERS = 2**26, 300
+# The most bytes of a record's history, and of its final parameters.
 ARRAY_BYTES = 2**28
 
 
 def write(trained: Trained, folder: Path) -> None:
-    """history.npz and parameters.npy (P,), without pickle; config.yaml, environment.json and, where there is one, git.diff."""
+    """Write the files of a run into the folder.
+
+    They are history.npz and parameters.npy (P,), both without pickle, config.yaml, environment.json, and git.diff where the
+    code has uncommitted changes.
+    """
     trained.history.save(folder / HISTORY)
-    # NumPy's own error for a disk that is full does not say so.
+    # The array is first saved in memory, since NumPy's own error for a full disk does not say that it is full.
     content = io.BytesIO()
     np.save(content, trained.parameters, allow_pickle=False)
     (folder / PARAMETERS).write_bytes(content.getbuffer())
-    (folder / CONFIG).write_text(yaml.dump(asdict(trained.config), Dumper=DUMPER, sort_keys=False))
-    own = {"threads": str(trained.config.training.threads), "data": load(trained.config.dataset).digest}
-    (folder / ENVIRONMENT).write_text(json.dumps({**trained.environment, **own}, indent=2))
-    if uncommitted():
-        (folder / DIFF).write_text(uncommitted(), encoding="utf-8")
+    (folder / CONFIG).write_text(yaml.dump(asdict(trained.config), Dumper=YAML_DUMPER, sort_keys=False))
+    facts = {"threads": str(trained.config.training.threads), "data": load(trained.config.dataset).digest}
+    (folder / ENVIRONMENT).write_text(json.dumps({**trained.environment, **facts}, indent=2))
+    if uncommitted_diff():
+        (folder / DIFF).write_text(uncommitted_diff(), encoding="utf-8")
 
 
-def check_recordable(config: Config, of: Task) -> None:
-    """Raise UserError where the run's record would be larger than what is read of one."""
+def check_recordable(config: Config, task: Task) -> None:
+    """Raise UserError where the run's record would be larger than `read` accepts."""
     depth, width, size = config.network.depth, config.network.width, np.dtype(config.dtype).itemsize
-    # Of every step the loss, the batch's size, and of every block two norms and what the instruments have measured.
-    history = steps_of(config, of) * (((2 + len(schedules(config))) * depth + 1) * size + 8) + instruments_bytes(config, of)
-    at_most = f"a record has at most {in_words(ARRAY_BYTES)}, tracking.enabled=false trains without one"
-    if history > ARRAY_BYTES:
-        asked = f"training.epochs is {config.training.epochs} and network.depth {depth}"
-        asked += "".join(f", instruments.{name} {schedule}" for name, schedule in schedules(config).items())
-        raise UserError(f"{asked}, whose history takes {in_words(history)}: {at_most}")
-    if (parameters := size * count_parameters(config, of)) > ARRAY_BYTES:
-        asked = f"network.width is {width} and network.depth {depth}"
-        raise UserError(f"{asked}, whose final parameters take {in_words(parameters)}: {at_most}")
+    # Each step has the loss and the batch's size, and for each block two norms and the numbers of the instruments.
+    history_bytes = steps_of(config, task) * (((2 + len(schedules(config))) * depth + 1) * size + 8) + instruments_bytes(
+        config, task
+    )
+    limit = f"a record has at most {format_bytes(ARRAY_BYTES)}, tracking.enabled=false trains without one"
+    if history_bytes > ARRAY_BYTES:
+        setting = f"training.epochs is {config.training.epochs} and network.depth {depth}"
+        setting += "".join(f", instruments.{name} {schedule}" for name, schedule in schedules(config).items())
+        raise UserError(f"{setting}, whose history takes {format_bytes(history_bytes)}: {limit}")
+    if (parameter_bytes := size * count_parameters(config, task)) > ARRAY_BYTES:
+        setting = f"network.width is {width} and network.depth {depth}"
+        raise UserError(f"{setting}, whose final parameters take {format_bytes(parameter_bytes)}: {limit}")
 
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """What `write` wrote. config: as plain values, not to be trusted: see `run.trust.from_record`."""
+    """The content of the files that `write` writes.
+
+    config: plain values, which are not to be trusted, see `run.trust.from_record`. parameters: (P,).
+    """
 
     config: dict[str, Any]
     history: History
@@ -74,45 +83,45 @@ class Files:
 
 
 def read(folder: Path) -> Files:
-    """What `write` wrote; raises UserError where a file is missing, cut off or not what it should be.
+    """Read the files that `write` has written. Raises UserError where a file is missing, incomplete or invalid.
 
-    The files may be a stranger's: nothing in them is run, and what is read of them has bounds.
+    Somebody else may have written the files: nothing in them is executed, and all sizes have bounds.
     """
-    at = folder
+    file = folder
     try:
-        at = folder / HISTORY
-        _check_numbers(bounded.check_arrays(at, ARRAY_BYTES))
-        history = History.load(at)
+        file = folder / HISTORY
+        _check_numbers(bounded.check_arrays(file, ARRAY_BYTES))
+        history = History.load(file)
         _check_shapes(history)
-        at = folder / PARAMETERS
-        _check_numbers({"parameters": bounded.check_array(at, ARRAY_BYTES)})
-        parameters = np.load(at, allow_pickle=False)
+        file = folder / PARAMETERS
+        _check_numbers({"parameters": bounded.check_array(file, ARRAY_BYTES)})
+        parameters = np.load(file, allow_pickle=False)
         _check_shape("parameters", parameters, parameters.shape[:1], FLOATS)
-        at = folder / CONFIG
-        # Before there was a choice, a run had this.
-        config = {"machine": "native", **bounded.yaml_mapping(at)}
-        at = folder / ENVIRONMENT
-        environment = bounded.json_texts(at)
-        at = folder / DIFF
-        diff = bounded.text(at, DIFF_BYTES) if at.is_symlink() or at.exists() else ""
+        file = folder / CONFIG
+        # A record from before this key existed is of a native run.
+        config = {"machine": "native", **bounded.read_yaml_mapping(file)}
+        file = folder / ENVIRONMENT
+        environment = bounded.read_json_texts(file)
+        file = folder / DIFF
+        diff = bounded.read_text(file, DIFF_BYTES) if file.is_symlink() or file.exists() else ""
     except FileNotFoundError:
-        raise UserError(f"{at} is not there") from None
+        raise UserError(f"{file} is not there") from None
     except Exception as error:
-        # What NumPy, zipfile and YAML raise for a file that is made to mislead them is not written down.
-        told = " ".join(str(error).split())[:LINE] or type(error).__name__
-        raise UserError(f"{at} is damaged: {told}") from None
+        # Any exception: it is not documented what NumPy, zipfile and YAML raise for a file that was made to mislead them.
+        message = " ".join(str(error).split())[:MAX_MESSAGE_LETTERS] or type(error).__name__
+        raise UserError(f"{file} is damaged: {message}") from None
     return Files(config, history, parameters, environment, diff)
 
 
 def _check_numbers(headers: dict[str, bounded.Header]) -> None:
-    """Raise ValueError for arrays of anything but numbers."""
+    """Raise ValueError unless all arrays hold numbers."""
     for name, (_, dtype) in headers.items():
-        if dtype.kind not in "biuf" or dtype.itemsize > LARGEST:
+        if dtype.kind not in "biuf" or dtype.itemsize > MAX_ITEM_BYTES:
             raise ValueError(f"{name} holds {dtype}, it must hold numbers")
 
 
 def _check_shapes(history: History) -> None:
-    """Raise ValueError unless the arrays fit each other and are those of one network, see `blocks.history.History`."""
+    """Raise ValueError unless the arrays have the shapes and dtypes of one network's history, see `blocks.history.History`."""
     (steps, depth), (evaluations,) = history.grad_norm.shape, history.evaluated.shape
     if min(steps, depth, evaluations, history.steps_an_epoch) < 1:
         raise ValueError("it has no step, no block or no evaluation")
@@ -141,6 +150,10 @@ def _check_shapes(history: History) -> None:
     _check_shape("diverged_block", history.diverged_block, (), INTEGERS, depth + 1)
 
 
-def _check_shape(name: str, values: Array, shape: tuple[int, ...], kind: str, below: float = np.inf) -> None:
-    if values.shape != shape or values.dtype.kind != kind or (kind == INTEGERS and not ((values >= -1) & (values < below)).all()):
+def _check_shape(name: str, values: Array, shape: tuple[int, ...], kind: str, upper_bound: float = np.inf) -> None:
+    if (
+        values.shape != shape
+        or values.dtype.kind != kind
+        or (kind == INTEGERS and not ((values >= -1) & (values < upper_bound)).all())
+    ):
         raise ValueError(f"{name} is {values.dtype} of shape {values.shape}, or out of range: it must be {shape}")

@@ -1,4 +1,4 @@
-"""What of a trained run becomes MLflow's params, tags and metrics."""
+"""The MLflow params, tags and metrics of a trained run."""
 
 import math
 import re
@@ -11,35 +11,41 @@ from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, MAX_PARAM_VAL_LENGTH
 
 from blocks.arrays import Array, norm
 from blocks.history import History, log_spaced
-from experiments.record.identity import SURROUNDINGS, trajectory_hash
+from experiments.record.identity import RECORD_GROUPS, trajectory_hash
 from experiments.record.view import LOG_RATE, RATIO, norm_keys, quantity_keys
 from experiments.run.config import Config, flat
 from experiments.run.measure import MEASURES
 from experiments.run.stack import STOPPED, Trained
 
-# Up to how many times the first value a metric is drawn: a run that diverges would press all others' curves flat.
+# A metric's value is logged up to so many times its first value: otherwise a run that diverges would flatten all other curves.
 # (A gradient that a plateau has made small grows a thousandfold as it leaves it.)
 BOUNDS = {"loss": 1e2, "grad_norm": 1e4, "sharpness": 1e4, "preconditioned_sharpness": 1e4, "update_ratio": 1e4}
 BOUNDS |= {"example_norm": 1e4, "singular_value": 1e4, "signals": 1e4, "noise_scale": 1e4}
-# What a tag may hold in any store of MLflow's.
-MOST_LETTERS = 5000
+# The most letters that a tag may have in every kind of MLflow store.
+MAX_TAG_LETTERS = 5000
 
 
 def params(config: Config) -> dict[str, Any]:
-    """What is trained, by the keys users type, and the logarithm that the dashboard's linear axes need."""
-    trained = {key: value for key, value in flat(config).items() if key.partition(".")[0] not in SURROUNDINGS}
-    return {**trained, LOG_RATE: round(math.log10(config.optimizer.learning_rate), 6)}
+    """Return the run's params: the config's values by their keys, without the record's groups, and the rate's logarithm.
+
+    The dashboard needs the logarithm, since its axes are linear.
+    """
+    values = {key: value for key, value in flat(config).items() if key.partition(".")[0] not in RECORD_GROUPS}
+    return {**values, LOG_RATE: round(math.log10(config.optimizer.learning_rate), 6)}
 
 
-def texts(params: Mapping[str, Any]) -> dict[str, str]:
-    """Params as MLflow takes them: what a key may not have in it is `_`, a value that is too long ends with `...`."""
-    kept = {re.sub(r"[^\w.: -]", "_", key)[:MAX_ENTITY_KEY_LENGTH]: str(value) for key, value in params.items()}
-    most = MAX_PARAM_VAL_LENGTH
-    return {key: value if len(value) <= most else f"{value[: most - 3]}..." for key, value in kept.items()}
+def param_texts(params: Mapping[str, Any]) -> dict[str, str]:
+    """Return params as MLflow accepts them: `_` replaces invalid characters of a key, and `...` ends a value that is cut."""
+    texts = {re.sub(r"[^\w.: -]", "_", key)[:MAX_ENTITY_KEY_LENGTH]: str(value) for key, value in params.items()}
+    max_length = MAX_PARAM_VAL_LENGTH
+    return {key: value if len(value) <= max_length else f"{value[: max_length - 3]}..." for key, value in texts.items()}
 
 
 def outcome_tags(trained: Trained) -> dict[str, str]:
-    """outcome, where the run diverged or was stopped, the hash of its trajectory, why an instrument lacks a value, by step."""
+    """Return the tags of a run's end: its outcome, the hash of its trajectory, and the steps at which an instrument failed.
+
+    A run that diverged has the step and the block, a run that was stopped the step and the rung.
+    """
     tags = {"outcome": trained.outcome, "trajectory": trajectory_hash(trained.history, trained.parameters)}
     if trained.outcome == "diverged":
         tags |= {"diverged_step": str(trained.history.diverged_step), "diverged_block": str(trained.history.diverged_block)}
@@ -47,91 +53,94 @@ def outcome_tags(trained: Trained) -> dict[str, str]:
         tags |= {"stopped_step": str(trained.history.steps_made), "rung": str(trained.rung)}
     for name, quantity in trained.history.quantities.items():
         if quantity.reasons is not None and quantity.reasons.any():
-            missing = zip(quantity.at.tolist(), quantity.reasons.tolist(), strict=True)
-            tags[f"{name}_missing"] = "; ".join(f"step {step}: {reason}" for step, reason in missing if reason)[:MOST_LETTERS]
+            steps_and_reasons = zip(quantity.at.tolist(), quantity.reasons.tolist(), strict=True)
+            tags[f"{name}_missing"] = "; ".join(f"step {step}: {reason}" for step, reason in steps_and_reasons if reason)[
+                :MAX_TAG_LETTERS
+            ]
     return tags
 
 
-def metrics(trained: Trained, points: int, blocks: int | None, since: int = 0) -> Iterator[Metric]:
-    """A run's metrics: its curves from step `since` on, then final/... and best/..., one value each."""
+def metrics(trained: Trained, points: int, blocks: int | None, first_step: int = 0) -> Iterator[Metric]:
+    """Yield a run's metrics: its curves from `first_step` on, see `curves`, and then its summary, one value for each metric."""
     history = trained.history
     steps = history.loss.shape[-1]
 
-    def when(step: int) -> int:
+    def timestamp(step: int) -> int:
         return int(1000 * (trained.started + (trained.ended - trained.started) * step / steps))
 
-    yield from curves(history, steps, points, blocks, since, when)
+    yield from curves(history, steps, points, blocks, first_step, timestamp)
     for key, value in summary(history).items():
         if np.isfinite(value):
-            yield Metric(key, value, when(steps), steps)
+            yield Metric(key, value, timestamp(steps), steps)
 
 
 def curves(
-    history: History, steps: int, points: int, blocks: int | None, since: int, when: Callable[[int], int]
+    history: History, steps: int, points: int, blocks: int | None, first_step: int, timestamp: Callable[[int], int]
 ) -> Iterator[Metric]:
-    """The points of `series` as MLflow's, from step `since` on; when: step -> milliseconds.
+    """Yield the points of `series` from `first_step` on as MLflow's metrics. timestamp: step -> Unix time in milliseconds.
 
-    Finite values alone, and none above BOUNDS times the first one, the largest of all blocks': a chart's axes are those of
-    all its runs.
+    Values that are not finite are left out, and so are those above BOUNDS times the first value, the largest of all blocks,
+    since all runs of a chart share its axes.
     """
-    drawn = series(history, steps, points, blocks)
-    first = {"loss": history.loss[:1], "grad_norm": drawn["grad_norm/all"][1][:1]}
-    first |= {name: quantity.values[:1].ravel() for name, quantity in history.quantities.items() if name in BOUNDS}
-    bounds = {part: BOUNDS[part] * float(np.nanmax(value)) for part, value in first.items() if (value > 0).any()}
-    for key, (at, values) in drawn.items():
+    series_by_metric = series(history, steps, points, blocks)
+    first_values = {"loss": history.loss[:1], "grad_norm": series_by_metric["grad_norm/all"][1][:1]}
+    first_values |= {name: quantity.values[:1].ravel() for name, quantity in history.quantities.items() if name in BOUNDS}
+    bounds = {kind: BOUNDS[kind] * float(np.nanmax(value)) for kind, value in first_values.items() if (value > 0).any()}
+    for key, (metric_steps, values) in series_by_metric.items():
         bound = bounds.get(key.partition("/")[0], math.inf)
-        for step, value in zip(at.tolist(), values.tolist(), strict=True):
-            if step >= since and np.isfinite(value) and value <= bound:
-                yield Metric(key, value, when(step), step)
+        for step, value in zip(metric_steps.tolist(), values.tolist(), strict=True):
+            if step >= first_step and np.isfinite(value) and value <= bound:
+                yield Metric(key, value, timestamp(step), step)
 
 
 def series(history: History, steps: int, points: int, blocks: int | None) -> dict[str, tuple[Array, Array]]:
-    """Metric -> its steps and its values, of a training of `steps` steps, at most `points` a metric; step = updates made before.
+    """Return for every metric its steps and its values, both (n,); a step is the number of updates before it.
 
-    loss/batch, grad_norm/W_01 ..., grad_norm/all, and norm_ratio/first_over_last, the norm of block 1 over that of
-    block L, at log-spaced steps, the last one before a divergence among them;
-    the whole sets' loss/train, loss/validation, accuracy/... or r2/... at the history's evaluations; what instruments have
-    measured, sharpness/lambda_01 and so on.
+    - loss/batch, grad_norm/W_01 and so on, grad_norm/all, and norm_ratio/first_over_last, the norm of block 1 over that of
+      block L: at log-spaced steps, which include the last step before a divergence.
+    - loss/train, loss/validation, accuracy/... or r2/... of the whole sets: at the history's evaluations.
+    - sharpness/lambda_01 and so on: the instruments' numbers, at the steps at which they were measured.
 
-    history: of the steps so far. blocks: at most so many, evenly spaced, first and last among them; None is all.
+    history: of the steps so far, of one network. steps: of the whole training. points: the most points of a metric.
+    blocks: the most blocks with norms, evenly spaced from the first to the last; None is all.
     """
-    shown = log_spaced(steps, points)
-    shown = shown[shown < history.loss.shape[-1]]
+    chosen_steps = log_spaced(steps, points)
+    chosen_steps = chosen_steps[chosen_steps < history.loss.shape[-1]]
     if history.diverged_step > 0:
-        last = int(history.diverged_step) - 1
-        shown = np.append(shown[shown < last], last)
+        last_step = int(history.diverged_step) - 1
+        chosen_steps = np.append(chosen_steps[chosen_steps < last_step], last_step)
     depth = history.grad_norm.shape[-1]
-    found: dict[str, tuple[Array, Array]] = {"loss/batch": (shown, history.loss[shown])}
+    series_by_metric: dict[str, tuple[Array, Array]] = {"loss/batch": (chosen_steps, history.loss[chosen_steps])}
     for block, key in norm_keys(depth, blocks).items():
-        found[key] = shown, history.grad_norm[shown, block]
-    norms = history.grad_norm[shown].astype(np.float64)
-    found["grad_norm/all"] = shown, norm(np.concatenate([norms, history.grad_norm_b[shown]], axis=-1))
+        series_by_metric[key] = chosen_steps, history.grad_norm[chosen_steps, block]
+    norms = history.grad_norm[chosen_steps].astype(np.float64)
+    series_by_metric["grad_norm/all"] = chosen_steps, norm(np.concatenate([norms, history.grad_norm_b[chosen_steps]], axis=-1))
     with np.errstate(all="ignore"):
-        found[RATIO] = shown, norms[:, 0] / norms[:, -1]
+        series_by_metric[RATIO] = chosen_steps, norms[:, 0] / norms[:, -1]
     for name, values in history.measures.items():
-        places = log_spaced(len(values), points)
-        found[name] = history.evaluated[places], values[places]
+        indices = log_spaced(len(values), points)
+        series_by_metric[name] = history.evaluated[indices], values[indices]
     for name, quantity in history.quantities.items():
-        places, values = log_spaced(len(quantity.at), points), quantity.values.reshape(len(quantity.at), -1)
+        indices, values = log_spaced(len(quantity.at), points), quantity.values.reshape(len(quantity.at), -1)
         for index, key in quantity_keys(name, values.shape[-1], blocks).items():
-            found[key] = quantity.at[places], values[places, index]
-    return found
+            series_by_metric[key] = quantity.at[indices], values[indices, index]
+    return series_by_metric
 
 
 def summary(history: History) -> dict[str, float]:
-    """final/loss_train, best/accuracy_validation and so on: the last and the best of every measure; nan where there is none.
+    """Return the last and the best value of every measure, as final/loss_train, best/accuracy_validation and so on.
 
-    final/log10_loss_train and final/log10_loss_validation too, where the loss is one that is drawn.
+    Of a loss that `curves` would log there is also the logarithm, final/log10_loss_train. A measure without a last value has nan.
     """
     values = {}
-    for name, measured in history.measures.items():
+    for name, measurements in history.measures.items():
         key = name.replace("/", "_")
         values[f"final/{key}"] = history.final(name)
-        finite = measured[np.isfinite(measured)]
+        finite = measurements[np.isfinite(measurements)]
         if finite.size:
             values[f"best/{key}"] = float(finite.min() if key.startswith("loss") else finite.max())
     for loss in (measure for measure in MEASURES.values() if measure.is_loss and measure.name in history.measures):
         if 0 < values[loss.metric] <= BOUNDS["loss"] * float(history.loss[0]):
-            # The dashboard's colours and parallel axes are linear.
+            # The dashboard's colours and parallel coordinates are linear.
             values[loss.log_metric] = math.log10(values[loss.metric])
     return values

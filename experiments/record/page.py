@@ -1,4 +1,4 @@
-"""MLflow's page of an experiment: what it is opened on, its saved views, and the pictures that it shows."""
+"""MLflow's page of an experiment: its address, its saved views, and the pictures that it shows."""
 
 import shlex
 import shutil
@@ -16,15 +16,15 @@ from experiments.run.config import Config
 if TYPE_CHECKING:
     from experiments.record.tracking import Store
 
-# An experiment with more sweeps than that keeps the views that it has.
+# An experiment with so many tags gets no further views.
 MOST_TAGS = 500
 
 
 class Page:
     """The page of a store's experiment.
 
-    run_id, kind: of what it is opened on, "" for the experiment. path: what follows the server's address.
-    tags: how many the experiment had.
+    tags: the number of the experiment's tags.
+    run_id, kind: of the run that the page is opened on, "" for the experiment. path: what follows the server's address.
     """
 
     def __init__(self, store: "Store", tags: int) -> None:
@@ -32,14 +32,14 @@ class Page:
         self.run_id, self.kind, self.path = "", "", link(store.experiment_id)
 
     def open_on(self, run_id: str, kind: str) -> None:
-        """Open it on that run; a sweep's page is its saved view, see `save_view`."""
+        """Set the run that the page is opened on. A sweep's page is its saved view, see `save_view`."""
         self.run_id, self.kind = run_id, kind
         if kind != "sweep":
             self.path = run_link(self.store.experiment_id, run_id)
 
     @property
     def command(self) -> str:
-        """What opens it."""
+        """The command that opens the page."""
         uri = self.store.uri
         if uri.startswith("http"):
             return f"open {shlex.quote(f'{uri}/{self.path}')}"
@@ -48,30 +48,33 @@ class Page:
 
     @property
     def next_steps(self) -> list[str]:
-        """What is done next with the sweep, the run or the map that it is opened on, a command a line."""
+        """The commands for the next steps with the sweep, run or map that the page is opened on, one in each line."""
         uri = shlex.quote(self.store.uri)
         steps = [f"dashboard: {self.command}"]
         if self.kind in ("sweep", "run"):
             steps.append(f"report:    python -m experiments.report {self.run_id} --uri {uri}")
-            which = f"--sweep {self.run_id}" if self.kind == "sweep" else self.run_id
-            steps.append(f"reproduce: python -m experiments.reproduce {which} --uri {uri}")
+            target = f"--sweep {self.run_id}" if self.kind == "sweep" else self.run_id
+            steps.append(f"reproduce: python -m experiments.reproduce {target} --uri {uri}")
         return steps
 
     def save_view(self, sweep: str, title: str, configs: Sequence[Config], score: str, pictures: Sequence[str] = ()) -> None:
-        """Save the views of the sweep of those configs, and open the page on them.
+        """Save the views of a sweep, and open the page on them.
 
-        sweep: the id of its own run. score: accuracy or r2. pictures: the keys of its images, see `show`.
+        sweep: the id of its parent run. configs: of its runs. score: accuracy or r2.
+        pictures: the keys of its images, see `log_pictures`.
         """
         if self.tags < MOST_TAGS:
             for key, view in sweep_views(title, sweep, configs, score, self.store.blocks, pictures).items():
                 self.store.client.set_experiment_tag(self.store.experiment_id, TAG + key, view)
             self.path = link(self.store.experiment_id, sweep)
 
-    def show(self, sweep: str, run_id: str, pictures: Sequence[Path]) -> None:
-        """Show a sweep's pictures as images of that run of it, which the page's charts show where they show the run.
+    def log_pictures(self, sweep: str, run_id: str, pictures: Sequence[Path]) -> None:
+        """Log a sweep's pictures as images of one of its runs, whose charts on the page show them.
 
-        The key of each is its file's name. As MLflow's `log_image` writes them, which adds to those of an earlier start; another
-        run that had them then has them no longer.
+        The key of an image is the name of its file. The images are written as MLflow's `log_image` does, but replace those of an
+        earlier start, also where another run had them.
+
+        sweep: the id of the parent run. run_id: of the run that gets the images.
         """
         from PIL import Image
 
@@ -81,9 +84,9 @@ class Page:
                 client.delete_tag(other.info.run_id, MLFLOW_LOGGED_IMAGES)
         with tempfile.TemporaryDirectory() as folder:
             for file in pictures:
-                place = Path(folder, f"{file.stem}+step+0+timestamp+0+{sweep}")
-                shutil.copy(file, f"{place}.png")
+                path = Path(folder, f"{file.stem}+step+0+timestamp+0+{sweep}")
+                shutil.copy(file, f"{path}.png")
                 with Image.open(file) as picture:
-                    compress_image_size(picture).save(f"{place}+compressed.webp")
-            self.store.run(run_id).keep(Path(folder), "images")
+                    compress_image_size(picture).save(f"{path}+compressed.webp")
+            self.store.run(run_id).log_artifacts(Path(folder), "images")
         client.set_tag(run_id, MLFLOW_LOGGED_IMAGES, "True")

@@ -1,4 +1,4 @@
-"""A run in an MLflow store."""
+"""A run in the MLflow store, while it is written."""
 
 import contextlib
 import json
@@ -17,9 +17,9 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from blocks.history import History
 from experiments.record.address import with_password
-from experiments.record.client import in_one_line
-from experiments.record.metrics import texts
-from experiments.record.ownership import BEAT_SECONDS
+from experiments.record.client import errors_in_one_line
+from experiments.record.metrics import param_texts
+from experiments.record.ownership import HEARTBEAT_SECONDS
 from experiments.run.stack import Trained
 
 if TYPE_CHECKING:
@@ -32,46 +32,46 @@ class Run:
     def __init__(self, store: "Store", run_id: str, parent: str = "", artifact_uri: str | None = None) -> None:
         self.store, self.client, self.uri, self.run_id, self.parent = store, store.client, store.uri, run_id, parent
         self.artifact_uri = artifact_uri
-        self.shown = 0
-        self.ended = False
+        self.logged_steps = 0
+        self.has_ended = False
 
     @cached_property
     def artifacts(self) -> ArtifactRepository:
-        """Where its artifacts are put."""
-        place = self.artifact_uri or self.client.get_run(self.run_id).info.artifact_uri
-        return get_artifact_repository(place, tracking_uri=with_password(self.uri))
+        """The repository of the run's artifacts."""
+        artifact_uri = self.artifact_uri or self.client.get_run(self.run_id).info.artifact_uri
+        return get_artifact_repository(artifact_uri, tracking_uri=with_password(self.uri))
 
-    def beat(self) -> None:
-        """A sign of life; raises TakenOver where the run is another process's by now."""
-        self.store.claims.beat(self.run_id)
+    def send_heartbeat(self) -> None:
+        """Send a heartbeat; raises TakenOver where another process has taken the run over."""
+        self.store.claims.send_heartbeat(self.run_id)
 
     def check_owner(self) -> None:
-        """Raise TakenOver where this run of a sweep is another process's by now."""
+        """Raise TakenOver where another process has taken over the sweep of this run."""
         self.store.check_owner(self.run_id)
 
     @contextlib.contextmanager
-    def beating(self) -> Iterator[None]:
-        """Signs of life every few seconds, from a thread of their own."""
-        over = threading.Event()
+    def heartbeats(self) -> Iterator[None]:
+        """Send heartbeats every few seconds, in a thread, until the end of the context."""
+        stop = threading.Event()
 
-        def beat() -> None:
-            while not over.wait(BEAT_SECONDS):
-                # Whatever this one comes to, the next may be given.
+        def send_heartbeat() -> None:
+            while not stop.wait(HEARTBEAT_SECONDS):
+                # After an error the next heartbeat may succeed.
                 with contextlib.suppress(Exception):
-                    self.beat()
-                    self.store.claims.bury_silent()
+                    self.send_heartbeat()
+                    self.store.claims.end_silent_runs()
 
-        thread = threading.Thread(target=beat, daemon=True)
+        thread = threading.Thread(target=send_heartbeat, daemon=True)
         thread.start()
         try:
             yield
         finally:
-            over.set()
-            # One that waits for a server is not waited for.
-            thread.join(BEAT_SECONDS)
+            stop.set()
+            # The thread may be waiting for a server, which must not hold the command up.
+            thread.join(HEARTBEAT_SECONDS)
 
     def progress(self, history: History, steps: int) -> None:
-        """The points of the curves that a training of `steps` steps has reached since the last call."""
+        """Log the points of the curves since the last call. history: of the steps so far. steps: of the whole training."""
         self.store.progress([(self, history, steps)])
 
     def finish(self, trained: Trained) -> None:
@@ -79,54 +79,55 @@ class Run:
         self.store.finish([(self, trained)])
 
     def fail(self, reason: str, status: str) -> None:
-        """The end of a run that was not trained, or of a sweep that was cut off: FAILED or KILLED, and why."""
+        """End a run that was not trained, or a sweep that was interrupted, as FAILED or KILLED, with the reason."""
         self.store.claims.end(self.run_id, status, reason)
-        self.ended = True
+        self.has_ended = True
 
-    def describe(self, params: dict[str, str], values: dict[str, float] | None = None, step: int = 0) -> None:
-        """Params and, where they are finite, metrics of a run that trains nothing itself. Params that it has stay."""
-        now, finite = int(time.time() * 1000), {key: value for key, value in (values or {}).items() if math.isfinite(value)}
-        metrics = [Metric(key, value, now, step) for key, value in finite.items()]
-        there = self.client.get_run(self.run_id).data.params if params else {}
-        missing = [Param(key, value) for key, value in texts(params).items() if key not in there]
-        self.client.log_batch(self.run_id, metrics=metrics, params=missing)
+    def log_summary(self, params: dict[str, str], metrics: dict[str, float] | None = None, step: int = 0) -> None:
+        """Log params and the finite metrics of a run that trains nothing itself. Params that it has already are kept."""
+        finite_metrics = {key: value for key, value in (metrics or {}).items() if math.isfinite(value)}
+        now = int(time.time() * 1000)
+        points = [Metric(key, value, now, step) for key, value in finite_metrics.items()]
+        existing_params = self.client.get_run(self.run_id).data.params if params else {}
+        new_params = [Param(key, value) for key, value in param_texts(params).items() if key not in existing_params]
+        self.client.log_batch(self.run_id, metrics=points, params=new_params)
 
-    def tabulate(self, columns: dict[str, list[Any]]) -> None:
-        """A table that the dashboard shows as one, table.json; inf is left empty, which JSON has no word for.
+    def log_table(self, columns: dict[str, list[Any]]) -> None:
+        """Log a table, table.json, which the dashboard shows. columns: name -> values.
 
-        MLflow's page reads a dot in a column's name as a path into the cell: in its place stands a space.
-        As MLflow's `log_table` writes it, which adds to the table of an earlier start where it should replace it.
+        A value that is not finite becomes an empty cell, since JSON has none. A dot in a column's name becomes a space, since
+        MLflow's page reads it as a path into the cell. MLflow's own `log_table` would append to the table of an earlier start.
         """
-        finite = [
+        rows = [
             [None if isinstance(value, float) and not math.isfinite(value) else value for value in row]
             for row in zip(*columns.values(), strict=True)
         ]
         names = [name.replace(".", " ") for name in columns]
         tables = json.dumps([{"path": "table.json", "type": "table"}])
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "table.json").write_text(json.dumps({"columns": names, "data": finite}))
-            self.store.at_once(
+            Path(folder, "table.json").write_text(json.dumps({"columns": names, "data": rows}))
+            self.store.call_concurrently(
                 lambda: self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", tables), *self.uploads(Path(folder))
             )
 
-    def note(self, markdown: str) -> None:
-        """The run's description."""
+    def set_description(self, markdown: str) -> None:
+        """Set the run's description, which the dashboard shows."""
         self.client.set_tag(self.run_id, "mlflow.note.content", markdown)
 
-    def keep(self, folder: Path, below: str = "") -> None:
-        """The folder's files as artifacts, in the artifacts' folder `below`."""
-        self.store.at_once(*self.uploads(folder, below))
+    def log_artifacts(self, folder: Path, artifact_path: str = "") -> None:
+        """Log the folder's files as artifacts. artifact_path: the artifacts' folder for them, "" is the top."""
+        self.store.call_concurrently(*self.uploads(folder, artifact_path))
 
-    def uploads(self, folder: Path, below: str = "") -> list[Callable[[], None]]:
-        """A call for every file of a folder."""
+    def uploads(self, folder: Path, artifact_path: str = "") -> list[Callable[[], None]]:
+        """Return a call for every file of a folder, which uploads it."""
 
         def upload(file: Path) -> None:
-            place = str(Path(below, file.relative_to(folder).parent))
-            with in_one_line(self.uri):
-                self.artifacts.log_artifact(str(file), None if place == "." else place)
+            folder_path = str(Path(artifact_path, file.relative_to(folder).parent))
+            with errors_in_one_line(self.uri):
+                self.artifacts.log_artifact(str(file), None if folder_path == "." else folder_path)
 
         return [partial(upload, file) for file in sorted(folder.rglob("*")) if file.is_file()]
 
     def end(self, status: str = "FINISHED") -> None:
-        """The run's end by itself: FINISHED, or FAILED where it is a check that does not hold."""
+        """End the run, as FINISHED, or as FAILED where it is a check that does not hold."""
         self.client.set_terminated(self.run_id, status)

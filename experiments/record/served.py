@@ -1,6 +1,6 @@
-"""A trained network as MLflow's model: raw features in, labels or values out.
+"""A trained network as an MLflow model, which takes raw features and returns labels or values.
 
-MLflow copies this file and `blocks` into the model and runs them when it is loaded; nothing of it is pickled.
+MLflow copies this file and `blocks` into the model, and runs them when the model is loaded; nothing is pickled.
 """
 
 import json
@@ -16,8 +16,8 @@ from blocks.losses import LOSSES
 from blocks.network import Network
 
 
-class Served(PythonModel):
-    """What `mlflow models serve` answers with."""
+class NetworkModel(PythonModel):
+    """The model that `mlflow models serve` serves."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Build the network from parameters.npy and network.json."""
@@ -26,7 +26,7 @@ class Served(PythonModel):
         self.network = Network(self.about["sizes"], self.about["activation"], parameters, self.about["kind"])
 
     def predict(self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Array:
-        """(m,) labels, or (m, n_y) values in the data's own units; model_input: (m, n_x) features as the data set has them."""
+        """Return labels (m,), or values (m, n_y) in the data's own units. model_input: raw features (m, n_x)."""
         X = np.asarray(model_input, dtype=np.float64)
         x = ((X - self.about["x_mean"]) / self.about["x_scale"]).T
         logits, _ = self.network.forward(np.ascontiguousarray(x, self.network.parameters.dtype))
@@ -36,4 +36,4 @@ class Served(PythonModel):
         return np.asarray(self.about["labels"])[decides(logits)]
 
 
-set_model(Served())
+set_model(NetworkModel())

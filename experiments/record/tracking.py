@@ -1,4 +1,4 @@
-"""MLflow: a sweep is a parent run, each job a child run, written in batches."""
+"""The MLflow store, in which a sweep is a parent run and each of its jobs a child run."""
 
 import gc
 import math
@@ -15,25 +15,21 @@ from mlflow.entities import Run as MlflowRun
 
 from blocks.history import History
 from experiments.record import files
-from experiments.record.address import (
-    absolute,
-    check_reachable,
-    lock_file,
-)
+from experiments.record.address import absolute_uri, check_reachable, lock_file
 from experiments.record.claims import PARENT_TAG, Claims
-from experiments.record.client import in_one_line
+from experiments.record.client import errors_in_one_line
 from experiments.record.experiment import open_experiment
-from experiments.record.identity import Finished
-from experiments.record.metrics import curves, metrics, outcome_tags, params, texts
-from experiments.record.moved import local
+from experiments.record.identity import FinishedJobs
+from experiments.record.metrics import curves, metrics, outcome_tags, param_texts, params
 from experiments.record.page import Page
 from experiments.record.reading import is_job, search
-from experiments.record.rows import writer_of
+from experiments.record.relocation import local_folder
+from experiments.record.rows import create_writer
 from experiments.record.run import Run
-from experiments.record.writer import FinishedRun, NewRun, at_once
+from experiments.record.writer import FinishedRun, NewRun, call_concurrently
 from experiments.run.config import MEASURE, Config, DatasetConfig, SweepConfig, TrackingConfig
 from experiments.run.data import load
-from experiments.run.environment import environment, uncommitted
+from experiments.run.environment import environment, uncommitted_diff
 from experiments.run.measure import MEASURES, Measure
 from experiments.run.stack import Trained
 
@@ -41,125 +37,130 @@ T = TypeVar("T")
 
 
 class Store:
-    """An experiment in a tracking store, made where it is not there yet."""
+    """An experiment in a tracking store, which is created where it does not exist."""
 
     def __init__(self, tracking: TrackingConfig) -> None:
-        self.uri = absolute(tracking.uri)
+        self.uri = absolute_uri(tracking.uri)
         self.points, self.blocks = tracking.points, tracking.blocks
         check_reachable(self.uri)
         self.client, experiment = open_experiment(self.uri, tracking.experiment)
         self.experiment_id: str = experiment.experiment_id
         self.page = Page(self, len(experiment.tags))
         self.claims = Claims(self.client, self.experiment_id, lock_file(self.uri))
-        self.writer = writer_of(self.client, self.experiment_id)
-        # The collector would look through MLflow's hundred thousand objects again and again: a fifth of the writing.
+        self.writer = create_writer(self.client, self.experiment_id)
+        # Otherwise the garbage collector would search MLflow's hundred thousand objects again and again, a fifth of the time.
         gc.freeze()
 
     @property
     def token(self) -> str:
-        """Of the owner of what is begun here."""
+        """The token of the owner of the runs that are begun here."""
         return self.claims.owner.token
 
     def begin(self, name: str, tags: dict[str, str], parent: str = "", config: Config | None = None) -> Run:
-        """A new run, RUNNING, of this process. config: of one that trains: its params, which it has however it ends."""
-        (made,) = self.begin_runs([(name, tags, config)], parent)
+        """Create a RUNNING run of this process.
+
+        parent: the id of its sweep's run, "" for none. config: of a run that trains, whose params are logged at once.
+        """
+        (run,) = self.begin_runs([(name, tags, config)], parent)
         if not parent:
-            self.page.open_on(made.run_id, tags["kind"])
-        return made
+            self.page.open_on(run.run_id, tags["kind"])
+        return run
 
     def begin_runs(self, runs: Sequence[tuple[str, dict[str, str], Config | None]], parent: str = "") -> list[Run]:
-        """`begin` for the name, the tags and the config of each."""
+        """Create RUNNING runs, see `begin`. runs: the name, the tags and the config of each."""
         source = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "experiments.train", **_commit_tags()}
-        own = {**source, **self.claims.tags(), **({PARENT_TAG: parent} if parent else {})}
-        new = [NewRun(name, {**own, **tags}, texts(params(config)) if config else {}) for name, tags, config in runs]
-        return [Run(self, run_id, parent, artifact_uri) for run_id, artifact_uri in self.writer.create(new)]
+        common_tags = {**source, **self.claims.tags(), **({PARENT_TAG: parent} if parent else {})}
+        new_runs = [
+            NewRun(name, {**common_tags, **tags}, param_texts(params(config)) if config else {}) for name, tags, config in runs
+        ]
+        return [Run(self, run_id, parent, artifact_uri) for run_id, artifact_uri in self.writer.create(new_runs)]
 
     def progress(self, runs: Sequence[tuple[Run, History, int]]) -> None:
-        """`Run.progress` of each: the points of its curves since the last call."""
+        """Log the points of several runs' curves since the last call. runs: the arguments of `Run.progress` for each."""
         now = int(time.time() * 1000)
         points = {
-            run.run_id: list(curves(history, steps, self.points, self.blocks, run.shown, lambda step: now))
+            run.run_id: list(curves(history, steps, self.points, self.blocks, run.logged_steps, lambda step: now))
             for run, history, steps in runs
         }
         self.writer.log(points)
         for run, history, _ in runs:
-            # A later round of a sweep with halving begins anew.
-            run.shown = max(run.shown, history.loss.shape[-1])
+            # In a later round of halving a training begins again, so that its history may be shorter.
+            run.logged_steps = max(run.logged_steps, history.loss.shape[-1])
 
     def finish(self, runs: Sequence[tuple[Run, Trained]]) -> None:
-        """All of those runs of a sweep, or of one alone, and their end: FINISHED, whatever the outcome.
+        """Log the metrics, tags and files of trained runs, and end them as FINISHED, whatever their outcome.
 
-        Raises TakenOver where the sweep is another process's.
+        runs: of one sweep, or one run alone. Raises TakenOver where another process has taken the sweep over.
         """
         if parent := runs[0][0].parent:
             self.check_owner(parent)
-        finished: list[FinishedRun] = []
+        finished_runs: list[FinishedRun] = []
         with tempfile.TemporaryDirectory() as folder:
             try:
                 for run, trained in runs:
-                    finished.append(self._finished_run(run, trained, Path(folder, run.run_id)))
+                    finished_runs.append(self._finished_run(run, trained, Path(folder, run.run_id)))
             finally:
-                # Where the disk is full, those whose files it has.
-                if finished:
-                    self.writer.finish(finished)
-                for run, _ in runs[: len(finished)]:
-                    run.ended = True
+                # Where the disk is full, the runs whose files are complete are finished.
+                if finished_runs:
+                    self.writer.finish(finished_runs)
+                for run, _ in runs[: len(finished_runs)]:
+                    run.has_ended = True
 
     def _finished_run(self, run: Run, trained: Trained, folder: Path) -> FinishedRun:
-        """folder: for its files, where they are not written where they belong at once."""
-        place = local(run.artifact_uri or "")
-        with in_one_line(self.uri):
-            (place or folder).mkdir(parents=True, exist_ok=True)
-            files.write(trained, place or folder)
-        points = list(metrics(trained, self.points, self.blocks, run.shown))
-        uploads = [] if place else run.uploads(folder)
-        return FinishedRun(run.run_id, points, outcome_tags(trained), _input(trained.config.dataset), uploads)
+        """Write the files of a run and return what else is to be logged. folder: for files that must be uploaded."""
+        artifact_folder = local_folder(run.artifact_uri or "")
+        with errors_in_one_line(self.uri):
+            (artifact_folder or folder).mkdir(parents=True, exist_ok=True)
+            files.write(trained, artifact_folder or folder)
+        points = list(metrics(trained, self.points, self.blocks, run.logged_steps))
+        uploads = [] if artifact_folder else run.uploads(folder)
+        return FinishedRun(run.run_id, points, outcome_tags(trained), _dataset_input(trained.config.dataset), uploads)
 
-    def together(self, runs: Sequence[T]) -> list[Sequence[T]]:
-        """Those of them that are written together, in one transaction: all, or each by itself."""
-        return [runs] if self.writer.together and runs else [[run] for run in runs]
+    def transactions(self, runs: Sequence[T]) -> list[Sequence[T]]:
+        """Return the groups of runs that the writer writes in one transaction: all runs at once, or each by itself."""
+        return [runs] if self.writer.is_atomic and runs else [[run] for run in runs]
 
     def run(self, run_id: str) -> Run:
-        """The run of that id."""
+        """Return the run of that id."""
         return Run(self, run_id)
 
     def close(self, status: str = "KILLED", reason: str = "its process has ended") -> None:
-        """End with that status, for that reason, what this process has begun here and not ended; others may take it over then."""
+        """End all runs that this process has begun and not ended, with that status and reason; others may take them over."""
         self.claims.close(status, reason)
 
-    def begin_sweep(self, name: str, tags: dict[str, str], fingerprint: str, config: SweepConfig) -> tuple[Run, Finished]:
-        """The parent run of a sweep, RUNNING, and what an earlier start has finished of it.
+    def begin_sweep(self, name: str, tags: dict[str, str], fingerprint: str, config: SweepConfig) -> tuple[Run, FinishedJobs]:
+        """Return a sweep's RUNNING parent run, new or of an earlier start, and the jobs that an earlier start has finished.
 
-        Runs whose owner is dead are KILLED first. Raises UserError where another process is training the same sweep; where it
-        is not to be seen whether that lives, its signs of life are waited for.
+        First, runs whose owner is dead are ended as KILLED. Where it is unknown whether the owner of an earlier start lives, its
+        heartbeats are awaited. Raises UserError where another process is training the same sweep.
         """
-        created = []
+        new_ids = []
 
         def create() -> str:
-            created.append(self.begin(name, {**tags, "fingerprint": fingerprint}).run_id)
-            return created[0]
+            new_ids.append(self.begin(name, {**tags, "fingerprint": fingerprint}).run_id)
+            return new_ids[0]
 
         run_id = self.claims.take_over(tags["kind"], fingerprint, config, create)
         self.page.open_on(run_id, tags["kind"])
         if tags["kind"] == "sweep":
             self.client.set_tag(run_id, MEASURE, config.measure)
-        # Of a new one nothing is finished: a server that has just gone need not be asked.
-        return self.run(run_id), {} if created else self._finished(run_id, MEASURES[config.measure])
+        # A new sweep has no finished jobs, so that the server need not be asked.
+        return self.run(run_id), {} if new_ids else self._finished_jobs(run_id, MEASURES[config.measure])
 
     def act_for(self, token: str, sweep: str) -> None:
-        """Write for that owner from now on, and where the sweep was ended by another one since, for that one."""
+        """Act for the owner of that token from now on, see `Claims.act_for`."""
         self.claims.act_for(token, sweep)
 
     def check_owner(self, sweep: str) -> None:
-        """Raise TakenOver where the sweep of that parent run belongs to another process by now."""
+        """Raise TakenOver where another process has taken over the sweep of that parent run."""
         self.claims.check(sweep)
 
-    def finished(self, parent: str, job: int, fingerprint: str, measure: Measure) -> tuple[float, str] | None:
-        """(value of that measure, outcome) of a sweep's job, None where it is not finished."""
-        return self._finished(parent, measure, f" and tags.job = '{job}'").get((job, fingerprint))
+    def finished_job(self, parent: str, job: int, fingerprint: str, measure: Measure) -> tuple[float, str] | None:
+        """Return (value of the measure, outcome) of a sweep's job, None where it is not finished."""
+        return self._finished_jobs(parent, measure, f" and tags.job = '{job}'").get((job, fingerprint))
 
-    def _finished(self, parent: str, measure: Measure, which: str = "") -> Finished:
-        runs = [run for run in self.children(parent, f"attributes.status = 'FINISHED'{which}") if is_job(run.data.tags)]
+    def _finished_jobs(self, parent: str, measure: Measure, filter_string: str = "") -> FinishedJobs:
+        runs = [run for run in self.children(parent, f"attributes.status = 'FINISHED'{filter_string}") if is_job(run.data.tags)]
         return {
             (int(run.data.tags["job"]), run.data.tags.get("fingerprint", "")): (
                 run.data.metrics.get(measure.metric, math.nan),
@@ -169,47 +170,49 @@ class Store:
         }
 
     def tags_of(self, parent: str, jobs: Collection[int]) -> dict[int, dict[str, str]]:
-        """Job -> the tags of its finished run, of those jobs of a sweep; a request only where there are any."""
+        """Return the tags of the finished runs of those jobs of a sweep, by job. Without jobs the store is not asked."""
         runs = self.children(parent, "attributes.status = 'FINISHED'") if jobs else []
         tags = {int(run.data.tags["job"]): run.data.tags for run in runs if is_job(run.data.tags)}
         return {job: tags[job] for job in jobs}
 
     @property
     def runs_at_once(self) -> int:
-        """How many runs are to be written at once."""
+        """The number of runs that should be written at once."""
         return self.writer.runs_at_once
 
-    def at_once(self, *calls: Callable[[], T]) -> list[T]:
-        """What they return, called side by side where each waits for a server's answer; raises the first error."""
-        return at_once(self.uri, calls)
+    def call_concurrently(self, *calls: Callable[[], T]) -> list[T]:
+        """Return what the calls return, see `writer.call_concurrently`."""
+        return call_concurrently(self.uri, calls)
 
-    def children(self, parent: str, which: str = "") -> list[MlflowRun]:
-        """A sweep's runs, newest first; those that MLflow's filter `which` takes."""
-        return self._search(" and ".join([f"tags.`{PARENT_TAG}` = '{parent}'", *filter(None, [which])]))
+    def children(self, parent: str, filter_string: str = "") -> list[MlflowRun]:
+        """Return a sweep's runs that match MLflow's filter string, newest first."""
+        return self._search(" and ".join([f"tags.`{PARENT_TAG}` = '{parent}'", *filter(None, [filter_string])]))
 
-    def _search(self, which: str) -> list[MlflowRun]:
-        return search(self.client, [self.experiment_id], which)
+    def _search(self, filter_string: str) -> list[MlflowRun]:
+        return search(self.client, [self.experiment_id], filter_string)
 
 
 @cache
 def _commit_tags() -> dict[str, str]:
-    here = environment()
-    if not here["git.commit"]:
+    process_environment = environment()
+    if not process_environment["git.commit"]:
         return {}
     return {
-        "mlflow.source.git.commit": here["git.commit"],
-        "mlflow.source.git.branch": here["git.branch"],
-        "git.dirty": str(bool(uncommitted())).lower(),
+        "mlflow.source.git.commit": process_environment["git.commit"],
+        "mlflow.source.git.branch": process_environment["git.branch"],
+        "git.dirty": str(bool(uncommitted_diff())).lower(),
     }
 
 
-_inputs: dict[str, DatasetInput] = {}
+_dataset_inputs: dict[str, DatasetInput] = {}
 
 
-def _input(config: DatasetConfig) -> DatasetInput:
-    """The training data as MLflow's data set, made once: its digest is the start of ours."""
+def _dataset_input(config: DatasetConfig) -> DatasetInput:
+    """Return the training data as MLflow's data set, whose digest is the beginning of ours. It is created once."""
     dataset = load(config)
-    if dataset.digest not in _inputs:
-        made = from_numpy(dataset.x.T, targets=dataset.y.T, name=dataset.name, digest=dataset.digest[:8])
-        _inputs[dataset.digest] = DatasetInput(made._to_mlflow_entity(), [InputTag("mlflow.data.context", "training")])
-    return _inputs[dataset.digest]
+    if dataset.digest not in _dataset_inputs:
+        mlflow_dataset = from_numpy(dataset.x.T, targets=dataset.y.T, name=dataset.name, digest=dataset.digest[:8])
+        _dataset_inputs[dataset.digest] = DatasetInput(
+            mlflow_dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", "training")]
+        )
+    return _dataset_inputs[dataset.digest]

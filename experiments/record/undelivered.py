@@ -1,4 +1,4 @@
-"""What record.json says of a record that waits, checked as a whole where it is read: it may be damaged, or a stranger's."""
+"""The schema of record.json, which describes a record in the outbox. The file may be damaged, or written by somebody else."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,12 +7,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from experiments.run import bounded
 
-# Unix time, for three thousand years.
+# Unix time in seconds, for three thousand years.
 Seconds = Annotated[float, Field(ge=0, le=1e11)]
 
 
 class Tags(BaseModel):
-    """What a run is found by; there may be more."""
+    """The tags of a run. `job`, by which its sweep finds it, is required; others are allowed."""
 
     model_config = ConfigDict(strict=True, extra="allow")
     __pydantic_extra__: dict[str, str]
@@ -20,11 +20,11 @@ class Tags(BaseModel):
     job: Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 
 
-class Waiting(BaseModel):
-    """A record that waits.
+class WaitingRecord(BaseModel):
+    """A record in the outbox.
 
-    uri: of the store that it belongs to, null as in a config. experiment: MLflow's name for it. owner: of the sweep, see
-    `experiments.record.ownership`, "" where none is known.
+    uri: of the store that it belongs to, null as in a config. experiment: the name of its MLflow experiment.
+    owner: the token of the sweep's owner, see `experiments.record.ownership`, "" where it is unknown.
     """
 
     model_config = ConfigDict(strict=True)
@@ -34,8 +34,12 @@ class Waiting(BaseModel):
     owner: Annotated[str, Field(pattern=r"^[0-9a-f]*$")] = ""
 
 
-class RunRecord(Waiting):
-    """A trained run. parent: its sweep's run, "" where it has none. started, ended: Unix time in seconds. rung: where stopped."""
+class RunRecord(WaitingRecord):
+    """A trained run.
+
+    parent: the id of its sweep's run, "" where it has none. started, ended: Unix time in seconds.
+    rung: at which halving has stopped it, 0 where it was not stopped.
+    """
 
     name: str
     tags: Tags
@@ -46,8 +50,11 @@ class RunRecord(Waiting):
     rung: Annotated[int, Field(ge=0)] = 0
 
 
-class SweepRecord(Waiting):
-    """The end of a sweep's own run. reason: what ended one that is not FINISHED. axes: the swept keys and their values."""
+class SweepRecord(WaitingRecord):
+    """The end of a sweep's parent run.
+
+    reason: why it was ended, "" where it is FINISHED. axes: the swept keys and their values.
+    """
 
     run_id: Annotated[str, Field(pattern=r"^\w+$")]
     status: Literal["FINISHED", "FAILED", "KILLED"]
@@ -55,11 +62,11 @@ class SweepRecord(Waiting):
     axes: dict[str, str]
 
 
-def read(file: Path, is_of_sweep: bool) -> RunRecord | SweepRecord:
-    """The record that a record.json holds; raises ValueError, in one line, for anything else, and OSError."""
-    kind = SweepRecord if is_of_sweep else RunRecord
+def read(file: Path, is_sweep_record: bool) -> RunRecord | SweepRecord:
+    """Read a record.json. Raises ValueError, in one line, for an invalid file, and OSError where it cannot be opened."""
+    record_class = SweepRecord if is_sweep_record else RunRecord
     try:
-        return kind.model_validate_json(bounded.text(file))
+        return record_class.model_validate_json(bounded.read_text(file))
     except ValidationError as error:
-        found = error.errors()[0]
-        raise ValueError(": ".join([".".join(str(part) for part in found["loc"]) or "it", found["msg"]])) from None
+        first_error = error.errors()[0]
+        raise ValueError(": ".join([".".join(str(part) for part in first_error["loc"]) or "it", first_error["msg"]])) from None

@@ -1,4 +1,4 @@
-"""A store, and the runs in it, when nothing is to be recorded."""
+"""The null object of the record, for `tracking.enabled=false`."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -7,75 +7,75 @@ from typing import Any
 
 
 class Untracked:
-    """Does what `tracking.Store`, its `page` and `run.Run` are asked, and keeps none of it."""
+    """A store, its page and its runs, with the methods of `Store`, `Page` and `Run`, which record nothing."""
 
     run_id = token = ""
     next_steps = ()
     runs_at_once = 1
-    ended = True
+    has_ended = True
 
     @property
     def page(self) -> "Untracked":
-        """A page that is not there."""
+        """The page, which shows nothing."""
         return self
 
-    def at_once(self, *calls: Callable[[], Any]) -> list[Any]:
-        """What they return."""
+    def call_concurrently(self, *calls: Callable[[], Any]) -> list[Any]:
+        """Return what the calls return."""
         return [call() for call in calls]
 
     def begin(self, *arguments: Any) -> "Untracked":
-        """A run that is not recorded."""
+        """Return a run that is not recorded."""
         return self
 
     def begin_runs(self, runs: Sequence[Any], parent: str) -> "list[Untracked]":
-        """`begin` for each."""
+        """Return as many runs that are not recorded."""
         return [self for _ in runs]
 
-    def together(self, runs: Sequence[Any]) -> list[Sequence[Any]]:
-        """Each by itself."""
+    def transactions(self, runs: Sequence[Any]) -> list[Sequence[Any]]:
+        """Return each run by itself."""
         return [[run] for run in runs]
 
     def begin_sweep(self, *arguments: Any) -> "tuple[Untracked, dict[tuple[int, str], tuple[float, str]]]":
-        """A sweep that is not recorded, of which nothing is there."""
+        """Return a parent run that is not recorded, and no finished jobs."""
         return self, {}
 
-    def finished(self, *arguments: Any) -> None:
-        """Nothing is there."""
+    def finished_job(self, *arguments: Any) -> None:
+        """Return None: no job was recorded as finished."""
 
     def tags_of(self, *arguments: Any) -> dict[int, dict[str, str]]:
-        """Nothing is there."""
+        """Return no tags."""
         return {}
 
     def check_owner(self) -> None:
-        """It is nobody else's."""
+        """Do nothing: no other process can take the run over."""
 
     def close(self, *arguments: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
-    def beating(self) -> "contextlib.AbstractContextManager[None]":
-        """No signs of life."""
+    def heartbeats(self) -> "contextlib.AbstractContextManager[None]":
+        """Return a context that sends no heartbeats."""
         return contextlib.nullcontext()
 
     def save_view(self, *arguments: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def progress(self, *runs: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def finish(self, *trained: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def fail(self, *arguments: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
-    def describe(self, params: dict[str, str], values: dict[str, float] | None = None, step: int = 0) -> None:
-        """Nothing."""
+    def log_summary(self, params: dict[str, str], metrics: dict[str, float] | None = None, step: int = 0) -> None:
+        """Do nothing."""
 
-    def note(self, markdown: str) -> None:
-        """Nothing."""
+    def set_description(self, markdown: str) -> None:
+        """Do nothing."""
 
-    def keep(self, folder: Path, below: str = "") -> None:
-        """Nothing."""
+    def log_artifacts(self, folder: Path, artifact_path: str = "") -> None:
+        """Do nothing."""
 
     def end(self, status: str = "FINISHED") -> None:
-        """Nothing."""
+        """Do nothing."""

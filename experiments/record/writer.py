@@ -1,4 +1,4 @@
-"""How runs come into a store: what is written of one, and the way through MLflow's client. The other way: `record.rows`."""
+"""The interface of writers, which write runs into a store, and the writer that uses MLflow's client; see also `record.rows`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +13,8 @@ from experiments.record.client import Client
 
 T = TypeVar("T")
 
-# So many requests to a server are under way at once for a run, and so many runs are written at once.
-AT_ONCE, RUNS_AT_ONCE = 8, 4
+# The most requests to a server at once, and the most runs that are written at once.
+MAX_REQUESTS, MAX_RUNS = 8, 4
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,10 @@ class NewRun:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """The rest of a run. data: what it was trained on. uploads: calls, each of which makes one of its files an artifact."""
+    """What is written of a run when it ends.
+
+    data: the data set that it was trained on. uploads: calls, each of which uploads one of its files as an artifact.
+    """
 
     run_id: str
     metrics: list[Metric]
@@ -38,38 +41,41 @@ class FinishedRun:
 
 
 class Writer(Protocol):
-    """runs_at_once: how many runs it is given at a time; together: whether all of them are in the store, or none is."""
+    """A writer of runs.
+
+    runs_at_once: the number of runs that it should get at a time. is_atomic: whether it writes all of these or none.
+    """
 
     runs_at_once: int
-    together: bool
+    is_atomic: bool
 
     def create(self, runs: Sequence[NewRun]) -> list[tuple[str, str]]:
-        """Make RUNNING runs; their ids and the URIs of their artifacts."""
+        """Create RUNNING runs; return their ids and the URIs of their artifacts."""
 
     def log(self, points: Mapping[str, list[Metric]]) -> None:
-        """Write metrics: a run's id -> its points."""
+        """Write metrics. points: a run's id -> its metrics."""
 
     def finish(self, runs: Sequence[FinishedRun]) -> None:
-        """Write what is left of those runs, and their end: FINISHED, which none is that is not whole."""
+        """Write the end of those runs. A run is FINISHED only when all of it is written."""
 
 
-def at_once(uri: str, calls: Sequence[Callable[[], T]]) -> list[T]:
-    """What they return, called side by side where each waits for a server's answer; raises the first error."""
+def call_concurrently(uri: str, calls: Sequence[Callable[[], T]]) -> list[T]:
+    """Return what the calls return, and raise the first error. Calls to a server run in several threads, which wait for it."""
     if sqlite_file(uri):
         return [call() for call in calls]
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        return [called.result() for called in [threads.submit(call) for call in calls]]
+    with ThreadPoolExecutor(MAX_REQUESTS) as threads:
+        return [future.result() for future in [threads.submit(call) for call in calls]]
 
 
 class Requests:
-    """Through MLflow's client, run by run."""
+    """Writes runs with MLflow's client, one by one, see `Writer`."""
 
-    together = False
+    is_atomic = False
 
     def __init__(self, client: Client, experiment_id: str) -> None:
         self.client, self.experiment_id = client, experiment_id
-        # A file is written by one after the other.
-        self.runs_at_once = 1 if sqlite_file(client.uri) else RUNS_AT_ONCE
+        # A SQLite file has one writer at a time.
+        self.runs_at_once = 1 if sqlite_file(client.uri) else MAX_RUNS
 
     def create(self, runs: Sequence[NewRun]) -> list[tuple[str, str]]:
         """See `Writer`."""
@@ -89,8 +95,8 @@ class Requests:
         """See `Writer`."""
         for run in runs:
             calls: list[Callable[[], None]] = [partial(self._log, run), partial(self._use, run), *run.uploads]
-            at_once(self.client.uri, calls)
-            # Last of all: what is FINISHED is whole.
+            call_concurrently(self.client.uri, calls)
+            # The status is written last, so that a FINISHED run is complete.
             self.client.set_terminated(run.run_id, "FINISHED")
 
     def _log(self, run: FinishedRun) -> None:
@@ -100,5 +106,5 @@ class Requests:
         try:
             self.client.log_inputs(run.run_id, [run.data])
         except StoreError:
-            # Another run has told a database of the same data at the same moment; now they are there.
+            # Another run has written the same data set at the same moment; now it exists.
             self.client.log_inputs(run.run_id, [run.data])

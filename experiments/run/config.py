@@ -17,7 +17,7 @@ from blocks.optimizers import OPTIMIZERS, Momentum
 from blocks.parametrizations import PARAMETRIZATIONS
 from blocks.schedules import SCHEDULES
 from experiments.run.help import keys
-from experiments.run.machine import MACHINES, settle
+from experiments.run.machine import MACHINES, set_machine
 from experiments.run.measure import MEASURES
 
 CONF = str(Path(__file__).resolve().parents[2] / "conf")
@@ -287,9 +287,9 @@ def typed_as(schema: type[T], cfg: DictConfig) -> T:
 def settled(config: T) -> tuple[T, str]:
     """The config with the machine that this process has, and in one line why that is not the one asked for.
 
-    See `run.machine.settle`, which may start the command again.
+    See `run.machine.set_machine`, which may start the command again.
     """
-    reason = settle(config.machine)
+    reason = set_machine(config.machine)
     return (replace(config, machine="native") if reason else config), reason
 
 

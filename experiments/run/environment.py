@@ -1,4 +1,4 @@
-"""What this process computes with: versions, processor and code, which may explain why bits differ."""
+"""The versions, the processor and the code that this process computes with. They may explain why the bits of two runs differ."""
 
 import os
 import platform
@@ -14,41 +14,41 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def project_folder() -> Path:
-    """Where the project is checked out; for an installed package, the folder the command was typed in."""
+    """Return the folder of the project's checkout, or the working directory where the package is installed without one."""
     return ROOT if (ROOT / "pyproject.toml").exists() else Path.cwd()
 
 
 @cache
 def environment() -> dict[str, str]:
-    """Versions, the code that BLAS and NumPy have chosen, CPU and git commit, as text."""
+    """Return versions, CPU, git commit, and the processor-specific code that BLAS and NumPy use, as texts by name."""
     machine = Machine.here()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": _cpu_name(),
         "cores": str(os.cpu_count()),
         "numpy": machine.numpy,
         "blas": machine.blas,
         "blas_kernel": machine.kernel,
         "simd": " ".join(machine.targets),
         "machine": "portable" if machine.is_portable else "native",
-        "scikit-learn": version_of("scikit-learn"),
-        "hydra-core": version_of("hydra-core"),
-        "mlflow": version_of("mlflow"),
-        "package": version_of("depth-laboratory"),
+        "scikit-learn": package_version("scikit-learn"),
+        "hydra-core": package_version("hydra-core"),
+        "mlflow": package_version("mlflow"),
+        "package": package_version("depth-laboratory"),
         "git.commit": _git("rev-parse", "HEAD").strip(),
         "git.branch": _git("rev-parse", "--abbrev-ref", "HEAD").strip(),
     }
 
 
 @cache
-def uncommitted() -> str:
-    """The working tree's difference to its commit, "" where there is none."""
+def uncommitted_diff() -> str:
+    """Return the output of `git diff HEAD` in the project's checkout, "" where nothing has changed or there is no checkout."""
     return _git("diff", "HEAD")
 
 
 def _git(*arguments: str) -> str:
-    """What git says of the project's own checkout, "" where it is none."""
+    """Return what the git command prints for the project's checkout, "" where there is no checkout or no git."""
     if not (ROOT / ".git").exists():
         return ""
     try:
@@ -61,15 +61,15 @@ def _git(*arguments: str) -> str:
 
 
 @cache
-def version_of(package: str) -> str:
-    """Of an installed package, in words where it is not."""
+def package_version(package: str) -> str:
+    """Return the version of an installed package, or `not installed`."""
     try:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
 
 
-def _cpu() -> str:
+def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

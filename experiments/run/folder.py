@@ -1,4 +1,4 @@
-"""Whether a folder that a command is to make, or to write to, can be, and whether another process writes to it."""
+"""Checks of a folder that a command writes to: it must be possible to create it, and no other process may write to it."""
 
 import contextlib
 import os
@@ -9,29 +9,29 @@ from filelock import FileLock, Timeout
 
 from experiments.run.config import UserError
 
-# Bytes that the path of a file in the folder may have beyond the folder's own.
-WITHIN = 100
-LOCK = ".lock"
+# So many bytes are left for the path of a file within the folder.
+FILE_PATH_BYTES = 100
+LOCK_NAME = ".lock"
 
 
 def check_folder(key: str, folder: str) -> None:
-    """Raise UserError unless the folder can be written to, or made."""
+    """Raise UserError unless the folder can be written to, or created. key: the config key that names it, for the error."""
     path = Path(folder).absolute()
-    # A name that is too long makes `Path.exists` raise.
-    there = next(above for above in (path, *path.parents) if os.path.exists(above))
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise UserError(f"{key} is {folder!r}, but {there} is not a folder that can be written to")
-    longest, total = (os.pathconf(there, limit) for limit in ("PC_NAME_MAX", "PC_PATH_MAX"))
-    for text, limit in [*((name, longest) for name in path.parts), (str(path), total - WITHIN)]:
-        if (size := len(os.fsencode(text))) > limit:
-            raise UserError(f"{key} has the name {text[:40]!r}... of {size} bytes, allowed: at most {limit} here")
+    # `Path.exists` raises for a name that is too long, `os.path.exists` does not.
+    parent = next(ancestor for ancestor in (path, *path.parents) if os.path.exists(ancestor))
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise UserError(f"{key} is {folder!r}, but {parent} is not a folder that can be written to")
+    longest, total = (os.pathconf(parent, limit) for limit in ("PC_NAME_MAX", "PC_PATH_MAX"))
+    for name_or_path, limit in [*((name, longest) for name in path.parts), (str(path), total - FILE_PATH_BYTES)]:
+        if (size := len(os.fsencode(name_or_path))) > limit:
+            raise UserError(f"{key} has the name {name_or_path[:40]!r}... of {size} bytes, allowed: at most {limit} here")
 
 
 @contextlib.contextmanager
-def hold(folder: Path, in_use: UserError) -> Iterator[None]:
-    """The folder, which is there, is this process's alone; raises `in_use` where another process holds it."""
+def lock_folder(folder: Path, in_use: UserError) -> Iterator[None]:
+    """Lock an existing folder for this process. Raises `in_use` where another process has locked it."""
     try:
-        lock = FileLock(folder / LOCK).acquire(timeout=0)
+        lock = FileLock(folder / LOCK_NAME).acquire(timeout=0)
     except Timeout:
         raise in_use from None
     with lock:

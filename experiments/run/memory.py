@@ -1,4 +1,4 @@
-"""What the machine's memory takes: asked before anything that large is made."""
+"""The machine's memory, which is checked before anything large is allocated."""
 
 from decimal import Decimal
 
@@ -8,17 +8,22 @@ from experiments.run.config import UserError
 
 
 def total_memory() -> int:
-    """The machine's, in bytes."""
+    """Return the size of the machine's memory in bytes."""
     return int(psutil.virtual_memory().total)
 
 
-def check_memory(asked: str, size: int) -> None:
-    """Raise UserError where `size` bytes are more than the machine's memory. asked: the keys and values that ask for them."""
-    if size > (has := total_memory()):
-        raise UserError(f"{asked}, which does not fit: it takes {in_words(size)} of memory, this machine has {in_words(has)}")
+def check_memory(cause: str, size: int) -> None:
+    """Raise UserError where `size` bytes are more than the machine's memory.
+
+    cause: the config keys and values that need so much, for the error, such as `training.epochs is 10`.
+    """
+    if size > (total := total_memory()):
+        raise UserError(
+            f"{cause}, which does not fit: it takes {format_bytes(size)} of memory, this machine has {format_bytes(total)}"
+        )
 
 
-def in_words(size: int) -> str:
-    """A number of bytes, in GiB."""
-    # Of a number that no float holds, too.
+def format_bytes(size: int) -> str:
+    """Return a number of bytes as text, in GiB."""
+    # Decimal, since the number may be larger than every float.
     return f"{Decimal(size) / 2**30:.3g} GiB"

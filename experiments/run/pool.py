@@ -1,4 +1,4 @@
-"""Processes side by side, each with a queue of its own, so that one that is killed costs its own work and no other's."""
+"""A pool of worker processes. A worker that is killed costs the item that it worked on, and nothing of the other workers."""
 
 import contextlib
 import os
@@ -16,28 +16,29 @@ from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoo
 
 from experiments.run.interrupts import SIGNALS
 
-# So many results a process may wait to be fetched: then it stands still, or the results would pile up.
+# So many results a worker may wait to be fetched. Beyond that no item is submitted, since the results would fill the memory.
 BACKLOG = 2
-# Steps of the scheduler's priority by which the processes stand behind the main one.
-BEHIND = 10
+# The workers' niceness: by so many steps their priority is lower than the main process's.
+NICE_STEPS = 10
 
 
-class Lost(Exception):
-    """The process that worked on an item was killed."""
+class WorkerLost(Exception):
+    """The worker that had an item was killed."""
 
 
 def cores() -> int:
-    """The processor's cores that this process may use."""
+    """Return how many of the processor's cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Pool:
-    """`n_jobs` processes that work through items in order.
+    """`n_jobs` worker processes that take the items in order.
 
-    Every process has an executor of its own: in a shared one, a process that dies takes all others' work with it.
+    Every worker has an executor of its own: in a shared one, a process that dies ends the work of all other processes.
 
-    function: what is called for every item; it and what it returns must be picklable.
-    environ: variables that the processes have besides this one's.
+    function: is called with every item. The function and what it returns must be picklable.
+    items: the arguments of each call.
+    environ: variables that the workers' environment has in addition to this process's.
     """
 
     def __init__(
@@ -48,81 +49,83 @@ class Pool:
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self.function, self.items, self.environ = function, items, environ
-        self.waiting = deque(range(len(items)))
-        self.ended: queue.Queue[tuple[int, int, Future[Any]]] = queue.Queue()
-        self.idle: deque[int] = deque()
-        self.executors = [self._executor() for _ in range(min(n_jobs, len(items)))]
-        # Items handed to a process whose results are not fetched yet.
-        self.under_way: set[int] = set()
+        self.waiting_items = deque(range(len(items)))
+        self.ended_futures: queue.Queue[tuple[int, int, Future[Any]]] = queue.Queue()
+        self.idle_slots: deque[int] = deque()
+        self.executors = [self._create_executor() for _ in range(min(n_jobs, len(items)))]
+        # Indices of the items that were submitted and whose results are not fetched yet.
+        self.active_items: set[int] = set()
         for slot in range(len(self.executors)):
-            self._start(slot)
+            self._submit_next(slot)
 
     def __enter__(self) -> "Pool":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.waiting.clear()
+        self.waiting_items.clear()
         for executor in self.executors:
             executor.shutdown(wait=False, kill_workers=True)
 
-    def _executor(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(max_workers=1, initializer=begin, env=self.environ)
+    def _create_executor(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(max_workers=1, initializer=initialize_worker, env=self.environ)
 
-    def _start(self, slot: int) -> None:
-        """Hand the next item to that process."""
+    def _submit_next(self, slot: int) -> None:
+        """Submit the next item, if there is one, to the worker of that slot."""
         with contextlib.suppress(IndexError):
-            index = self.waiting.popleft()
-            self.under_way.add(index)
+            index = self.waiting_items.popleft()
+            self.active_items.add(index)
             future = self.executors[slot].submit(self.function, *self.items[index])
-            future.add_done_callback(partial(self._end, slot, index))
+            future.add_done_callback(partial(self._on_done, slot, index))
 
-    def _end(self, slot: int, index: int, future: "Future[Any]") -> None:
-        # Called in a thread of the executor: the process need not wait until the result is fetched.
+    def _on_done(self, slot: int, index: int, future: "Future[Any]") -> None:
+        # The executor calls this in a thread of its own: the worker need not wait until the result is fetched.
         if not isinstance(future.exception(), BrokenProcessPool):
-            if self.ended.qsize() < BACKLOG * len(self.executors):
-                self._start(slot)
+            if self.ended_futures.qsize() < BACKLOG * len(self.executors):
+                self._submit_next(slot)
             else:
-                self.idle.append(slot)
-        self.ended.put((slot, index, future))
+                self.idle_slots.append(slot)
+        self.ended_futures.put((slot, index, future))
 
     def results(self, tick: Callable[[], None], seconds: float) -> Iterator[tuple[int, Any]]:
-        """(index of the item, what the function returned, or raised, or Lost) as they finish.
+        """Yield for each item, as it finishes, its index and what the function returned, or the error that it raised.
 
-        tick: called after so many `seconds` in which nothing finished, and before every result.
+        The error is a WorkerLost where the item's worker was killed.
+
+        tick: is called before every result, and whenever nothing has finished for `seconds`.
         """
-        fetched = 0
-        while fetched < len(self.items):
+        n_fetched = 0
+        while n_fetched < len(self.items):
             try:
-                slot, index, future = self.ended.get(timeout=seconds)
+                slot, index, future = self.ended_futures.get(timeout=seconds)
             except queue.Empty:
                 tick()
                 continue
-            fetched += 1
-            self.under_way.discard(index)
+            n_fetched += 1
+            self.active_items.discard(index)
             error = future.exception()
             if isinstance(error, BrokenProcessPool):
-                self.executors[slot] = self._executor()
-                self.idle.append(slot)
-                error = Lost("its process was killed")
-            while self.idle:
-                self._start(self.idle.popleft())
+                self.executors[slot] = self._create_executor()
+                self.idle_slots.append(slot)
+                error = WorkerLost("its process was killed")
+            while self.idle_slots:
+                self._submit_next(self.idle_slots.popleft())
             tick()
             yield index, future.result() if error is None else error
 
 
-def begin() -> None:
-    """At the start of a process that works for this one: it leaves signals to it, and ends with it."""
-    # Ctrl-C and the end of a terminal reach every process of it; the main one ends the others in order.
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    # The main process writes what these have trained: it must not wait for them, or at the end they would for it.
+def initialize_worker() -> None:
+    """Prepare a worker process: it ignores signals, has a lower priority, and ends when its main process ends."""
+    # Ctrl-C and the end of a terminal reach all processes: the main process ends its workers in order.
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+    # The main process writes the results. If it had to wait for a core, the workers would have to wait for it in the end.
     if hasattr(os, "nice"):
-        os.nice(BEHIND)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        os.nice(NICE_STEPS)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    # A main process that is killed cannot end the others: nobody would fetch what they train on.
+def _end_with_parent(parent: int) -> None:
+    # A main process that is killed cannot end its workers, and nobody would fetch their results.
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

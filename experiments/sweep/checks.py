@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from blocks.arrays import choice
-from experiments.record.identity import SURROUNDINGS
+from experiments.record.identity import RECORD_GROUPS
 from experiments.run.config import Config, UserError, flat, shown
 from experiments.run.measure import MEASURES
 
@@ -37,7 +37,7 @@ def check_measure(config: Config, of: "Task") -> None:
 def check_alike(configs: Sequence[Config]) -> None:
     """Raise UserError where jobs differ in what a sweep has once: its record, and what is made of it."""
     runs = [flat(config) for config in configs]
-    for key in [key for key in runs[0] if key.partition(".")[0] in SURROUNDINGS]:
+    for key in [key for key in runs[0] if key.partition(".")[0] in RECORD_GROUPS]:
         for job, run in enumerate(runs):
             if run[key] != runs[0][key]:
                 # A URI may have a password in it.

@@ -7,8 +7,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from experiments.record import check_tracking
-from experiments.record.address import anchor
-from experiments.record.identity import SURROUNDINGS, fingerprint
+from experiments.record.address import with_absolute_uri
+from experiments.record.identity import RECORD_GROUPS, fingerprint
 from experiments.run.config import Config, UserError, cell_name, flat, run_name, settled, shown, sweep_name, typed, varied, words
 from experiments.run.folder import check_folder
 from experiments.run.job import tags_of_run
@@ -44,7 +44,7 @@ class Jobs:
         if not self.configs:
             check_tracking(new[0].tracking)
         # A job's own process may find what is relative, or a time of day, elsewhere.
-        new = [replace(config, tracking=anchor(config.tracking)) for config in new]
+        new = [replace(config, tracking=with_absolute_uri(config.tracking)) for config in new]
         check_alike([*self.configs[:1], *new])
         self.configs += new
         self.keys = varied([flat(config) for config in self.configs])
@@ -98,7 +98,7 @@ class Jobs:
     def values(self) -> dict[str, str]:
         """Every key of what is trained -> its values in the sweep, each once, in the order of the jobs."""
         runs = [flat(config) for config in self.configs]
-        keys = dict.fromkeys(key for run in runs for key in run if key.partition(".")[0] not in SURROUNDINGS)
+        keys = dict.fromkeys(key for run in runs for key in run if key.partition(".")[0] not in RECORD_GROUPS)
         return {key: ",".join(dict.fromkeys(str(run[key]) for run in runs if key in run)) for key in keys}
 
     def name_of(self, job: int) -> str:

@@ -10,7 +10,7 @@ from experiments.record import AnyRun, AnyStore
 from experiments.record.outbox import Outbox
 from experiments.run.interrupts import defer_interrupts
 from experiments.run.job import reason_of
-from experiments.run.pool import Lost
+from experiments.run.pool import WorkerLost
 from experiments.sweep.jobs import Jobs
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ class OpenRuns:
             self.runs.update(zip(new, self.store.begin_runs(runs, self.parent.run_id), strict=True))
 
         new = [job for job in jobs if job not in self.runs]
-        self.store.at_once(*(partial(begin, some) for some in self.store.together(new)))
+        self.store.call_concurrently(*(partial(begin, some) for some in self.store.transactions(new)))
 
     def report(self, stacks: Iterable[tuple[Sequence[int], Path]]) -> None:
         """Begin the runs of those stacks, and write what their reports, a file each, say of their training so far."""
         self.outbox.try_again(self.store)
-        if not self.outbox.closed:
-            with self.outbox.instead():
+        if not self.outbox.is_closed:
+            with self.outbox.catching_unreachable():
                 self.parent.check_owner()
                 for jobs, report in stacks:
                     self.begin(jobs)
@@ -64,27 +64,27 @@ class OpenRuns:
                 for lane, job in enumerate(stack):
                     config = self.jobs.configs[job]
                     runs.append((self.runs[job], history.lane(lane), steps_of(config, task(config))))
-                for some in self.store.together(runs):
+                for some in self.store.transactions(runs):
                     self.store.progress(some)
 
     @defer_interrupts()
     def end(self, outcomes: "Sequence[tuple[int, Trained | Exception]]") -> None:
         """Write what has come of those jobs, side by side where the store can; what it does not take waits in the outbox."""
-        with self.outbox.instead():
-            if not self.outbox.closed:
+        with self.outbox.catching_unreachable():
+            if not self.outbox.is_closed:
                 self.begin(job for job, _ in outcomes)
                 trained = [(job, outcome) for job, outcome in outcomes if not isinstance(outcome, Exception)]
-                self.store.at_once(
+                self.store.call_concurrently(
                     *(partial(self._fail, job, outcome) for job, outcome in outcomes if isinstance(outcome, Exception)),
-                    *(partial(self._finish, some) for some in self.store.together(trained)),
+                    *(partial(self._finish, some) for some in self.store.transactions(trained)),
                 )
         for job, outcome in outcomes:
             run = self.runs.pop(job, None)
-            if not (run and run.ended) and not isinstance(outcome, Exception):
+            if not (run and run.has_ended) and not isinstance(outcome, Exception):
                 self.outbox.put(self.jobs.name_of(job), self.jobs.tags_of(job), self.parent.run_id, outcome)
 
     def _fail(self, job: int, error: Exception) -> None:
-        self.runs[job].fail(reason_of(error), "KILLED" if isinstance(error, Lost) else "FAILED")
+        self.runs[job].fail(reason_of(error), "KILLED" if isinstance(error, WorkerLost) else "FAILED")
 
     def _finish(self, trained: "Sequence[tuple[int, Trained]]") -> None:
         runs: list[tuple[Any, Trained]] = [(self.runs[job], each) for job, each in trained]

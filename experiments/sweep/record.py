@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.record import AnyRun, AnyStore, Untracked, open_store
-from experiments.record.address import StoreError, absolute, may_know
-from experiments.record.identity import Finished
+from experiments.record.address import StoreError, absolute_uri, may_contain_sweep
+from experiments.record.identity import FinishedJobs
 from experiments.record.outbox import Outbox
 from experiments.record.ownership import VARIABLE, TakenOver
 from experiments.run.config import UserError
 from experiments.run.job import PARENT, Parent, reason_of, status_of
-from experiments.run.loaders import needing_allowance
+from experiments.run.loaders import targets_to_allow
 from experiments.sweep.jobs import Jobs
 from experiments.sweep.open_runs import OpenRuns
 
@@ -38,11 +38,11 @@ class SweepRecord:
 
     def __init__(self, jobs: Jobs, fingerprint: str, folder: Path) -> None:
         self.jobs, self.fingerprint = jobs, fingerprint
-        loaders = needing_allowance(config.dataset.loader for config in jobs.configs)
+        loaders = targets_to_allow(config.dataset.loader for config in jobs.configs)
         self.outbox = Outbox(jobs.configs[0].tracking, folder.absolute(), loaders)
         self.store: AnyStore | None = None
         self.parent: AnyRun = Untracked()
-        self.finished: Finished = {}
+        self.finished: FinishedJobs = {}
         self.tags: dict[int, dict[str, str]] = {}
         self.verdict = ""
         self._beating = contextlib.ExitStack()
@@ -51,7 +51,7 @@ class SweepRecord:
     def is_resumable(self) -> bool:
         """Whether the store may have this sweep already; False is certain, and costs no import of MLflow."""
         tracking = self.jobs.configs[0].tracking
-        return tracking.enabled and may_know(absolute(tracking.uri), self.fingerprint)
+        return tracking.enabled and may_contain_sweep(absolute_uri(tracking.uri), self.fingerprint)
 
     def open(self) -> None:
         """Open the store and the sweep's own run; find what an earlier start has finished.
@@ -63,10 +63,10 @@ class SweepRecord:
         self.parent, self.finished = self.store.begin_sweep(self.jobs.name, {"kind": "sweep"}, self.fingerprint, first.sweep)
         if count := len(self.finished):
             print(f"{count} of {self.jobs.count} runs are in the record already (sweep.resume=false trains them anew)")
-        self._beating.enter_context(self.parent.beating())
+        self._beating.enter_context(self.parent.heartbeats())
         self.outbox.owner = self.store.token
-        with self.outbox.instead():
-            self.parent.describe(self.jobs.values())
+        with self.outbox.catching_unreachable():
+            self.parent.log_summary(self.jobs.values())
             self._save_view(self.store)
         self.share()
 
@@ -115,12 +115,12 @@ class SweepRecord:
             folder = Path(name)
             if report:
                 report.save(folder / "table.csv")
-            self.outbox.closed = self.outbox.closed or len(self.outbox) > 0
+            self.outbox.is_closed = self.outbox.is_closed or len(self.outbox) > 0
             self.outbox.try_again(self.store, now=True)
-            with self.outbox.instead():
-                if not self.outbox.closed:
+            with self.outbox.catching_unreachable():
+                if not self.outbox.is_closed:
                     self._finish(self.store, report, folder, error)
-            if self.outbox.closed:
+            if self.outbox.is_closed:
                 reason = reason_of(error) if error else ""
                 self.outbox.put_sweep(self.parent.run_id, status_of(error), reason, self.jobs.values(), folder)
 
@@ -142,7 +142,7 @@ class SweepRecord:
         """The files of `folder`, and pictures and models, or why there are none. One that is interrupted should end at once."""
         from experiments.pictures.gallery import describe_failure, keep_sweep, pictures_of
 
-        self.parent.describe(self.jobs.values())
+        self.parent.log_summary(self.jobs.values())
         if not (interrupted or isinstance(store, Untracked) or isinstance(self.parent, Untracked)):
             if report:
                 self.verdict = keep_sweep(store, self.parent, report, folder)
@@ -150,7 +150,7 @@ class SweepRecord:
                     self._save_view(store, [picture.stem for picture in pictures_of(folder)])
             else:
                 describe_failure(store, self.parent, len(self.jobs))
-        self.parent.keep(folder)
+        self.parent.log_artifacts(folder)
 
     def close(self, error: BaseException | None) -> None:
         """Nothing of the sweep is RUNNING any more, whatever has ended it."""
@@ -158,7 +158,7 @@ class SweepRecord:
             os.environ.pop(variable, None)
         self._beating.close()
         # A server that does not answer has runs left that are RUNNING: the next start finds that their owner is dead.
-        if self.store and not self.outbox.closed:
+        if self.store and not self.outbox.is_closed:
             with contextlib.suppress(UserError):
                 if error:
                     self.store.close(status_of(error), reason_of(error))

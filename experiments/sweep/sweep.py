@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from experiments.record.identity import fingerprint_of_sweep
+from experiments.record.identity import sweep_fingerprint
 from experiments.run.config import shown
 from experiments.run.engines import Engine, Loky, connect
 from experiments.run.folder import check_folder
@@ -39,7 +39,7 @@ class Sweep:
         check_study(self.jobs.configs)
         self.halving = halving(self.jobs.configs, search)
         schedule = f"halving {shown(self.halving.factor)} by {self.jobs.measure.name}" if self.halving else ""
-        fingerprint = fingerprint_of_sweep([*self.jobs.fingerprints, *filter(None, [schedule, search])])
+        fingerprint = sweep_fingerprint([*self.jobs.fingerprints, *filter(None, [schedule, search])])
         self.record = SweepRecord(self.jobs, fingerprint, Path(folder))
         self.results: list[Result | None] = [None] * len(self.jobs)
         self.untrained: dict[int, Exception] = {}

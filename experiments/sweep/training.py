@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from experiments.run.config import Config
-from experiments.run.engines import Engine, Working
+from experiments.run.engines import Engine, ItemPool
 from experiments.run.interrupts import raise_lost_interrupt
-from experiments.run.pool import Lost
+from experiments.run.pool import WorkerLost
 
 if TYPE_CHECKING:
     from experiments.run.halving import Halving
@@ -47,12 +47,12 @@ class Round:
 
         shared = {task: engine.share(task) for task in dict.fromkeys(self.tasks.values())}
         items = [
-            ([self.configs[job] for job in stack], shared[self.tasks[stack[0]]], report if engine.here else None)
+            ([self.configs[job] for job in stack], shared[self.tasks[stack[0]]], report if engine.shares_files else None)
             for stack, report in zip(self.stacks, self.reports, strict=True)
         ]
         epochs = [self.until(stack[0]) for stack in self.stacks]
         # On another machine nothing is seen of a stack until it is trained.
-        function = train_reporting if engine.here else train_stack
+        function = train_reporting if engine.shares_files else train_stack
         return function, [(*item, until) for item, until in zip(items, epochs, strict=True)]
 
 
@@ -114,10 +114,10 @@ class Training:
             ):
                 yield self._ended(stacks, pool, bar)
 
-    def _ended(self, stacks: Round, pool: Working, bar: Any) -> "Iterator[list[Outcome]]":
+    def _ended(self, stacks: Round, pool: ItemPool, bar: Any) -> "Iterator[list[Outcome]]":
         def tick() -> None:
             raise_lost_interrupt()
-            self.record.report([(stacks.stacks[number], stacks.reports[number]) for number in sorted(pool.under_way)])
+            self.record.report([(stacks.stacks[number], stacks.reports[number]) for number in sorted(pool.active_items)])
 
         for number, trained in pool.results(tick, TICK_SECONDS):
             stack = stacks.stacks[number]
@@ -135,7 +135,7 @@ class Training:
         trained = {job: outcome for job, outcome in outcomes if isinstance(outcome, Trained)}
         if len(trained) < len(outcomes):
             # Without it, others would go on than with it.
-            lost = Lost(f"rung {rung} is not judged, since a run was lost before it: the same command does it")
+            lost = WorkerLost(f"rung {rung} is not judged, since a run was lost before it: the same command does it")
             return [], [(job, lost if job in trained else outcome) for job, outcome in outcomes]
         goes_on = set(self.halving.survivors(rung, trained, self.record.tags))
         stopped: list[Outcome] = [(job, replace(run, rung=rung)) for job, run in trained.items() if job not in goes_on]

@@ -163,7 +163,7 @@ class Server:
         places = ["--backend-store-uri", store, "--artifacts-destination", str(self.folder / "artifacts")]
         self.log = (self.folder / "server.log").open("a")
         self.process = dashboard.start(self.port, *places, stdout=self.log, stderr=self.log, cwd=self.folder)
-        if not dashboard.answers(self.process, self.port):
+        if not dashboard.wait_until_ready(self.process, self.port):
             raise TimeoutError((self.folder / "server.log").read_text())
 
     def kill(self) -> None:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from experiments.run.machine import HELD
+from experiments.run.machine import PORTABLE_VARIABLES
 from tests.benchmarks.step import BATCHES, SHAPES, problem, steps_alone
 from tests.benchmarks.tables import alternate, table
 
@@ -15,14 +15,14 @@ ROUNDS = 5
 def machine() -> None:
     """Medians of a few turns: processes start anew for each."""
     for index, (depth, width, batch, _) in enumerate(SHAPES):
-        steps = {name: _step(held, index) for name, held in (("portable", HELD), ("native", {}))}
+        steps = {name: _step(held, index) for name, held in (("portable", PORTABLE_VARIABLES), ("native", {}))}
         table(f"a step of {depth} x {width}, batch {batch}", alternate(steps, 1, rounds=ROUNDS, warm_up=False), "us", 1e6)
     starts = {name: _start(f"machine={name}") for name in ("portable", "native")}
     table("python -m experiments.train --help", alternate(starts, 1, rounds=ROUNDS), "s ", 1)
 
 
 def _run(arguments: list[str], held: dict[str, str]) -> str:
-    environ = {name: value for name, value in os.environ.items() if name not in HELD} | held
+    environ = {name: value for name, value in os.environ.items() if name not in PORTABLE_VARIABLES} | held
     return subprocess.run([sys.executable, *arguments], env=environ, check=True, capture_output=True, text=True).stdout
 
 

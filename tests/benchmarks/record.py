@@ -29,7 +29,7 @@ def record() -> None:
 
         def write(writer: Writer) -> None:
             store.writer = writer
-            for runs in (runs for stack in stacks for runs in store.together(stack)):
+            for runs in (runs for stack in stacks for runs in store.transactions(stack)):
                 begun = store.begin_runs([("run", {"kind": "run"}, run.config) for run in runs], parent.run_id)
                 store.finish(list(zip(begun, runs, strict=True)))
 

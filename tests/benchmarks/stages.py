@@ -25,10 +25,10 @@ STAGES = {
     "workers, until they are begun": ["experiments.run.engines:Loky.pool"],
     "waiting for training": ["queue:Queue.get"],
     "record: opening": ["experiments.record.tracking:Store.__init__"],
-    NEW_STORE: ["experiments.record.tracking:_make"],
+    NEW_STORE: ["experiments.record.experiment:_create_sqlite_store"],
     "record: runs": ["experiments.sweep.open_runs:OpenRuns.report", "experiments.sweep.open_runs:OpenRuns.end"],
     "record: the sweep": ["experiments.sweep.record:SweepRecord._save"],
-    "jobs' folders, as Hydra's": ["hydra_plugins.depth_laboratory._jobs:_job"],
+    "jobs' folders, as Hydra's": ["hydra_plugins.depth_laboratory._jobs:_run_callbacks"],
     "pictures": ["experiments.pictures.figures:save", "experiments.pictures.gallery:draw_run"],
     "model": ["experiments.pictures.gallery:keep_model"],
 }

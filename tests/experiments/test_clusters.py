@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from experiments.run.machine import HELD, has_avx2
+from experiments.run.machine import PORTABLE_VARIABLES, has_avx2
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 SMALL = ["training.epochs=2", "network.width=16", "network.depth=2,9", "optimizer.learning_rate=0.01,0.1,1e9"]
@@ -150,7 +150,7 @@ def test_a_sweep_has_the_same_bits_on_every_engine(lab, request, on_this_machine
 def test_a_cluster_that_was_started_native_trains_a_portable_sweep(lab, tmp_path, on_this_machine, backend):
     with contextlib.ExitStack() as started:
         with pytest.MonkeyPatch.context() as patch:
-            for name in HELD:
+            for name in PORTABLE_VARIABLES:
                 patch.delenv(name)
             cluster = _ray(tmp_path, ["head"]) if backend == "ray" else _dask(tmp_path)
             address, *_ = started.enter_context(cluster)

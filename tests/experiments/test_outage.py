@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from experiments.record.outbox import FOLDER, Outbox, deliver
+from experiments.record.outbox import OUTBOX_FOLDER, Outbox, deliver
 from experiments.run.config import TrackingConfig, UserError, typed
 from experiments.run.stack import train_stack
 from tests.benchmarks.drills import outages, server
@@ -38,7 +38,7 @@ def test_a_server_that_stays_away_leaves_records_that_wait_and_are_delivered(lab
         assert "4 trained" in output
         (folder,) = lab.folder.glob("multirun/*/*")
         assert f"python -m experiments.deliver {folder}" in output
-        assert sorted(path.name for path in (folder / FOLDER).iterdir()) == ["0", "1", "2", "3", "sweep"]
+        assert sorted(path.name for path in (folder / OUTBOX_FOLDER).iterdir()) == ["0", "1", "2", "3", "sweep"]
 
         refused = lab.run(str(folder), module="experiments.deliver", status=1)
         assert "which does not answer" in refused
@@ -89,7 +89,7 @@ def test_a_server_that_comes_and_goes_misses_no_point():
 
 
 def test_a_damaged_record_in_the_folder_is_one_line(lab):
-    folder = lab.folder / FOLDER / "0"
+    folder = lab.folder / OUTBOX_FOLDER / "0"
     folder.mkdir(parents=True)
     (folder / "record.json").write_text("{")
     assert "is damaged" in lab.run(str(lab.folder), module="experiments.deliver", status=1)
@@ -133,7 +133,7 @@ def test_a_full_disk_leaves_whole_records_alone_and_says_which_is_lost(lab, comp
     with pytest.raises(UserError, match=r"no space is left there, so the record of 1 is lost.*; 1 records wait in") as full:
         waiting.put("a run", {"job": "1"}, "", run)
     assert f"python -m experiments.deliver {small_disk} --uri {lab.uri} delivers them" in str(full.value)
-    assert [path.name for path in (small_disk / FOLDER).iterdir()] == ["0"]
+    assert [path.name for path in (small_disk / OUTBOX_FOLDER).iterdir()] == ["0"]
     assert deliver(small_disk, uri=lab.uri) == 1
 
 
@@ -150,7 +150,7 @@ def test_a_sweep_whose_outbox_is_full_ends_in_one_line_and_nothing_stays_running
         assert "Traceback" not in output
         assert output.count("training goes on") == 1
         assert output.count("no space is left there") == 1
-        left = len(list((small_disk / "s" / FOLDER).glob("[0-9s]*")))
+        left = len(list((small_disk / "s" / OUTBOX_FOLDER).glob("[0-9s]*")))
         away.start()
         assert f"{left} records delivered" in lab.run(str(small_disk), module="experiments.deliver")
         statuses = [run.info.status for run in of_server(away, lab).search_runs(["1"], "")]

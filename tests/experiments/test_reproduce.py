@@ -18,7 +18,7 @@ import experiments.reproduce
 from experiments.record.reading import Archive
 from experiments.run import stack
 from experiments.run.config import UserError, typed
-from experiments.run.machine import HELD
+from experiments.run.machine import PORTABLE_VARIABLES
 from experiments.run.trust import from_record
 
 # Nothing here looks at pictures or models.
@@ -120,7 +120,7 @@ def test_equal_bits_under_another_fingerprint_are_not_identical_and_one_such_run
     same, verdict = (experiments.reproduce.judge(each, kept, trained, of, None) for each in (recorded, other))
     assert (same.holds, same.line) == (True, "identical")
     assert (verdict.holds, verdict.line) == (False, "the bits are identical, the record is not")
-    assert not experiments.reproduce._shown([same, verdict], None)
+    assert not experiments.reproduce._print_verdicts([same, verdict], None)
     assert "1 of 2 runs are identical" in capsys.readouterr().out
 
 
@@ -208,7 +208,7 @@ def test_a_hostile_record_is_one_line_and_sends_the_terminal_nothing_else(one, t
         recorded = Archive(lab.uri, tmp_path).run(run.info.run_id)
         verdicts = experiments.reproduce.reproduce([recorded], [], None)
         file.write_text(honest, "latin-1")
-        assert not experiments.reproduce._shown(verdicts, None)
+        assert not experiments.reproduce._print_verdicts(verdicts, None)
         first, last = capsys.readouterr().out.splitlines()
         assert line in first
         assert r"\x1b]0;owned\x07\u202ename" in first
@@ -242,7 +242,7 @@ def test_another_thread_count_and_commit_are_named(one):
 
 def started(lab, module, *arguments, status=0, **environ):
     """Its output, from a process with these variables, as a user starts one."""
-    own = {key: value for key, value in lab.environ.items() if key not in HELD}
+    own = {key: value for key, value in lab.environ.items() if key not in PORTABLE_VARIABLES}
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=lab.folder, env={**own, **environ}, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stdout + done.stderr

@@ -25,7 +25,7 @@ def swept(tmp_path_factory):
 
 def test_results_are_grouped_by_everything_but_the_seed(swept):
     frame, histories = results.load(None, swept.uri)
-    cells, stacks = results.grouped(frame, histories)
+    cells, stacks = results.group_seeds(frame, histories)
     assert list(cells.columns[:5]) == ["network.depth", "optimizer.learning_rate", "runs", "diverged", "stopped"]
     places = [(2, 0.1, 3, 0, 0), (2, 1e6, 3, 3, 0), (4, 0.1, 3, 0, 0), (4, 1e6, 3, 3, 0)]
     assert [tuple(row)[:5] for row in cells.itertuples(index=False)] == places

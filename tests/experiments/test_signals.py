@@ -30,14 +30,14 @@ MOMENTS = [
 MORE = [
     ("experiments.record.tracking.open_experiment", 1, "before", signal.SIGHUP),
     ("mlflow.MlflowClient.search_runs", 1, "before", signal.SIGINT),
-    ("experiments.record.ownership.Owner.hold", 1, "after", signal.SIGTERM),
+    ("experiments.record.ownership.Owner.acquire_lock", 1, "after", signal.SIGTERM),
     ("experiments.record.rows.Rows.create", 1, "before", signal.SIGHUP),
     ("mlflow.MlflowClient.set_experiment_tag", 1, "before", signal.SIGTERM),
     ("experiments.run.pool.Pool.__exit__", 1, "before", signal.SIGINT),
     ("experiments.record.rows.Rows.finish", 1, "before", signal.SIGINT),
     ("experiments.record.rows.Rows.finish", 1, "after", signal.SIGTERM),
     ("experiments.pictures.gallery.keep_sweep", 1, "after", signal.SIGTERM),
-    ("experiments.record.run.Run.tabulate", 1, "before", signal.SIGHUP),
+    ("experiments.record.run.Run.log_table", 1, "before", signal.SIGHUP),
     ("experiments.sweep.record.SweepRecord.close", 1, "before", signal.SIGTERM),
 ]
 
@@ -131,7 +131,7 @@ def test_a_sweep_ends_in_order_whenever_signals_come(lab, moment):
             ["dataset=iris", "trainability=rate_by_gain", "map.resolution=4", "map.floor=false", "map.folder=there"],
         ),
         (
-            ("experiments.record.run.Run.tabulate", 1, "after", signal.SIGTERM),
+            ("experiments.record.run.Run.log_table", 1, "after", signal.SIGTERM),
             "verify",
             "experiments.verify",
             ["--only", "scaling"],

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from experiments.record.tiles import Tiles, assemble, bands
+from experiments.record.tiles import Tiles, assemble, read_bands
 from experiments.run.boundary import beside
 from experiments.run.config import UserError, composed, register
 from experiments.run.data import load
@@ -205,14 +205,14 @@ def full(*arguments, **more):
 
 def test_where_no_space_is_left_what_is_finished_stays(tmp_path, monkeypatch):
     tiles = Tiles(tmp_path, "tile", PIXEL)
-    tiles.put(0, np.zeros((4, 4), PIXEL))
+    tiles.write(0, np.zeros((4, 4), PIXEL))
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(UserError) as error:
-        tiles.put(1, np.zeros((4, 4), PIXEL))
+        tiles.write(1, np.zeros((4, 4), PIXEL))
     assert "no space is left there; the tiles in it stay, the same command trains the others" in str(error.value)
     assert "\n" not in str(error.value)
     assert [file.name for file in tmp_path.iterdir()] == ["tile_00000.npz"]
-    assert tiles.get(0, (4, 4)) is not None
+    assert tiles.read(0, (4, 4)) is not None
     monkeypatch.setattr(np.lib.format, "write_array_header_2_0", full)
     with pytest.raises(UserError, match="no space is left there"):
         assemble(tmp_path / "map.npy", (4, 4), PIXEL, [np.zeros((4, 4), PIXEL)])
@@ -342,15 +342,15 @@ def test_bands_are_the_rows_of_a_map(tmp_path):
     values = np.arange(77 * 5).reshape(77, 5)
     assemble(tmp_path / "map.npy", values.shape, values.dtype, np.array_split(values, 9))
     np.testing.assert_array_equal(np.load(tmp_path / "map.npy"), values)
-    for start, band in bands(tmp_path / "map.npy", rows=16, before=1, after=2):
+    for start, band in read_bands(tmp_path / "map.npy", rows=16, rows_before=1, rows_after=2):
         np.testing.assert_array_equal(band, values[max(start - 1, 0) : start + 18])
-    np.testing.assert_array_equal(np.concatenate([band for _, band in bands(tmp_path / "map.npy", rows=10)]), values)
+    np.testing.assert_array_equal(np.concatenate([band for _, band in read_bands(tmp_path / "map.npy", rows=10)]), values)
 
 
 def test_a_tile_that_somebody_else_has_put_there_is_trained_again(tmp_path):
     tiles = Tiles(tmp_path, "tile", PIXEL)
-    tiles.put(0, np.zeros((2, 3), PIXEL))
-    assert tiles.get(0, (2, 3)).dtype == PIXEL
+    tiles.write(0, np.zeros((2, 3), PIXEL))
+    assert tiles.read(0, (2, 3)).dtype == PIXEL
     for make, told in [
         (os.mkfifo, "is cut short or damaged .it is no plain file"),
         (lambda file: file.symlink_to("/dev/zero"), "is cut short or damaged .it is a link"),
@@ -361,9 +361,9 @@ def test_a_tile_that_somebody_else_has_put_there_is_trained_again(tmp_path):
         tiles.file(0).unlink()
         make(tiles.file(0))
         with pytest.raises(ValueError, match=f"tile_00000.npz {told}"):
-            tiles.get(0, (2, 3))
-    tiles.put(0, np.ones((2, 3), PIXEL))
-    assert (tiles.get(0, (2, 3)) == np.ones((2, 3), PIXEL)).all()
+            tiles.read(0, (2, 3))
+    tiles.write(0, np.ones((2, 3), PIXEL))
+    assert (tiles.read(0, (2, 3)) == np.ones((2, 3), PIXEL)).all()
 
 
 def test_a_folder_whose_mark_is_no_file_is_one_line(tmp_path):

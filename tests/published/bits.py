@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from experiments.run.machine import TYPED, held
+from experiments.run.machine import PORTABLE_PREFIX, portable_variables
 
 FILE = Path(__file__).with_name("bits.json")
 SMALL = "network.depth=5 network.width=16 training.epochs=2 optimizer.learning_rate=0.02"
@@ -45,6 +45,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if not held():
-        sys.exit(f"start it with {TYPED}")
+    if not portable_variables():
+        sys.exit(f"start it with {PORTABLE_PREFIX}")
     main()

@@ -12,7 +12,7 @@ from blocks.theory import MeanField, weight_variance
 from experiments.run.config import Config, UserError
 
 if TYPE_CHECKING:
-    from experiments.record.reading import Recorded
+    from experiments.record.reading import RecordedRun
 
 # Where L / n is above it, norms fluctuate from network to network as much as they change: their logarithm has a variance of
 # the order of L / n (Hanin and Nica 2019).
@@ -25,7 +25,7 @@ class Observed:
 
     config: Config
     outcome: str
-    recorded: "Recorded"
+    recorded: "RecordedRun"
 
     @property
     def history(self) -> History:

@@ -1,7 +1,7 @@
-"""Engines: where items of work are worked on, in processes of this machine or by the workers of a cluster.
+"""Engines: pools of workers, which are processes of this machine or workers of a Ray or Dask cluster.
 
-joblib's own backends for Ray and Dask do not serve: Ray's has no generators (no result before all are there) and gives a
-dead worker's items up, and Dask's waits for ever for a result whose worker is lost for good.
+Nothing here may import record, pictures or the commands. joblib's backends for Ray and Dask are not used: Ray's returns no result
+before all are complete and gives up the items of a dead worker, Dask's waits for ever for a result of a lost worker.
 """
 
 import contextlib
@@ -15,59 +15,60 @@ from experiments.run.config import UserError
 from experiments.run.pool import Pool, cores
 
 BACKENDS = ("loky", "ray", "dask")
-# A cluster that has not answered by then does not.
+# A cluster that has not answered after so many seconds counts as unreachable.
 ANSWER_SECONDS = 20.0
 
 
-class Working(Protocol):
-    """Items that are worked on, see `run.pool.Pool`."""
+class ItemPool(Protocol):
+    """Items that workers work on, see `run.pool.Pool`."""
 
     @property
-    def under_way(self) -> set[int]:
-        """Indices of the items that a worker has."""
+    def active_items(self) -> set[int]:
+        """Return the indices of the items that workers have now."""
 
     def results(self, tick: Callable[[], None], seconds: float) -> Iterator[tuple[int, Any]]:
-        """(index of the item, what came of it) as they finish."""
+        """Yield for each item, as it finishes, its index and its result or error, see `run.pool.Pool.results`."""
 
 
 class Engine(Protocol):
-    """here: its workers share this machine's files."""
+    """A kind of workers. shares_files: whether they read and write this machine's files."""
 
-    here: bool
+    shares_files: bool
 
     def share(self, value: Any) -> Any:
-        """What stands for the value in items: it is sent to a worker once, not with every item."""
+        """Return a reference to the value for use in items, so that a worker gets the value once and not with every item."""
 
     def pool(
         self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]], n_jobs: int
-    ) -> contextlib.AbstractContextManager[Working]:
-        """function(*item) for every item, `n_jobs` at a time, -1 is as many as there are cores."""
+    ) -> contextlib.AbstractContextManager[ItemPool]:
+        """Open a pool that calls function(*item) for every item, `n_jobs` at a time; -1 is one for each core."""
 
 
 class Loky:
-    """Processes of this machine."""
+    """Worker processes of this machine."""
 
-    here = True
+    shares_files = True
 
     @staticmethod
     def share(value: Any) -> Any:
-        """Itself."""
+        """Return the value itself."""
         return value
 
     @staticmethod
     def pool(function: Callable[..., Any], items: Sequence[tuple[Any, ...]], n_jobs: int) -> Pool:
-        """One process a core, or as many as asked for."""
+        """See `Engine`."""
         return Pool(function, items, cores() if n_jobs == -1 else n_jobs)
 
 
 @contextlib.contextmanager
 def connect(backend: str, address: str | None = None, keys: str = "hydra.launcher") -> Iterator[Engine]:
-    """The engine of that name, until the context is left.
+    """Connect to the engine of that name, until the context ends.
 
-    address: of a cluster; None starts one on this machine, unless the engine's own variable names one
-    (RAY_ADDRESS, DASK_SCHEDULER_ADDRESS). keys: where a user has set both, for errors.
+    backend: one of BACKENDS.
+    address: of a cluster. None starts one on this machine, unless RAY_ADDRESS or DASK_SCHEDULER_ADDRESS names one.
+    keys: the config group that has the keys `backend` and `address`, for errors.
 
-    Raises UserError where there is no such engine, it is not installed, or nothing answers at the address.
+    Raises UserError where there is no such engine, where it is not installed, or where nothing answers at the address.
     """
     if backend not in BACKENDS:
         raise UserError(f"{keys}.backend {backend!r} is unknown, allowed: {', '.join(BACKENDS)}")
@@ -87,14 +88,16 @@ def connect(backend: str, address: str | None = None, keys: str = "hydra.launche
 
 
 def check_answers(key: str, address: str, cluster: str, command: list[str]) -> None:
-    """Raise UserError unless the command, which asks the cluster, ends well in a bounded time.
+    """Raise UserError unless the Python command, which asks the cluster for its state, succeeds within ANSWER_SECONDS.
 
-    Asked by another process: towards something else than a scheduler Ray waits for minutes and then ends its own process,
-    Dask waits for ever.
+    It runs in a process of its own: where the address is no scheduler's, Ray ends its process after minutes, and Dask waits
+    for ever.
+
+    key, address, cluster: the config key, its value, and what should answer there, for the error.
     """
     try:
-        asked = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
-        reason = asked.stderr.strip().splitlines()[-1] if asked.returncode else ""
+        process = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+        reason = process.stderr.strip().splitlines()[-1] if process.returncode else ""
     except subprocess.TimeoutExpired:
         reason = f"waited {ANSWER_SECONDS:g} s"
     if reason:

@@ -1,4 +1,4 @@
-"""Items as tasks of a cluster: handed to its workers a few at a time, fetched as they finish."""
+"""A pool whose items are tasks of a cluster: a few are submitted at a time, and results are fetched as they finish."""
 
 import os
 import socket
@@ -13,80 +13,76 @@ from typing import Any, Protocol
 
 from experiments.run.config import UserError
 from experiments.run.environment import environment
-from experiments.run.machine import HELD as VARIABLES
-from experiments.run.machine import has_avx2, held
-from experiments.run.pool import Lost, begin
+from experiments.run.machine import PORTABLE_VARIABLES, has_avx2, portable_variables
+from experiments.run.pool import WorkerLost, initialize_worker
 
-# Tasks a core that the cluster holds: one that is worked on and one that waits, so that no worker waits for this process.
-HELD = 2
-# What must be the same everywhere, or a run's bits and its record would depend on which worker trained it.
-ALIKE = ("package", "numpy", "git.commit")
-# In a sweep that is portable.
-MACHINE = ("machine", "blas_kernel", "simd")
-# A worker with several threads works on one item at a time: BLAS's number of threads is one for the whole process.
-ALONE = threading.Lock()
+# So many tasks are submitted for each core: one that is worked on and one that waits, so that no worker waits for this process.
+TASKS_PER_CORE = 2
+# What must be equal in all workers: otherwise a run's bits and its record would depend on the worker that trained it.
+CODE_KEYS = ("package", "numpy", "git.commit")
+# What must also be equal in a sweep that is portable.
+MACHINE_KEYS = ("machine", "blas_kernel", "simd")
+# A worker with several threads works on one item at a time, since all threads of a process share BLAS's number of threads.
+WORK_LOCK = threading.Lock()
 
 
 class Cluster(Protocol):
-    """What an engine's workers are asked through. A task is what stands for an item's result."""
+    """A connection to an engine's workers. A task is the engine's reference to the result of a call."""
 
     def cores(self) -> int:
-        """Items that its workers can work on at once, as of now."""
+        """Return how many items the workers that are there now can work on at once."""
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The task of calling it in a worker, again in another one where that is lost."""
+        """Return the task of a call in a worker. Where the worker is lost, another one repeats the call."""
 
-    def finished(self, tasks: Sequence[Any], seconds: float) -> Sequence[Any]:
-        """Those that have finished, as soon as there is one; none after so many seconds."""
+    def wait_for_any(self, tasks: Sequence[Any], seconds: float) -> Sequence[Any]:
+        """Wait until one of the tasks has finished, `seconds` at most; return those that have finished, which may be none."""
 
     def result(self, task: Any) -> Any:
-        """What a finished task returned; raises what it raised, Lost where its workers were killed time and again."""
+        """Return what a finished task returned, or raise its error; WorkerLost where its workers were killed repeatedly."""
 
     def cancel(self, tasks: Sequence[Any]) -> None:
-        """Nobody waits for them any more."""
+        """Give up tasks whose results are not needed any more."""
 
 
 class Tasks:
-    """Like `run.pool.Pool`, with the workers of a cluster. n_jobs: items at once, -1 is one a core of the cluster."""
+    """A pool like `run.pool.Pool` with the workers of a cluster. n_jobs: items at once, -1 is one for each of its cores."""
 
     def __init__(self, cluster: Cluster, function: Callable[..., Any], items: Sequence[tuple[Any, ...]], n_jobs: int) -> None:
         self.cluster, self.function, self.items, self.n_jobs = cluster, function, items, n_jobs
-        self.alike = _alike((*ALIKE, *MACHINE) if held() else ALIKE)
-        self.waiting = deque(range(len(items)))
-        # Task -> index of its item, the oldest first.
-        self.held: dict[Any, int] = {}
-        self._hand_over()
+        self.expected_environment = _environment_values((*CODE_KEYS, *MACHINE_KEYS) if portable_variables() else CODE_KEYS)
+        self.waiting_items = deque(range(len(items)))
+        # The tasks that are submitted, the oldest first -> the index of the item.
+        self.tasks: dict[Any, int] = {}
+        self._submit_waiting()
 
     def __enter__(self) -> "Tasks":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.waiting.clear()
-        self.cluster.cancel(list(self.held))
+        self.waiting_items.clear()
+        self.cluster.cancel(list(self.tasks))
 
     @property
-    def under_way(self) -> set[int]:
-        """Items that are worked on: the cluster takes the oldest first."""
-        return set(islice(self.held.values(), self.at_once))
+    def active_items(self) -> set[int]:
+        """The indices of the items that workers have now: the cluster takes the oldest tasks first."""
+        return set(islice(self.tasks.values(), self.max_active))
 
-    def _hand_over(self) -> None:
-        """Workers may have joined or left."""
-        self.at_once = self.n_jobs if self.n_jobs != -1 else max(1, self.cluster.cores())
-        # As many as asked for and no more, or one that waits behind each.
-        most = self.at_once if self.n_jobs != -1 else HELD * self.at_once
-        while self.waiting and len(self.held) < most:
-            index = self.waiting.popleft()
-            self.held[self.cluster.submit(work, self.alike, self.function, *self.items[index])] = index
+    def _submit_waiting(self) -> None:
+        """Submit waiting items for the workers that are there now: some may have joined or left."""
+        self.max_active = self.n_jobs if self.n_jobs != -1 else max(1, self.cluster.cores())
+        # With a given number of jobs no further task waits in the cluster.
+        max_tasks = self.max_active if self.n_jobs != -1 else TASKS_PER_CORE * self.max_active
+        while self.waiting_items and len(self.tasks) < max_tasks:
+            index = self.waiting_items.popleft()
+            self.tasks[self.cluster.submit(work, self.expected_environment, self.function, *self.items[index])] = index
 
     def results(self, tick: Callable[[], None], seconds: float) -> Iterator[tuple[int, Any]]:
-        """(index of the item, what the function returned, or raised, or Lost) as they finish.
-
-        tick: called after so many `seconds` in which nothing finished, and before every result.
-        """
-        while self.held:
-            done = self.cluster.finished(list(self.held), seconds)
-            results = [(self.held.pop(task), self._result(task)) for task in done]
-            self._hand_over()
+        """See `run.pool.Pool.results`."""
+        while self.tasks:
+            done_tasks = self.cluster.wait_for_any(list(self.tasks), seconds)
+            results = [(self.tasks.pop(task), self._result(task)) for task in done_tasks]
+            self._submit_waiting()
             tick()
             yield from results
 
@@ -97,44 +93,49 @@ class Tasks:
             return error
 
 
-def _alike(keys: Iterable[str]) -> dict[str, str]:
+def _environment_values(keys: Iterable[str]) -> dict[str, str]:
     return {key: environment()[key] for key in keys}
 
 
 def work(expected: dict[str, str], function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call the function, in a worker; raises UserError where that has another code or NumPy than the main process."""
-    own = _alike(expected)
-    differing = [key for key in expected if own[key] != expected[key]]
-    with ALONE:
-        if differing and set(differing) <= set(MACHINE) and not held() and has_avx2():
+    """Call the function in a worker.
+
+    expected: the main process's environment, by name. Raises UserError where the worker's is another one.
+    """
+    actual = _environment_values(expected)
+    differing_keys = [key for key in expected if actual[key] != expected[key]]
+    with WORK_LOCK:
+        if differing_keys and set(differing_keys) <= set(MACHINE_KEYS) and not portable_variables() and has_avx2():
             return _in_process(expected, function, *arguments)
-        if differing:
-            told = ", ".join(f"{key} {own[key]!r} instead of {expected[key]!r}" for key in differing)
-            raise UserError(f"its worker on {socket.gethostname()} has {told}")
+        if differing_keys:
+            differences = ", ".join(f"{key} {actual[key]!r} instead of {expected[key]!r}" for key in differing_keys)
+            raise UserError(f"its worker on {socket.gethostname()} has {differences}")
         return function(*arguments)
 
 
 def _in_process(*task: Any) -> Any:
-    """`work(*task)` in a process of the worker's own that is portable; the worker was started otherwise."""
-    command = [sys.executable, "-c", f"from {__name__} import answer; answer()"]
-    # Not one of joblib's: Dask's workers may not have children of that kind.
-    done = subprocess.run(command, input=dumps(task), stdout=subprocess.PIPE, env={**os.environ, **VARIABLES}, check=False)
-    if done.returncode:
-        raise Lost(f"its process left with {done.returncode}")
-    result, error = loads(done.stdout)
+    """Call `work(*task)` in a new process that is portable, for a worker that was started without the variables."""
+    command = [sys.executable, "-c", f"from {__name__} import answer_task; answer_task()"]
+    # No process of joblib's, since Dask's workers are daemons and may not have such children.
+    process = subprocess.run(
+        command, input=dumps(task), stdout=subprocess.PIPE, env={**os.environ, **PORTABLE_VARIABLES}, check=False
+    )
+    if process.returncode:
+        raise WorkerLost(f"its process left with {process.returncode}")
+    result, error = loads(process.stdout)
     if error is not None:
         raise error
     return result
 
 
-def answer() -> None:
-    """In that process: its standard input is a task, its standard output what came of it."""
-    begin()
-    output, sys.stdout = sys.stdout, sys.stderr
-    came: tuple[Any, Exception | None]
+def answer_task() -> None:
+    """Run a task in the process of `_in_process`: read it from standard input, write its result or error to standard output."""
+    initialize_worker()
+    stdout, sys.stdout = sys.stdout, sys.stderr
+    outcome: tuple[Any, Exception | None]
     try:
-        came = work(*loads(sys.stdin.buffer.read())), None
+        outcome = work(*loads(sys.stdin.buffer.read())), None
     except Exception as error:
-        came = None, error
-    output.buffer.write(dumps(came))
-    output.flush()
+        outcome = None, error
+    stdout.buffer.write(dumps(outcome))
+    stdout.flush()

@@ -1,4 +1,4 @@
-"""Dask's workers: `hydra.launcher.backend=dask`."""
+"""The engine of `hydra.launcher.backend=dask`."""
 
 import contextlib
 import logging
@@ -13,37 +13,37 @@ from distributed.client import ClosedClientError
 
 from experiments.run.engines import check_answers
 from experiments.run.engines.cluster import Tasks
-from experiments.run.pool import Lost, cores
+from experiments.run.pool import WorkerLost, cores
 
-ASK = "import sys, distributed; distributed.Client(sys.argv[1]).scheduler_info()"
+ASK_SCHEDULER = "import sys, distributed; distributed.Client(sys.argv[1]).scheduler_info()"
 
 
 class Dask:
-    """A connection to a Dask scheduler. A lost worker's task is run again by another one, Dask's default is three times."""
+    """A connection to a Dask scheduler, which gives a lost worker's task to another worker, by default up to three times."""
 
-    here = False
+    shares_files = False
 
     def __init__(self, client: Client) -> None:
         self.client = client
 
     def cores(self) -> int:
-        """One a worker, however many threads it has, see `cluster.ALONE`."""
-        with _answering():
+        """Return the number of workers: each works on one item, however many threads it has, see `cluster.WORK_LOCK`."""
+        with _scheduler_errors():
             return len(self.client.ncores())
 
     def share(self, value: Any) -> Any:
-        """A task that returns it: a worker fetches its result once. `scatter` would lose it together with a worker."""
+        """Return a task that returns the value: a worker fetches it once. `scatter` would lose it together with a worker."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sending large graph")
-            return self.submit(_itself, value)
+            return self.submit(_identity, value)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Not pure: Dask must not take an item for an earlier one."""
-        with _answering():
+        """See `Cluster`. `pure=False` keeps Dask from using the result of an earlier call with equal arguments."""
+        with _scheduler_errors():
             return self.client.submit(function, *arguments, pure=False)
 
     @staticmethod
-    def finished(tasks: Sequence[Any], seconds: float) -> Sequence[Any]:
+    def wait_for_any(tasks: Sequence[Any], seconds: float) -> Sequence[Any]:
         """See `Cluster`."""
         try:
             return list(wait(tasks, timeout=seconds, return_when="FIRST_COMPLETED").done)
@@ -58,11 +58,11 @@ class Dask:
         try:
             return task.result()
         except (KilledWorker, CancelledError) as error:
-            raise Lost(f"Dask's worker was lost: {str(error).strip().splitlines()[0]}") from None
+            raise WorkerLost(f"Dask's worker was lost: {str(error).strip().splitlines()[0]}") from None
 
     def cancel(self, tasks: Sequence[Any]) -> None:
-        """Those that wait are dropped; a worker of another machine goes on with the one that it has begun."""
-        with contextlib.suppress(Lost), _answering():
+        """See `Cluster`. A worker of another machine finishes the task that it has begun."""
+        with contextlib.suppress(WorkerLost), _scheduler_errors():
             self.client.cancel(list(tasks), force=True)
 
     def pool(self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]], n_jobs: int) -> Tasks:
@@ -71,29 +71,27 @@ class Dask:
 
 
 @contextlib.contextmanager
-def _answering() -> Iterator[None]:
+def _scheduler_errors() -> Iterator[None]:
     try:
         yield
     except (OSError, ClosedClientError) as error:
-        raise Lost(f"the Dask scheduler does not answer any more: {error}") from None
+        raise WorkerLost(f"the Dask scheduler does not answer any more: {error}") from None
 
 
-def _itself(value: Any) -> Any:
+def _identity(value: Any) -> Any:
     return value
 
 
 @contextlib.contextmanager
 def connect(address: str | None, keys: str) -> Iterator[Dask]:
-    """A connection to the scheduler at the address, of DASK_SCHEDULER_ADDRESS, or to one of this process with workers on
-    this machine; see `engines.connect`.
-    """
-    # What is lost, the results tell.
+    """Connect to the scheduler at the address or of DASK_SCHEDULER_ADDRESS, or start one here; see `engines.connect`."""
+    # The results say which workers were lost, so that Dask's own log need not.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     address = address or dask.config.get("scheduler-address", None)
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as exit_stack:
         if address:
-            check_answers(f"{keys}.address", address, "Dask scheduler", ["-c", ASK, address])
+            check_answers(f"{keys}.address", address, "Dask scheduler", ["-c", ASK_SCHEDULER, address])
         else:
-            local = LocalCluster(n_workers=cores(), threads_per_worker=1, dashboard_address="127.0.0.1:0")
-            address = opened.enter_context(local).scheduler_address
-        yield Dask(opened.enter_context(Client(address)))
+            cluster = LocalCluster(n_workers=cores(), threads_per_worker=1, dashboard_address="127.0.0.1:0")
+            address = exit_stack.enter_context(cluster).scheduler_address
+        yield Dask(exit_stack.enter_context(Client(address)))

@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra_plugins.depth_laboratory._composer import Composer
-from hydra_plugins.depth_laboratory._space import Axis, space_of
+from hydra_plugins.depth_laboratory._space import Axis, create_space
 
 from experiments.run.config import register
 from experiments.train import CONF
@@ -28,7 +28,7 @@ def space():
         def made(*typed: str):
             master = hydra.compose_config("config", ["hydra/sweeper=random", *typed], run_mode=RunMode.MULTIRUN)
             composer = Composer(hydra.config_loader, master)
-            return space_of(composer, master.hydra.sweeper.params, composer.parser.parse_overrides(list(typed)))
+            return create_space(composer, master.hydra.sweeper.params, composer.parser.parse_overrides(list(typed)))
 
         yield made
 
@@ -44,10 +44,10 @@ def test_hydra_s_own_words_are_axes(space):
         "network.gain=interval(0.5,2)",
         "seed=3",
     )
-    assert found.fixed == ("seed=3",)
+    assert found.fixed_overrides == ("seed=3",)
     assert found.axes == (
         Axis("optimizer.learning_rate", low=1e-3, high=1.0, log=True),
-        Axis("network.depth", low=2, high=5, whole=True),
+        Axis("network.depth", low=2, high=5, is_integer=True),
         Axis("network.width", ("8", "12", "16")),
         Axis("network.activation", ("relu", "tanh")),
         Axis("network.kind", ("plain", "residual")),
@@ -62,18 +62,18 @@ def test_with_nothing_typed_the_preset_s_grid_is_drawn_from(space):
 
 
 def test_values_are_spread_evenly_over_an_axis():
-    log = np.log10([float(Axis("k", low=1e-3, high=1, log=True).at(share)) for share in SHARES])
+    log = np.log10([float(Axis("k", low=1e-3, high=1, log=True).value_at(share)) for share in SHARES])
     np.testing.assert_allclose(log, -3 + 3 * SHARES, atol=1e-5)
-    even = [float(Axis("k", low=-1, high=3).at(share)) for share in SHARES]
+    even = [float(Axis("k", low=-1, high=3).value_at(share)) for share in SHARES]
     np.testing.assert_allclose(even, -1 + 4 * SHARES, atol=1e-4)
-    whole = [Axis("k", low=2, high=5, whole=True).at(share) for share in SHARES]
-    assert {value: whole.count(value) for value in whole} == dict.fromkeys("2345", 2500)
-    values = [Axis("k", ("a", "b", "c", "d")).at(share) for share in SHARES]
+    integers = [Axis("k", low=2, high=5, is_integer=True).value_at(share) for share in SHARES]
+    assert {value: integers.count(value) for value in integers} == dict.fromkeys("2345", 2500)
+    values = [Axis("k", ("a", "b", "c", "d")).value_at(share) for share in SHARES]
     assert {value: values.count(value) for value in values} == dict.fromkeys("abcd", 2500)
     # Depth 1 is as frequent as 2 and 3 together: log 2 - log 1 = log 4 - log 2.
-    doubled = [Axis("k", low=1, high=3, log=True, whole=True).at(share) for share in SHARES]
+    doubled = [Axis("k", low=1, high=3, log=True, is_integer=True).value_at(share) for share in SHARES]
     assert doubled.count("1") == pytest.approx(doubled.count("2") + doubled.count("3"), abs=2)
-    inside = [float(Axis("k", low=1 / 3, high=2 / 3).at(share)) for share in (0.0, math.nextafter(1, 0))]
+    inside = [float(Axis("k", low=1 / 3, high=2 / 3).value_at(share)) for share in (0.0, math.nextafter(1, 0))]
     assert inside == [1 / 3, 2 / 3]
 
 

@@ -9,13 +9,21 @@ import sys
 import pytest
 from sqlalchemy.engine import make_url
 
-from experiments.record.address import absolute, check_reachable, check_uri, conceal, conceal_typed, sqlite_file, with_password
+from experiments.record.address import (
+    absolute_uri,
+    check_reachable,
+    check_uri,
+    sqlite_file,
+    strip_password,
+    strip_typed_passwords,
+    with_password,
+)
 from experiments.run.config import UserError
 
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch):
-    """What `conceal` sets is taken back."""
+    """What `strip_password` sets is taken back."""
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "DEPTH_LABORATORY_DATABASE", "PGCONNECT_TIMEOUT"):
         # Set first: so that it is unset afterwards, whatever was set in between.
         monkeypatch.setenv(name, "")
@@ -45,7 +53,7 @@ def test_a_uri_that_cannot_be_a_store_is_one_line_that_says_what_is_allowed(uri,
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe")
     with pytest.raises(UserError, match=r"tracking\.uri is '") as raised:
-        absolute(uri)
+        absolute_uri(uri)
     assert len(str(raised.value).splitlines()) == 1
     assert "sqlite:///FILE" in str(raised.value) or "not a f" in str(raised.value)
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
@@ -53,7 +61,7 @@ def test_a_uri_that_cannot_be_a_store_is_one_line_that_says_what_is_allowed(uri,
 
 def test_a_name_longer_than_files_have_is_one_line(tmp_path):
     with pytest.raises(UserError, match="File name too long"):
-        absolute(f"sqlite:///{tmp_path}/{'a' * 300}.db")
+        absolute_uri(f"sqlite:///{tmp_path}/{'a' * 300}.db")
 
 
 @pytest.mark.parametrize(
@@ -68,9 +76,9 @@ def test_a_sqlite_file_is_the_one_that_sqlalchemy_opens(typed, tmp_path, monkeyp
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a b").mkdir()
-    uri = absolute(typed)
+    uri = absolute_uri(typed)
     monkeypatch.chdir("/")
-    assert absolute(uri) == uri
+    assert absolute_uri(uri) == uri
     assert make_url(uri).query == make_url(typed).query
     engine = create_engine(uri)
     with engine.begin() as connection:
@@ -96,9 +104,9 @@ def test_a_sqlite_file_is_the_one_that_sqlalchemy_opens(typed, tmp_path, monkeyp
 def test_a_password_goes_where_the_client_finds_it_and_nowhere_else(typed, clean, told, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train", "-m", f"tracking.uri='{typed}'", "seed=1"])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", typed)
-    conceal_typed()
+    strip_typed_passwords()
     assert sys.argv == ["train", "-m", f"tracking.uri='{clean}'", "seed=1"]
-    assert os.environ["MLFLOW_TRACKING_URI"] == absolute(typed) == clean
+    assert os.environ["MLFLOW_TRACKING_URI"] == absolute_uri(typed) == clean
     if told:
         assert (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == told
     elif "ann" in typed:
@@ -118,7 +126,7 @@ def test_a_password_goes_where_the_client_finds_it_and_nowhere_else(typed, clean
 )
 def test_what_cannot_be_read_is_said_without_its_password(uri):
     with pytest.raises(UserError) as raised:
-        absolute(uri)
+        absolute_uri(uri)
     assert "sec" not in str(raised.value)
     assert "ret" not in str(raised.value)
 
@@ -142,13 +150,13 @@ def test_a_password_in_a_file_is_refused(uri):
 )
 def test_a_store_that_does_not_answer_is_named(uri, said):
     with pytest.raises(UserError, match=said) as raised:
-        check_reachable(absolute(uri))
+        check_reachable(absolute_uri(uri))
     assert len(str(raised.value).splitlines()) == 1
     assert "secret" not in str(raised.value)
 
 
 def test_the_password_of_a_database_is_put_back_for_the_processes_that_are_started():
-    clean = conceal("postgresql://ann:secret@host/runs")
+    clean = strip_password("postgresql://ann:secret@host/runs")
     code = f"from experiments.record.address import with_password as w; print(w('{clean}'))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told.strip() == "postgresql://ann:secret@host/runs"
@@ -179,6 +187,6 @@ def test_a_file_that_is_no_store_is_named_and_left_as_it_is(make, said, tmp_path
     make(file)
     before = file.read_bytes()
     with pytest.raises(UserError, match=said):
-        check_reachable(absolute(f"sqlite:///{file}"))
+        check_reachable(absolute_uri(f"sqlite:///{file}"))
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]

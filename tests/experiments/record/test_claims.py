@@ -116,13 +116,13 @@ def test_who_lives_is_never_taken_over_whatever_somebody_has_made_of_its_tags(ma
             sweep.client.delete_tag(sweep.run_id, key)
         else:
             sweep.client.set_tag(sweep.run_id, key, value)
-    machines.while_asleep = sweep.beat
+    machines.while_asleep = sweep.send_heartbeat
     if "../../etc/passwd" in edit.values():
         # Its own process takes this for another owner's.
         machines.while_asleep = lambda: None
         assert begin(second)[0].run_id == sweep.run_id
         with pytest.raises(TakenOver):
-            sweep.beat()
+            sweep.send_heartbeat()
         return
     with pytest.raises(UserError, match="is being trained by another process"):
         begin(second)
@@ -159,7 +159,7 @@ def test_on_another_machine_one_sign_of_life_is_enough(machines, capsys, ahead, 
     sweep, _ = begin(machines.store())
     machines.wall += ahead
     started = machines.seconds
-    machines.while_asleep = lambda: sweep.beat() if machines.seconds - started >= beats_after else None
+    machines.while_asleep = lambda: sweep.send_heartbeat() if machines.seconds - started >= beats_after else None
     with pytest.raises(UserError, match="is being trained by another process"):
         begin(machines.store("other"))
     assert machines.seconds - started == pytest.approx(beats_after, abs=1)
@@ -181,7 +181,7 @@ def test_on_another_machine_the_dead_is_taken_over_when_it_was_silent_for_so_lon
     assert list(finished) == [(0, "f0")]
     assert machines.status(late) == "KILLED"
     job(second, again, 1).finish(trained)
-    for attempt in (lambda: late.finish(trained), sweep.beat, sweep.check_owner):
+    for attempt in (lambda: late.finish(trained), sweep.send_heartbeat, sweep.check_owner):
         with pytest.raises(TakenOver, match=f"run {sweep.run_id} gave no sign of life and was taken over by another process"):
             attempt()
     first.close("FAILED")
@@ -213,8 +213,8 @@ def test_what_another_machine_left_is_killed_while_another_sweep_trains(machines
     for seconds in range(5, 25, 5):
         assert machines.status(sweep) == "RUNNING"
         machines.seconds = seconds
-        living.beat()
-        other.claims.bury_silent()
+        living.send_heartbeat()
+        other.claims.end_silent_runs()
     assert machines.status(sweep) == "KILLED"
     assert machines.status(living) == "RUNNING"
 
@@ -234,7 +234,7 @@ def test_runs_of_the_user_s_own_are_left_alone(machines):
     for _ in range(2):
         begin(machines.store(), str(machines.seconds))
         machines.seconds += 1000
-        store.claims.bury_silent()
+        store.claims.end_silent_runs()
     assert {client.get_run(run.info.run_id).info.status for run in own} == {"RUNNING"}
 
 
@@ -251,7 +251,7 @@ def test_where_the_file_system_has_no_locks_signs_of_life_decide(machines, monke
     monkeypatch.setattr(fcntl, "flock", none)
     sweep, _ = begin(first)
     assert machines.locks() == []
-    machines.while_asleep = sweep.beat
+    machines.while_asleep = sweep.send_heartbeat
     with pytest.raises(UserError, match="is being trained by another process"):
         begin(second)
     machines.while_asleep = lambda: None
@@ -303,7 +303,7 @@ import subprocess, sys
 from pathlib import Path
 from experiments.record.ownership import Owner
 owner = Owner(Path(sys.argv[1]))
-owner.hold()
+owner.acquire_lock()
 worker = subprocess.Popen(["sleep", "60"], close_fds=False, stdout=subprocess.DEVNULL)
 print(owner.token, worker.pid, flush=True)
 sys.stdin.read()
@@ -320,11 +320,11 @@ def test_a_lock_is_seen_from_another_pid_namespace_and_ends_with_its_owner_whose
         token, worker = owner.stdout.readline().split()
         tags = {OWNER: token, PROCESS: f"{os.uname().nodename}:{2**22 + 1}"}
         try:
-            assert Watch(beside, 0).lives("run", tags, "sign")
+            assert Watch(beside, 0).is_alive("run", tags, "sign")
             owner.kill()
             owner.wait()
             deadline = time.monotonic() + 10
-            while (lives := Watch(beside, 0).lives("run", tags, "sign")) and time.monotonic() < deadline:
+            while (lives := Watch(beside, 0).is_alive("run", tags, "sign")) and time.monotonic() < deadline:
                 time.sleep(0.05)
             assert lives is False
         finally:
@@ -335,9 +335,9 @@ def test_a_lock_is_seen_from_another_pid_namespace_and_ends_with_its_owner_whose
 def test_an_owner_s_lock_is_not_taken_twice_and_its_file_goes_with_it(tmp_path):
     owner = Owner(tmp_path / "store.lock")
     acting = Owner(tmp_path / "store.lock", owner.token)
-    owner.hold()
-    acting.hold()
+    owner.acquire_lock()
+    acting.acquire_lock()
     acting.release()
-    assert Watch(tmp_path / "store.lock", 0).lives("run", owner.tags(), "sign")
+    assert Watch(tmp_path / "store.lock", 0).is_alive("run", owner.tags(), "sign")
     owner.release()
     assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,13 @@ import copy
 import numpy as np
 import pytest
 
-from experiments.record.comparison import distance, first_difference, first_differing_parameter, surroundings, ulps
+from experiments.record.comparison import (
+    environment_differences,
+    first_difference,
+    first_differing_parameter,
+    largest_difference,
+    ulps,
+)
 from experiments.run.config import typed
 from experiments.run.stack import train_stack
 
@@ -68,10 +74,10 @@ def test_the_first_parameter_that_differs_stands_at_the_last_step(run):
 def test_distance_is_relative_and_infinite_where_one_alone_diverges(run):
     other = copy.deepcopy(run.history)
     other.loss[5] = run.history.loss[5] * np.float32(1.25)
-    assert distance(run.history, other) == pytest.approx(0.2, rel=1e-6)
+    assert largest_difference(run.history, other) == pytest.approx(0.2, rel=1e-6)
     other.loss[6] = np.inf
-    assert distance(run.history, other) == np.inf
+    assert largest_difference(run.history, other) == np.inf
 
 
 def test_what_may_explain_a_difference_is_named():
-    assert surroundings({"numpy": "2.4.5", "cpu": "a"}, {"numpy": "2.4.6", "cpu": "a"}) == ["numpy 2.4.5, here 2.4.6"]
+    assert environment_differences({"numpy": "2.4.5", "cpu": "a"}, {"numpy": "2.4.6", "cpu": "a"}) == ["numpy 2.4.5, here 2.4.6"]

@@ -175,7 +175,7 @@ def test_parameters_are_a_vector_of_floats(folder, parameters):
         files.read(folder)
 
 
-@pytest.mark.parametrize("name", files.NAMES)
+@pytest.mark.parametrize("name", files.FILE_NAMES)
 def test_a_fifo_a_device_or_somebody_else_s_file_in_the_place_of_one_is_not_opened(folder, name):
     secret = folder / "secret"
     secret.write_text("password: password")

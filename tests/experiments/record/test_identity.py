@@ -7,7 +7,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from experiments.record.identity import fingerprint, fingerprint_of_sweep, trajectory_hash
+from experiments.record.identity import fingerprint, sweep_fingerprint, trajectory_hash
 from experiments.run.config import typed
 from experiments.run.stack import train_stack
 
@@ -52,8 +52,8 @@ def test_a_run_with_instruments_has_the_fingerprint_it_had_before_there_were_mor
 
 
 def test_a_sweep_s_fingerprint_knows_the_order_of_its_runs():
-    assert fingerprint_of_sweep(["a", "b"]) == fingerprint_of_sweep(["a", "b"])
-    assert len({fingerprint_of_sweep(runs) for runs in (["a", "b"], ["b", "a"], ["a"], ["ab"])}) == 4
+    assert sweep_fingerprint(["a", "b"]) == sweep_fingerprint(["a", "b"])
+    assert len({sweep_fingerprint(runs) for runs in (["a", "b"], ["b", "a"], ["a"], ["ab"])}) == 4
 
 
 def test_the_trajectory_hash_is_over_the_documented_bytes(composed):

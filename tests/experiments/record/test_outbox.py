@@ -13,10 +13,10 @@ import pytest
 from filelock import FileLock
 
 from experiments.record import outbox
-from experiments.record.outbox import FOLDER, RECORD, Outbox, deliver
+from experiments.record.outbox import OUTBOX_FOLDER, RECORD_NAME, Outbox, deliver
 from experiments.record.tracking import Store
 from experiments.run.config import TrackingConfig, UserError, typed
-from experiments.run.folder import LOCK
+from experiments.run.folder import LOCK_NAME
 from experiments.run.stack import train_stack
 from tests.experiments.conftest import empty_store
 
@@ -45,13 +45,13 @@ def record(lab, tracking, trained):
 
 
 def edited(record, **values):
-    file = record / RECORD
+    file = record / RECORD_NAME
     content = {**json.loads(file.read_text()), **values}
     file.write_text(json.dumps({key: value for key, value in content.items() if value != "MISSING"}))
 
 
 def test_what_waits_is_delivered_once(lab, record):
-    assert deliver(lab.folder / FOLDER, uri=lab.uri) == 1
+    assert deliver(lab.folder / OUTBOX_FOLDER, uri=lab.uri) == 1
     assert deliver(lab.folder, uri=lab.uri) == 0
     (run,) = lab.runs()
     assert (run.info.status, run.info.run_name, run.data.tags["fingerprint"]) == ("FINISHED", "a run", "f")
@@ -78,17 +78,17 @@ DAMAGED = [
 
 
 def test_a_damaged_record_is_named_with_its_key_and_the_others_are_delivered(lab, record):
-    honest = (record / RECORD).read_text()
+    honest = (record / RECORD_NAME).read_text()
     for number, edit in enumerate(DAMAGED):
         copy = shutil.copytree(record, record.with_name(f"0_{number}"))
         edited(copy, **edit)
     for number, content in enumerate(["", "{", "[]", "null", "[" * 10**5, "\xff", honest[:-20], "x" * 2**21]):
         copy = shutil.copytree(record, record.with_name(f"1_{number}"))
-        (copy / RECORD).write_text(content, encoding="latin-1")
+        (copy / RECORD_NAME).write_text(content, encoding="latin-1")
     with pytest.raises(UserError, match=r"0_0/record.json is damaged: parent: Field required; 1 records are delivered, 24 wait"):
         deliver(lab.folder, uri=lab.uri)
     for number, edit in enumerate(DAMAGED):
-        shutil.move(record.with_name(f"0_{number}"), lab.folder / str(number) / FOLDER / "0")
+        shutil.move(record.with_name(f"0_{number}"), lab.folder / str(number) / OUTBOX_FOLDER / "0")
         with pytest.raises(UserError, match=rf"0/record.json is damaged: {next(iter(edit))}.*; 0 records"):
             deliver(lab.folder / str(number), uri=lab.uri)
     assert len(lab.runs()) == 1
@@ -121,7 +121,7 @@ def test_nothing_but_a_sweep_s_own_files_is_sent_to_the_store(lab, tracking):
         make(waiting.folder / "sweep" / "files" / "table.csv")
         with pytest.raises(UserError, match=r"table\.csv is damaged: it is no plain file"):
             deliver(lab.folder / name, uri=lab.uri)
-    elsewhere = lab.folder / "linked" / FOLDER
+    elsewhere = lab.folder / "linked" / OUTBOX_FOLDER
     elsewhere.mkdir(parents=True)
     (elsewhere / "0").symlink_to(waiting.folder / "sweep")
     assert deliver(lab.folder / "linked", uri=lab.uri) == 0
@@ -198,16 +198,16 @@ def test_the_command_that_delivers_is_quoted_and_names_store_and_loaders(lab, tr
 
 
 def test_two_do_not_deliver_at_once(lab, record):
-    with FileLock(record.parent / LOCK):
+    with FileLock(record.parent / LOCK_NAME):
         output = lab.run(str(lab.folder), module="experiments.deliver", status=1)
         assert output == f"error: {record.parent} is being delivered by another process: wait for it\n"
         # A sweep whose records somebody delivers by hand goes on.
         waiting = Outbox(TrackingConfig(uri=lab.uri, experiment="e"), lab.folder)
-        waiting.closed = True
+        waiting.is_closed = True
         waiting.try_again(None, now=True)
-        assert waiting.closed
+        assert waiting.is_closed
     waiting.try_again(None, now=True)
-    assert not waiting.closed
+    assert not waiting.is_closed
     assert len(lab.runs()) == 1
 
 
@@ -219,7 +219,7 @@ def test_ctrl_c_leaves_every_record_delivered_or_waiting(lab, record):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert (process.returncode, output) == (1, "interrupted: what waits is there still\n")
-    left = len(list(outbox.waiting(lab.folder)))
+    left = len(list(outbox.waiting_records(lab.folder)))
     statuses = [run.info.status for run in lab.runs()]
     assert 0 < left < 23
     assert statuses == ["FINISHED"] * (24 - left)

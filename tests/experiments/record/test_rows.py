@@ -28,7 +28,7 @@ def record(uri, stacks):
     parent, _ = store.begin_sweep("sweep", {"kind": "sweep"}, "f", SweepConfig())
     for number, stack in enumerate(stacks):
         new = [(f"run {number} {lane}", {"kind": "run", "job": str(lane)}, each.config) for lane, each in enumerate(stack)]
-        begun = [run for some in store.together(new) for run in store.begin_runs(some, parent.run_id)]
+        begun = [run for some in store.transactions(new) for run in store.begin_runs(some, parent.run_id)]
         if number == 0:
             config, history = stack[0].config, stack[0].history
             begun[0].progress(history, steps_of(config, task(config)))
@@ -37,7 +37,7 @@ def record(uri, stacks):
             for key, step in (("loss/batch", AFTER_ANY_STEP), ("final/loss_train", 0)):
                 store.client.log_batch(begun[0].run_id, [Metric(key, 0.5, 1, step)])
             store.client.set_tag(begun[0].run_id, "outcome", "unknown")
-        for some in store.together(list(zip(begun, stack, strict=True))):
+        for some in store.transactions(list(zip(begun, stack, strict=True))):
             store.finish(some)
     parent.end()
     return store
@@ -114,7 +114,7 @@ def test_of_runs_that_are_written_together_all_are_there_or_none(lab, composed):
     store.client.delete_run(runs[1].run_id)
     with pytest.raises(UserError, match="was deleted while it was trained"):
         store.finish(list(zip(runs, stack, strict=True)))
-    assert not any(run.ended for run in runs)
+    assert not any(run.has_ended for run in runs)
     with sqlite3.connect(lab.folder / "runs.db") as file:
         assert file.execute("select distinct status from runs").fetchall() == [("RUNNING",)]
         for table in ("metrics", "latest_metrics", "datasets", "inputs"):

@@ -8,8 +8,8 @@ from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, _validate_param
 
 from blocks.history import log_spaced
 from experiments.record import check_tracking
-from experiments.record.address import absolute, check_reachable
-from experiments.record.metrics import metrics, texts
+from experiments.record.address import absolute_uri, check_reachable
+from experiments.record.metrics import metrics, param_texts
 from experiments.record.outbox import Outbox
 from experiments.record.tracking import Store
 from experiments.record.writer import Requests
@@ -164,7 +164,7 @@ def test_the_store_lies_where_the_uri_says_with_its_artifacts_beside_it(lab, tra
 @pytest.mark.parametrize("uri", ["sqlite:////nowhere/at/all.db", "foo", "ftp://host/x", "file:///tmp/mlruns"])
 def test_a_uri_that_cannot_be_a_store_is_named(uri):
     with pytest.raises(UserError, match=r"tracking\.uri is"):
-        absolute(uri)
+        absolute_uri(uri)
 
 
 def test_a_server_that_does_not_answer_is_named():
@@ -194,18 +194,18 @@ def test_an_experiment_that_is_made_twice_is_one(lab, monkeypatch):
 
 def test_params_are_what_mlflow_takes():
     said = {"network.depth": [2, 3], "dataset.loader.a@b=c/d": {"x": 1}, "seed": "9" * 10000, "k" * 400: None, "größe": 1}
-    for key, value in texts(said).items():
+    for key, value in param_texts(said).items():
         _validate_param(key, value)
         assert len(value) <= MAX_PARAM_VAL_LENGTH
-    assert texts(said)["dataset.loader.a_b_c_d"] == "{'x': 1}"
-    assert texts(said)["network.depth"] == "[2, 3]"
+    assert param_texts(said)["dataset.loader.a_b_c_d"] == "{'x': 1}"
+    assert param_texts(said)["network.depth"] == "[2, 3]"
 
 
 def test_params_that_a_run_has_stay(lab):
     store = Store(TrackingConfig(uri=lab.uri))
     run = store.begin("a sweep", {"kind": "sweep"})
-    run.describe({"network.depth": "range(2,4)"})
-    run.describe({"network.depth": "2,3", "seed": "0"}, {"map/trained": 0.5})
+    run.log_summary({"network.depth": "range(2,4)"})
+    run.log_summary({"network.depth": "2,3", "seed": "0"}, {"map/trained": 0.5})
     found = store.client.get_run(run.run_id).data
     assert found.params == {"network.depth": "range(2,4)", "seed": "0"}
     assert found.metrics == {"map/trained": 0.5}

@@ -60,7 +60,7 @@ def test_yaml_that_grows_hides_or_deceives_is_refused(tmp_path, words):
     for content in YAML[words]:
         file.write_text(content)
         with pytest.raises((ValueError, yaml.YAMLError), match=words):
-            bounded.yaml_mapping(file)
+            bounded.read_yaml_mapping(file)
 
 
 def test_json_that_is_no_mapping_of_text_is_refused(tmp_path):
@@ -69,7 +69,7 @@ def test_json_that_is_no_mapping_of_text_is_refused(tmp_path):
     for content in ("[" * 10**5, '{"a":' * 5000 + "1" + "}" * 5000, "", "{", "{" + " " * 2**21 + "}", "\xff\xfe", *numbers):
         file.write_text(content, encoding="latin-1")
         with pytest.raises(ValueError, match=r"\w"):
-            bounded.json_texts(file)
+            bounded.read_json_texts(file)
 
 
 def test_text_that_is_none_is_refused(tmp_path):
@@ -77,10 +77,10 @@ def test_text_that_is_none_is_refused(tmp_path):
     for content in (b"\xff\xfe\x00", b"a\x80"):
         file.write_bytes(content)
         with pytest.raises(ValueError, match="can't decode"):
-            bounded.text(file)
+            bounded.read_text(file)
 
 
-READ = [bounded.text, bounded.yaml_mapping, bounded.json_texts, bounded.check_array, bounded.check_arrays]
+READ = [bounded.read_text, bounded.read_yaml_mapping, bounded.read_json_texts, bounded.check_array, bounded.check_arrays]
 
 
 @pytest.mark.parametrize("read", READ)

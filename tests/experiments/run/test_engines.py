@@ -12,9 +12,9 @@ import pytest
 from experiments.run import machine
 from experiments.run.config import UserError
 from experiments.run.engines import cluster as engine
-from experiments.run.engines.cluster import HELD, Tasks, work
+from experiments.run.engines.cluster import TASKS_PER_CORE, Tasks, work
 from experiments.run.environment import environment
-from experiments.run.pool import Lost
+from experiments.run.pool import WorkerLost
 
 
 class Threads:
@@ -29,7 +29,7 @@ class Threads:
     def submit(self, function, *arguments):
         return self.pool.submit(function, *arguments)
 
-    def finished(self, tasks, seconds):
+    def wait_for_any(self, tasks, seconds):
         self.most = max(self.most, len(tasks))
         return list(wait(tasks, seconds, FIRST_COMPLETED).done)
 
@@ -49,15 +49,15 @@ def square(number):
     return number**2
 
 
-@pytest.mark.parametrize(("n_jobs", "at_once", "held"), [(-1, 3, HELD * 3), (1, 1, 1), (2, 2, 2), (50, 12, 12)])
+@pytest.mark.parametrize(("n_jobs", "at_once", "held"), [(-1, 3, TASKS_PER_CORE * 3), (1, 1, 1), (2, 2, 2), (50, 12, 12)])
 def test_every_item_is_worked_on_once_and_so_many_are_handed_over(n_jobs, at_once, held):
     cluster, ticks = Threads(3), []
     with Tasks(cluster, square, [(k,) for k in range(12)], n_jobs) as pool:
-        assert pool.under_way == set(range(at_once))
-        results = list(pool.results(lambda: ticks.append(pool.under_way), 0.01))
+        assert pool.active_items == set(range(at_once))
+        results = list(pool.results(lambda: ticks.append(pool.active_items), 0.01))
     assert sorted(results) == [(k, k * k) for k in range(12)]
     assert cluster.most == held
-    assert all(len(under_way) <= at_once for under_way in ticks)
+    assert all(len(active) <= at_once for active in ticks)
     assert not ticks[-1]
     assert not cluster.cancelled
 
@@ -77,16 +77,16 @@ def test_a_worker_that_joins_is_given_work():
         cluster.count = 4
         next(results)
         next(results)
-        assert len(pool.under_way) == 4
+        assert len(pool.active_items) == 4
         list(results)
-    assert cluster.most == HELD * 4
+    assert cluster.most == TASKS_PER_CORE * 4
 
 
 def test_what_nobody_waits_for_is_cancelled():
     cluster = Threads(1)
     with Tasks(cluster, square, [(k,) for k in range(12)], -1) as pool:
         next(pool.results(lambda: None, 1))
-    assert len(cluster.cancelled) == HELD
+    assert len(cluster.cancelled) == TASKS_PER_CORE
 
 
 def test_a_worker_works_on_one_item_at_a_time_however_many_threads_it_has():
@@ -119,10 +119,10 @@ def native_worker(monkeypatch):
     if not machine.has_avx2():
         pytest.skip("no process is portable here")
     monkeypatch.setattr(engine, "environment", lambda: {**environment(), "machine": "native", "blas_kernel": "SkylakeX"})
-    for name in machine.HELD:
+    for name in machine.PORTABLE_VARIABLES:
         monkeypatch.delenv(name)
     return {
-        **{key: environment()[key] for key in engine.ALIKE},
+        **{key: environment()[key] for key in engine.CODE_KEYS},
         "machine": "portable",
         "blas_kernel": "Haswell",
         "simd": "X86_V3",
@@ -136,12 +136,12 @@ def test_a_worker_that_was_started_native_has_a_portable_process_work(native_wor
     assert work(native_worker, print, "hello") is None
     with pytest.raises(ZeroDivisionError):
         work(native_worker, divmod, 1, 0)
-    with pytest.raises(Lost, match="its process left with -6"):
+    with pytest.raises(WorkerLost, match="its process left with -6"):
         work(native_worker, os.abort)
-    with pytest.raises(Lost, match="its process left with 3"):
+    with pytest.raises(WorkerLost, match="its process left with 3"):
         work(native_worker, sys.exit, 3)
     # A sweep that is native asks for nothing.
-    assert work({key: native_worker[key] for key in engine.ALIKE}, os.getenv, "OPENBLAS_CORETYPE") is None
+    assert work({key: native_worker[key] for key in engine.CODE_KEYS}, os.getenv, "OPENBLAS_CORETYPE") is None
 
 
 def test_a_worker_that_cannot_be_portable_is_refused_by_name(native_worker, monkeypatch):
@@ -153,6 +153,6 @@ def test_a_worker_that_cannot_be_portable_is_refused_by_name(native_worker, monk
         work(native_worker, os.getpid)
     # Started with the variables, and NumPy's BLAS is another all the same.
     monkeypatch.setattr(engine, "has_avx2", lambda: True)
-    monkeypatch.setattr(engine, "held", lambda: machine.HELD)
+    monkeypatch.setattr(engine, "portable_variables", lambda: machine.PORTABLE_VARIABLES)
     with pytest.raises(UserError, match=line):
         work(native_worker, os.getpid)

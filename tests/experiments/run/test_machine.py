@@ -14,7 +14,7 @@ from blocks.machine import Machine
 from experiments.run import config as run_config
 from experiments.run import machine
 from experiments.run.config import typed
-from experiments.run.machine import HELD, TARGETS, as_recorded, settle, variables
+from experiments.run.machine import PORTABLE_VARIABLES, TARGETS, recorded_variables, set_machine, variables
 from tests.experiments.conftest import FORKED, _main
 
 FEW = ["training.epochs=2", "network.width=8", "tracking.pictures=none", "tracking.models=none"]
@@ -24,7 +24,7 @@ AXES = ["network.depth=2,3", "optimizer.learning_rate=0.1", "dataset=iris"]
 # The machine of a process that nobody tells anything.
 NATIVE = subprocess.run(
     [sys.executable, "-c", "from blocks import Machine as M; print(M.here().kernel); print(*M.here().targets)"],
-    env={key: value for key, value in os.environ.items() if key not in HELD},
+    env={key: value for key, value in os.environ.items() if key not in PORTABLE_VARIABLES},
     capture_output=True,
     text=True,
     check=True,
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(not machine.has_avx2(), reason="no process is po
 def start(lab, *arguments, module="experiments.train", **environ):
     """The command in a process with these variables and no others of the two, as a user starts it."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in HELD:
+        for name in PORTABLE_VARIABLES:
             patch.delenv(name, raising=False)
         for name, value in environ.items():
             if value is not None:
@@ -136,7 +136,7 @@ def test_a_map_s_tiles_and_what_verify_trains_are_portable(lab):
 def test_a_command_that_started_itself_again_is_the_same_process_to_whoever_waits_for_it(lab):
     process = start(lab, "network.depth=9", "training.epochs=1000", *FEW[1:])
     lab.wait_for("RUNNING")
-    assert {key: value for key, value in _environ(process.pid).items() if key in HELD} == HELD
+    assert {key: value for key, value in _environ(process.pid).items() if key in PORTABLE_VARIABLES} == PORTABLE_VARIABLES
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
@@ -166,7 +166,7 @@ def test_what_no_run_can_have_is_one_line_before_anything_is_made(arguments, lin
 
 def _elsewhere(what, folder, environ, output, arguments):
     """The command in this forked process, on another machine."""
-    machine.flags = lambda: frozenset()
+    machine.processor_flags = lambda: frozenset()
     here = {
         "no AVX2": Machine("2.4.6", "openblas 0.3.31", "Nehalem", ()),
         "Accelerate": Machine("2.4.6", "accelerate", "unknown", ("ASIMD",)),
@@ -201,8 +201,8 @@ def test_a_process_that_is_no_command_never_starts_again(monkeypatch):
     monkeypatch.setattr(os, "execve", lambda *arguments: pytest.fail("started again"))
     other = Machine("2.4.6", "openblas 0.3.31", "SkylakeX", ("X86_V3", "X86_V4"))
     monkeypatch.setattr(Machine, "here", lambda: other)
-    assert "NumPy is native: NumPy 2.4.6 with the targets X86_V3 X86_V4" in settle("portable")
-    assert settle("native") == ""
+    assert "NumPy is native: NumPy 2.4.6 with the targets X86_V3 X86_V4" in set_machine("portable")
+    assert set_machine("native") == ""
 
 
 class StartedAgain(Exception):
@@ -219,21 +219,21 @@ def command(monkeypatch):
 
     monkeypatch.setattr(os, "execve", execve)
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", SimpleNamespace(name="experiments.train"))
-    monkeypatch.setattr(machine, "_environ", {"OPENBLAS_CORETYPE": "Zen", "HOME": "/"})
-    monkeypatch.setattr(machine, "flags", lambda: frozenset(["avx2"]))
-    for name in HELD:
+    monkeypatch.setattr(machine, "_start_environ", {"OPENBLAS_CORETYPE": "Zen", "HOME": "/"})
+    monkeypatch.setattr(machine, "processor_flags", lambda: frozenset(["avx2"]))
+    for name in PORTABLE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
     def started(environ):
         """The next process."""
-        for name in HELD:
+        for name in PORTABLE_VARIABLES:
             if name in environ:
                 monkeypatch.setenv(name, environ[name])
             else:
                 monkeypatch.delenv(name, raising=False)
-        caller, reason = json.loads(environ[machine.CALLER])
-        monkeypatch.setattr(machine, "_caller", caller)
-        monkeypatch.setattr(machine, "_reason", reason)
+        caller, reason = json.loads(environ[machine.ORIGINAL_VARIABLES])
+        monkeypatch.setattr(machine, "_original_variables", caller)
+        monkeypatch.setattr(machine, "_fallback_reason", reason)
 
     return started
 
@@ -243,44 +243,54 @@ def test_a_command_that_holding_does_not_make_portable_gives_back_what_it_was_gi
     monkeypatch.setattr("blocks.machine._product", lambda: "another")
     monkeypatch.setattr(Machine, "here", lambda: Machine("2.5.5", "openblas 0.3.34", "SkylakeX", ("X86_V3", "X86_V4")))
     with pytest.raises(StartedAgain) as held:
-        settle("portable")
-    assert {**HELD, "HOME": "/"}.items() <= held.value.args[0].items()
+        set_machine("portable")
+    assert {**PORTABLE_VARIABLES, "HOME": "/"}.items() <= held.value.args[0].items()
     command(held.value.args[0])
     monkeypatch.setattr(Machine, "here", lambda: Machine("2.5.5", "openblas 0.3.34", "Haswell", ("X86_V3",)))
     with pytest.raises(StartedAgain) as given_back:
-        settle("portable")
-    assert {name: given_back.value.args[0].get(name) for name in HELD} == {
+        set_machine("portable")
+    assert {name: given_back.value.args[0].get(name) for name in PORTABLE_VARIABLES} == {
         "OPENBLAS_CORETYPE": "Zen",
         "NPY_DISABLE_CPU_FEATURES": None,
     }
     command(given_back.value.args[0])
     monkeypatch.setattr(Machine, "here", lambda: Machine("2.5.5", "openblas 0.3.34", "SkylakeX", ("X86_V3", "X86_V4")))
     line = "on this processor openblas 0.3.34 adds up in an order of its own, as 0.3.34 does with AMD's AVX-512"
-    assert settle("portable") == f"machine=portable cannot be had here, it is trained native: {line}"
-    assert settle("native") == ""
+    assert set_machine("portable") == f"machine=portable cannot be had here, it is trained native: {line}"
+    assert set_machine("native") == ""
     with pytest.raises(ValueError, match="it was trained portable, and on this processor openblas 0"):
-        as_recorded({"blas_kernel": "Haswell", "simd": "X86_V3"})
+        recorded_variables({"blas_kernel": "Haswell", "simd": "X86_V3"})
 
 
 def test_native_is_what_the_caller_s_environment_says(command, monkeypatch):
-    assert settle("native") == ""
-    command({**HELD, machine.CALLER: json.dumps([{"OPENBLAS_CORETYPE": "Zen", "NPY_DISABLE_CPU_FEATURES": ""}, ""])})
+    assert set_machine("native") == ""
+    command(
+        {
+            **PORTABLE_VARIABLES,
+            machine.ORIGINAL_VARIABLES: json.dumps([{"OPENBLAS_CORETYPE": "Zen", "NPY_DISABLE_CPU_FEATURES": ""}, ""]),
+        }
+    )
     with pytest.raises(StartedAgain) as given_back:
-        settle("native")
-    assert {name: given_back.value.args[0][name] for name in HELD} == {"OPENBLAS_CORETYPE": "Zen", "NPY_DISABLE_CPU_FEATURES": ""}
+        set_machine("native")
+    assert {name: given_back.value.args[0][name] for name in PORTABLE_VARIABLES} == {
+        "OPENBLAS_CORETYPE": "Zen",
+        "NPY_DISABLE_CPU_FEATURES": "",
+    }
     command(given_back.value.args[0])
-    assert settle("native") == ""
+    assert set_machine("native") == ""
 
 
 def test_a_numpy_that_cannot_be_without_avx_512_is_left_native(lab):
     """NumPy refuses to be imported without a target that it was built for; this one was built for X86_V2."""
     code = (
-        "import sys, experiments.run.machine as m; m.HELD = m.HELD | {'NPY_DISABLE_CPU_FEATURES': 'X86_V2'};"
-        "sys.argv = ['-m', 'x']; m.begin();"
-        "import numpy, os; print(sorted(m.HELD.items() & os.environ.items()), m._caller, m._reason)"
+        "import sys, experiments.run.machine as m;"
+        "m.PORTABLE_VARIABLES = m.PORTABLE_VARIABLES | {'NPY_DISABLE_CPU_FEATURES': 'X86_V2'};"
+        "sys.argv = ['-m', 'x']; m.start_portable();"
+        "import numpy, os;"
+        "print(sorted(m.PORTABLE_VARIABLES.items() & os.environ.items()), m._original_variables, m._fallback_reason)"
     )
     command = [sys.executable, "-c", code, "experiments.train", "x"]
-    own = {key: value for key, value in os.environ.items() if key not in HELD}
+    own = {key: value for key, value in os.environ.items() if key not in PORTABLE_VARIABLES}
     done = subprocess.run(command, env=own, capture_output=True, text=True, check=False)
     assert (
         done.stdout
@@ -327,15 +337,15 @@ OF_LAPTOP, OF_SKYLAKE, OF_ZEN_4 = (
     ],
 )
 def test_a_record_s_machine_is_held_where_the_processor_has_it(record, processor, expected, monkeypatch):
-    monkeypatch.setattr(machine, "flags", lambda: frozenset(processor))
+    monkeypatch.setattr(machine, "processor_flags", lambda: frozenset(processor))
     monkeypatch.setattr(Machine, "here", lambda: Machine("2.4.6", "openblas 0.3.31", "Sandybridge", ()))
     if isinstance(expected, dict):
-        assert as_recorded(record) == expected
+        assert recorded_variables(record) == expected
     else:
         with pytest.raises(ValueError, match=expected):
-            as_recorded(record)
+            recorded_variables(record)
     monkeypatch.setattr(Machine, "here", lambda: Machine("2.4.6", "accelerate", **_named(record)))
-    assert as_recorded(record) == {}
+    assert recorded_variables(record) == {}
 
 
 def _named(record):
@@ -347,7 +357,11 @@ def test_no_target_of_this_numpy_is_forgotten():
     import numpy as np
 
     assert set(np._core._multiarray_umath.__cpu_dispatch__) == set(TARGETS)
-    assert variables("Haswell", ["X86_V3"]) == HELD == {"OPENBLAS_CORETYPE": "Haswell", "NPY_DISABLE_CPU_FEATURES": OFF}
+    assert (
+        variables("Haswell", ["X86_V3"])
+        == PORTABLE_VARIABLES
+        == {"OPENBLAS_CORETYPE": "Haswell", "NPY_DISABLE_CPU_FEATURES": OFF}
+    )
 
 
 @pytest.mark.slow
@@ -359,10 +373,10 @@ def test_the_data_sets_have_the_same_digests_on_every_machine(composed):
         "import sys; from experiments.run.config import *; from experiments.run.data import load; register();"
         "[print(load(typed(composed('config', [f'dataset={name}'])).dataset).digest) for name in sys.argv[1:]]"
     )
-    own = {key: value for key, value in os.environ.items() if key not in HELD}
+    own = {key: value for key, value in os.environ.items() if key not in PORTABLE_VARIABLES}
     digests = {
         subprocess.run([sys.executable, "-c", code, *offline], env=own | held, capture_output=True, text=True, check=True).stdout
-        for held in ({}, HELD, {"OPENBLAS_CORETYPE": "Nehalem", "NPY_DISABLE_CPU_FEATURES": " ".join(TARGETS)})
+        for held in ({}, PORTABLE_VARIABLES, {"OPENBLAS_CORETYPE": "Nehalem", "NPY_DISABLE_CPU_FEATURES": " ".join(TARGETS)})
     }
     assert len(digests) == 1
     assert len(set(digests.pop().split())) == 9

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from experiments.run.pool import Lost, Pool
+from experiments.run.pool import Pool, WorkerLost
 
 
 def square(number):
@@ -19,7 +19,7 @@ def square(number):
 def run(items, n_jobs):
     ticks = []
     with Pool(square, [(item,) for item in items], n_jobs) as pool:
-        results = dict(pool.results(lambda: ticks.append(set(pool.under_way)), seconds=0.2))
+        results = dict(pool.results(lambda: ticks.append(set(pool.active_items)), seconds=0.2))
     return results, ticks
 
 
@@ -30,14 +30,14 @@ def test_every_item_is_worked_on_once_in_so_many_processes(n_jobs):
     assert len({result[1] for result in results.values()}) <= n_jobs
     assert os.getpid() not in {result[1] for result in results.values()}
     # An item whose result is fetched is under way no more.
-    assert all(len(under_way) <= n_jobs for under_way in ticks)
+    assert all(len(active) <= n_jobs for active in ticks)
     assert not ticks[-1]
 
 
 def test_a_process_that_is_killed_costs_its_own_item_alone():
     results, _ = run([1, "die", 3, 4, 5, "die", 7], n_jobs=2)
-    assert [index for index, result in sorted(results.items()) if isinstance(result, Lost)] == [1, 5]
-    assert {index: result[0] for index, result in results.items() if not isinstance(result, Lost)} == {
+    assert [index for index, result in sorted(results.items()) if isinstance(result, WorkerLost)] == [1, 5]
+    assert {index: result[0] for index, result in results.items() if not isinstance(result, WorkerLost)} == {
         0: 1,
         2: 9,
         3: 16,

@@ -11,7 +11,15 @@ from sklearn.datasets import get_data_home
 
 from experiments.run.config import UserError, typed
 from experiments.run.data import load
-from experiments.run.loaders import BUNDLED, CHOOSING, DATASETS, FETCHED, GENERATORS, OPENML, needing_allowance
+from experiments.run.loaders import (
+    BUNDLED_LOADERS,
+    CHOICE_ARGUMENTS,
+    DATASETS,
+    FETCHING_LOADERS,
+    GENERATING_LOADERS,
+    OPENML_LOADER,
+    targets_to_allow,
+)
 from experiments.run.trust import from_record
 
 ALLOWED_BY_ISSUE = re.compile(r"load_(?!files|svmlight)|make_|fetch_(?!file$)")
@@ -93,14 +101,14 @@ def test_a_record_may_name_no_loader_that_does_more_than_give_known_data(values,
 
 
 def test_every_known_loader_is_one_the_issue_names_and_gives_data_by_arguments_that_it_has():
-    names = (*BUNDLED, *GENERATORS, *FETCHED, OPENML)
+    names = (*BUNDLED_LOADERS, *GENERATING_LOADERS, *FETCHING_LOADERS, OPENML_LOADER)
     assert set(names) <= set(sklearn.datasets.__all__)
     assert all(ALLOWED_BY_ISSUE.match(name) for name in names)
-    fetched = [set(inspect.signature(getattr(sklearn.datasets, name)).parameters) for name in (*FETCHED, OPENML)]
-    assert set.union(*fetched) >= CHOOSING
+    fetched = [set(inspect.signature(getattr(sklearn.datasets, name)).parameters) for name in (*FETCHING_LOADERS, OPENML_LOADER)]
+    assert set.union(*fetched) >= CHOICE_ARGUMENTS
 
 
-@pytest.mark.parametrize("name", [*BUNDLED, *GENERATORS])
+@pytest.mark.parametrize("name", [*BUNDLED_LOADERS, *GENERATING_LOADERS])
 def test_every_data_set_that_needs_no_network_is_had_from_a_record(values, name):
     values["dataset"]["loader"] = loader(name)
     dataset = load(from_record(values).dataset)
@@ -123,7 +131,7 @@ def test_what_is_allowed_by_name_alone_is_called_with_anything(values):
 def test_a_sweep_knows_which_of_its_loaders_must_be_allowed():
     own, elsewhere = {"_target_": "mine.load"}, loader("fetch_california_housing", data_home=".")
     loaders = [loader("load_iris"), own, loader("make_blobs", n_samples=9), elsewhere, own]
-    assert needing_allowance(loaders) == ["mine.load", "sklearn.datasets.fetch_california_housing"]
+    assert targets_to_allow(loaders) == ["mine.load", "sklearn.datasets.fetch_california_housing"]
 
 
 NO_RUN = [

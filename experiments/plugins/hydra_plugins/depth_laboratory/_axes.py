@@ -1,4 +1,4 @@
-"""Which jobs a sweep's axes span."""
+"""The axes of a sweep, and the jobs that they span."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,60 +7,72 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra_plugins.depth_laboratory._composer import Composer
 
-# The group whose options are presets: what they have in `hydra.sweeper.params` are axes.
+# The config group of the presets, whose `hydra.sweeper.params` are axes.
 PRESETS = "experiment"
 
 
-def span(composer: Composer, params: Mapping[str, str], typed: Sequence[Override]) -> list[list[str]]:
-    """The overrides of every job: all combinations of the values of `hydra.sweeper.params` and of what was typed.
+def span(composer: Composer, params: Mapping[str, str], typed_overrides: Sequence[Override]) -> list[list[str]]:
+    """Return the overrides of every job: all combinations of the values of `hydra.sweeper.params` and the typed overrides.
 
-    As by Hydra's basic sweeper, and beyond it: where a group is swept and one of its options has params of its own, each
-    option's jobs are those that its own params span, one option's after another's. Where an axis was typed and no preset was,
-    the default preset has no axes.
+    This is what Hydra's basic sweeper does, with two additions. Where a group is swept and one of its options has its own
+    `hydra.sweeper.params`, each option spans the jobs of its own params, one option after the other. Where the user has typed
+    an axis and no preset, the axes of the default preset are left out.
 
-    params: `hydra.sweeper.params`, key -> values, separated by commas. typed: the overrides of the command line.
+    params: `hydra.sweeper.params`, key -> values, separated by commas. typed_overrides: those of the command line.
     """
-    params, without = _given(composer, params, typed)
-    return _span(composer, params, typed, without)
+    params, removals = _sweeper_params(composer, params, typed_overrides)
+    return _span_options(composer, params, typed_overrides, removals)
 
 
-def axes_of(composer: Composer, params: Mapping[str, str], typed: Sequence[Override]) -> list[Override]:
-    """The axes, and the overrides that have one value, of a search: as by `span`, but of one preset alone."""
-    for override in typed:
+def search_axes(composer: Composer, params: Mapping[str, str], typed_overrides: Sequence[Override]) -> list[Override]:
+    """Return the axes of a search, and its overrides with one value. The arguments are those of `span`.
+
+    Raises HydraException where several presets are typed.
+    """
+    for override in typed_overrides:
         if override.key_or_group == PRESETS and override.is_sweep_override():
             raise HydraException(f"{override.input_line} is of several presets, of which a search has one")
-    params, _ = _given(composer, params, typed)
-    return _give_way(composer, params, typed)
+    params, _ = _sweeper_params(composer, params, typed_overrides)
+    return _merge_axes(composer, params, typed_overrides)
 
 
-def _given(
-    composer: Composer, params: Mapping[str, str], typed: Sequence[Override]
+def _sweeper_params(
+    composer: Composer, params: Mapping[str, str], typed_overrides: Sequence[Override]
 ) -> tuple[Mapping[str, str], Sequence[Override]]:
-    """`hydra.sweeper.params`, and the overrides that leave the default preset's out, where axes were typed and no preset."""
-    replaces = any(override.is_sweep_override() for override in typed)
-    if not replaces or any(override.key_or_group == PRESETS for override in typed) or not composer.has_option(PRESETS):
+    """Return the params that count, and overrides that remove the default preset where the user typed axes and no preset."""
+    has_typed_axes = any(override.is_sweep_override() for override in typed_overrides)
+    if (
+        not has_typed_axes
+        or any(override.key_or_group == PRESETS for override in typed_overrides)
+        or not composer.has_option(PRESETS)
+    ):
         return params, []
-    without = composer.parser.parse_overrides([f"~{PRESETS}"])
-    fixed = [override for override in typed if not override.is_sweep_override()]
-    return _params(composer, [*fixed, *without]), without
+    removals = composer.parser.parse_overrides([f"~{PRESETS}"])
+    fixed_overrides = [override for override in typed_overrides if not override.is_sweep_override()]
+    return _composed_params(composer, [*fixed_overrides, *removals]), removals
 
 
-def _span(
-    composer: Composer, params: Mapping[str, str], typed: Sequence[Override], without: Sequence[Override]
+def _span_options(
+    composer: Composer, params: Mapping[str, str], typed_overrides: Sequence[Override], removals: Sequence[Override]
 ) -> list[list[str]]:
-    """As `span`. without: overrides that leave out what is to have no axes."""
-    axes = _give_way(composer, params, typed)
+    """Return the jobs as `span` does. removals: the overrides that remove the default preset, if any."""
+    axes = _merge_axes(composer, params, typed_overrides)
     for axis in axes:
-        if not (axis.is_sweep_override() and composer.chooses(axis)):
+        if not (axis.is_sweep_override() and composer.chooses_option(axis)):
             continue
-        fixed = [other for other in axes if other is axis or not other.is_sweep_override()]
-        options = composer.split(axis)
-        own = [_params(composer, [option if other is axis else other for other in [*fixed, *without]]) for option in options]
-        if any(each != params for each in own):
+        fixed_overrides = [override for override in axes if override is axis or not override.is_sweep_override()]
+        options = composer.split_sweep(axis)
+        params_of_options = [
+            _composed_params(composer, [option if other is axis else other for other in [*fixed_overrides, *removals]])
+            for option in options
+        ]
+        if any(option_params != params for option_params in params_of_options):
             jobs = []
-            for option, each in zip(options, own, strict=True):
-                rest = [option if other is axis else other for other in typed]
-                jobs += _span(composer, each, rest if axis in typed else [*rest, option], without)
+            for option, option_params in zip(options, params_of_options, strict=True):
+                overrides = [option if override is axis else override for override in typed_overrides]
+                if axis not in typed_overrides:
+                    overrides.append(option)
+                jobs += _span_options(composer, option_params, overrides, removals)
             return jobs
     for axis in axes:
         if axis.is_sweep_override() and not axis.is_discrete_sweep():
@@ -71,23 +83,30 @@ def _span(
     return BasicSweeper.split_arguments(axes, None)[0]
 
 
-def _params(composer: Composer, overrides: Sequence[Override]) -> dict[str, str]:
-    """`hydra.sweeper.params` of the config with those overrides."""
+def _composed_params(composer: Composer, overrides: Sequence[Override]) -> dict[str, str]:
+    """Return `hydra.sweeper.params` of the config with those overrides."""
     (job,) = BasicSweeper.split_arguments(list(overrides), None)[0]
     return {str(key): str(values) for key, values in (composer.compose(job).hydra.sweeper.params or {}).items()}
 
 
-def _give_way(composer: Composer, params: Mapping[str, str], typed: Sequence[Override]) -> list[Override]:
-    """The axes in their order, without those of `params` for whose key, or for one above or below it, something is typed."""
-    given = composer.parser.parse_overrides([f"{key}={values}" for key, values in params.items()])
-    by_key = {override.get_key_element(): override for override in typed}
-    stays = [axis for axis in given if axis.get_key_element() in by_key or not any(_meet(composer, axis, o) for o in typed)]
-    return list(({axis.get_key_element(): axis for axis in stays} | by_key).values())
+def _merge_axes(composer: Composer, params: Mapping[str, str], typed_overrides: Sequence[Override]) -> list[Override]:
+    """Return all axes in their order. An axis of `params` is left out where a typed override sets the same value."""
+    param_axes = composer.parser.parse_overrides([f"{key}={values}" for key, values in params.items()])
+    by_key = {override.get_key_element(): override for override in typed_overrides}
+    remaining_axes = [
+        axis
+        for axis in param_axes
+        if axis.get_key_element() in by_key or not any(_set_same_value(composer, axis, override) for override in typed_overrides)
+    ]
+    return list(({axis.get_key_element(): axis for axis in remaining_axes} | by_key).values())
 
 
-def _meet(composer: Composer, axis: Override, other: Override) -> bool:
-    """Whether the two set the same value, or one a value within the other's. A group's option leaves its values to others."""
+def _set_same_value(composer: Composer, axis: Override, other: Override) -> bool:
+    """Return whether two overrides set the same key, or one a key within the other's.
+
+    An override that chooses an option of a group sets no key within the group.
+    """
     if axis.key_or_group == other.key_or_group:
         return True
     pairs = ((axis, other), (other, axis))
-    return any(f"{a.key_or_group}".startswith(f"{b.key_or_group}.") and not composer.chooses(b) for a, b in pairs)
+    return any(f"{a.key_or_group}".startswith(f"{b.key_or_group}.") and not composer.chooses_option(b) for a, b in pairs)

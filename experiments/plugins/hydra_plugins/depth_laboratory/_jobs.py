@@ -1,4 +1,4 @@
-"""What Hydra does for a job, done for one that was trained in a stack."""
+"""The steps that Hydra takes for every job, for jobs that were trained in a stack."""
 
 import contextlib
 import logging
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class StackedJobReturn(JobReturn):
-    """A JobReturn that composes its configs anew when asked: thousands of them would fill the memory."""
+    """A JobReturn that composes its configs when they are read, since thousands of stored configs would fill the memory."""
 
     def __init__(self, composer: Composer, number: int, config: DictConfig, outcome: Any) -> None:
         self.overrides = list(config.hydra.overrides.task)
@@ -32,7 +32,7 @@ class StackedJobReturn(JobReturn):
 
     @property
     def cfg(self) -> DictConfig:  # type: ignore[override]
-        """The job's config, without Hydra's own part."""
+        """The job's config without Hydra's part."""
         config = self.composer.compose(self.overrides or [])
         with flag_override(config, ["struct", "readonly"], [False, False]):
             del config["hydra"]
@@ -40,7 +40,7 @@ class StackedJobReturn(JobReturn):
 
     @property
     def hydra_cfg(self) -> DictConfig:  # type: ignore[override]
-        """The job's whole config."""
+        """Hydra's part of the job's config."""
         config = self.composer.job(self.overrides or [], self.number)
         with flag_override(config, ["struct", "readonly"], [False, False]):
             config.hydra.runtime.output_dir = self.output_dir
@@ -52,28 +52,30 @@ class StackedJobReturn(JobReturn):
 def launch(
     launcher: BasicLauncher, composer: Composer, jobs: dict[int, Sequence[str]], outcomes: Generator[tuple[int, Any], None, None]
 ) -> Sequence[JobReturn]:
-    """Make each job a Hydra job as it ends.
+    """Train the jobs, and take Hydra's steps for each one when it ends.
 
-    jobs: number -> its overrides. outcomes: (number, what its task function would return), which trains the jobs.
+    jobs: job number -> overrides.
+    outcomes: a generator that trains the jobs and yields (job number, what its task function would return).
     """
     assert launcher.config is not None
     setup_globals()
     configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
     Path(str(launcher.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-    returns: dict[int, JobReturn] = {}
+    job_returns: dict[int, JobReturn] = {}
     try:
-        # What ends this loop ends the training at once, and not when its traceback is thrown away.
+        # An error in this loop closes the generator at once, which ends the training.
         with contextlib.closing(outcomes):
             for number, outcome in outcomes:
-                returns[number] = _job(launcher, composer, jobs[number], number, outcome)
+                job_returns[number] = _run_callbacks(launcher, composer, jobs[number], number, outcome)
     finally:
         configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
-    return [returns[number] for number in jobs]
+    return [job_returns[number] for number in jobs]
 
 
-def _job(launcher: BasicLauncher, composer: Composer, overrides: Sequence[str], number: int, outcome: Any) -> JobReturn:
-    """What `hydra.core.utils.run_job` does around a task function, at a third of its time: nothing runs here that could
-    change the config, so it is not copied.
+def _run_callbacks(launcher: BasicLauncher, composer: Composer, overrides: Sequence[str], number: int, outcome: Any) -> JobReturn:
+    """Do for a job that is trained what `hydra.core.utils.run_job` does before and after a task function.
+
+    It takes a third of the time: no task function runs here that could change the config, so that it is not copied.
     """
     assert launcher.hydra_context is not None
     assert launcher.task_function is not None
@@ -84,22 +86,22 @@ def _job(launcher: BasicLauncher, composer: Composer, overrides: Sequence[str], 
         folder.mkdir(parents=True, exist_ok=True)
         configure_log(config.hydra.job_logging, config.hydra.verbose)
         if config.hydra.output_subdir is not None:
-            _save(config, folder / config.hydra.output_subdir)
+            _save_configs(config, folder / config.hydra.output_subdir)
         callbacks.on_job_start(config=config, task_function=launcher.task_function)
         log.log(logging.ERROR if isinstance(outcome, Exception) else logging.INFO, outcome)
-        ended = StackedJobReturn(composer, number, config, outcome)
-        callbacks.on_job_end(config=config, job_return=ended)
-    return ended
+        job_return = StackedJobReturn(composer, number, config, outcome)
+        callbacks.on_job_end(config=config, job_return=job_return)
+    return job_return
 
 
 class _Dumper(getattr(yaml, "CDumper", yaml.Dumper)):  # type: ignore[misc]
-    """OmegaConf's, on libyaml where there is one: the same text in a fifth of the time."""
+    """OmegaConf's dumper, based on libyaml where it is installed: the text is the same, in a fifth of the time."""
 
     yaml_representers = get_omega_conf_dumper().yaml_representers
 
 
-def _save(config: DictConfig, folder: Path) -> None:
-    """config.yaml, hydra.yaml and overrides.yaml, as Hydra writes them."""
+def _save_configs(config: DictConfig, folder: Path) -> None:
+    """Write config.yaml, hydra.yaml and overrides.yaml as Hydra does."""
     values = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
     assert isinstance(values, dict)
     hydra = values.pop("hydra")

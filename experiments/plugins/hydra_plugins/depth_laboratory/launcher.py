@@ -1,4 +1,4 @@
-"""A launcher that trains the jobs of a sweep as stacks, side by side in processes, of this machine or of a cluster."""
+"""A launcher that trains the jobs of a sweep as stacks, in several processes of this machine or of a cluster."""
 
 import logging
 from collections.abc import Sequence
@@ -17,7 +17,10 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class StackedLauncherConf:
-    """n_jobs: stacks at once, -1 is one a core. stack_size: networks a stack, null is what suits the processor's cache.
+    """The config of the stacked launcher.
+
+    n_jobs: the number of stacks that are trained at once, -1 is one for each core.
+    stack_size: the number of networks in a stack, null chooses it by the processor's cache.
     backend: loky, ray or dask. address: of a cluster of ray or dask, null starts one on this machine.
     """
 
@@ -32,20 +35,21 @@ ConfigStore.instance().store(group="hydra/launcher", name="stacked", node=Stacke
 
 
 class StackedLauncher(BasicLauncher):
-    """Hands the jobs to the sweep that the checked sweeper has opened, which knows by `around.train_on(backend, address)`
-    where its stacks are trained, and whose `around.run(jobs, n_jobs, stack_size)` yields
-    (job, what its task function would return) as they finish; each then becomes a Hydra job with its folder, files, log,
-    callbacks and JobReturn. Without such a sweep the jobs run one by one, as with Hydra's basic launcher.
+    """Trains the jobs by the sweep context that the checked sweeper has opened, see `CheckedSweeper`.
+
+    `sweep_context.run(jobs, n_jobs, stack_size)` yields (job, what its task function would return) as the jobs finish. Each
+    then becomes a Hydra job with folder, files, log, callbacks and JobReturn. Without a sweep context the jobs run one by one,
+    as with Hydra's basic launcher.
     """
 
     def __init__(self, n_jobs: int, stack_size: int | None, backend: str, address: str | None) -> None:
         super().__init__()
         self.n_jobs, self.stack_size, self.backend, self.address = n_jobs, stack_size, backend, address
-        self.around: Any = None
+        self.sweep_context: Any = None
         self.composer: Any = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra before `launch`; raises HydraException for a number of processes or networks that cannot be."""
+        """Prepare the launcher; Hydra calls this before `launch`. Raises HydraException for a bad n_jobs or stack_size."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         if self.n_jobs != -1 and self.n_jobs < 1:
             raise HydraException(f"hydra.launcher.n_jobs is {self.n_jobs}, it must be -1 (all cores) or at least 1")
@@ -53,11 +57,11 @@ class StackedLauncher(BasicLauncher):
             raise HydraException(f"hydra.launcher.stack_size is {self.stack_size}, it must be null or at least 1")
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; what they return, in their order."""
-        if self.around is None:
+        """Run the jobs; return their JobReturns in the order of the jobs."""
+        if self.sweep_context is None:
             return super().launch(job_overrides, initial_job_idx)
         from hydra_plugins.depth_laboratory._jobs import launch
 
         jobs = range(initial_job_idx, initial_job_idx + len(job_overrides))
-        outcomes = self.around.run(jobs, self.n_jobs, self.stack_size)
+        outcomes = self.sweep_context.run(jobs, self.n_jobs, self.stack_size)
         return launch(self, self.composer, dict(zip(jobs, job_overrides, strict=True)), outcomes)

@@ -1,4 +1,4 @@
-"""Sweepers that draw their jobs from a space: at random, or by Optuna, which learns from those that are trained."""
+"""Sweepers that draw their jobs from a space: at random, or by Optuna, which learns from the jobs that are trained."""
 
 import contextlib
 import warnings
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from hydra_plugins.depth_laboratory._composer import Composer
     from hydra_plugins.depth_laboratory._space import Axis, Space
 
-# Names of Optuna's samplers: Parzen estimators (Bergstra et al. 2011), low-discrepancy points, and none of these.
+# Optuna's samplers by name: Parzen estimators (Bergstra et al. 2011), low-discrepancy points, and independent random points.
 SAMPLERS = {"tpe": "TPESampler", "qmc": "QMCSampler", "random": "RandomSampler"}
 
 
 @dataclass
 class RandomSweeperConf:
-    """n_trials: how many jobs are drawn, each axis by itself and evenly, of its logarithm where it has the tag `log`.
-    seed: of what is drawn; more trials of the same seed begin with the same ones. params: as of the checked sweeper.
+    """The config of the random sweeper.
+
+    n_trials: the number of jobs. Each axis is drawn independently and uniformly, log-uniformly where it has the tag `log`.
+    seed: of the random numbers; more trials of the same seed begin with the same jobs. params: see CheckedSweeperConf.
     """
 
     _target_: str = "hydra_plugins.depth_laboratory.search.RandomSweeper"
@@ -36,8 +38,10 @@ class RandomSweeperConf:
 
 @dataclass
 class OptunaSweeperConf(RandomSweeperConf):
-    """n_trials, params: as of the random sweeper. seed: of the sampler. sampler: tpe, qmc or random.
-    batch_size: so many jobs are drawn, and trained, before Optuna is told of them.
+    """The config of the Optuna sweeper.
+
+    n_trials, params: see RandomSweeperConf. seed: of the sampler. sampler: tpe, qmc or random.
+    batch_size: the number of jobs that are drawn and trained before Optuna gets their results.
     """
 
     _target_: str = "hydra_plugins.depth_laboratory.search.OptunaSweeper"
@@ -50,43 +54,46 @@ for _name, _conf in (("random", RandomSweeperConf), ("optuna", OptunaSweeperConf
 
 
 class RandomSweeper(CheckedSweeper):
-    """Sweeps `n_trials` jobs of a space, all of which are drawn, and checked, before the first is trained."""
+    """Sweeps `n_trials` random jobs of a space. All jobs are drawn and checked before the first one is trained."""
 
     def __init__(self, n_trials: int, seed: int, params: dict[str, str] | None = None) -> None:
         super().__init__(max_batch_size=None, params=params)
         self.n_trials, self.seed = n_trials, seed
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra before `sweep`; raises HydraException for what cannot be."""
+        """Prepare the sweeper; Hydra calls this before `sweep`. Raises HydraException for bad values of its config."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        if self.sweep_of_task is None:
+        if self.task_sweep is None:
             raise HydraException("this sweeper is for experiments.train")
-        self._check("n_trials", self.n_trials, 1)
-        self._check("seed", self.seed, 0)
+        self._check_at_least("n_trials", self.n_trials, 1)
+        self._check_at_least("seed", self.seed, 0)
 
-    def _check(self, key: str, value: int, least: int) -> None:
-        if value < least:
-            raise HydraException(f"hydra.sweeper.{key} is {value}, it must be at least {least}")
+    def _check_at_least(self, key: str, value: int, minimum: int) -> None:
+        if value < minimum:
+            raise HydraException(f"hydra.sweeper.{key} is {value}, it must be at least {minimum}")
 
-    def spanned(self, composer: "Composer", typed: Sequence[Override]) -> list[list[str]]:
-        """The overrides of every job."""
+    def span_jobs(self, composer: "Composer", typed_overrides: Sequence[Override]) -> list[list[str]]:
+        """Draw the jobs; return the overrides of each."""
         import numpy as np
 
-        space = self.space(composer, typed)
-        shares = np.random.default_rng(self.seed).random((self.n_trials, len(space.axes)))
-        return [space.job([axis.at(share) for axis, share in zip(space.axes, row, strict=True)]) for row in shares.tolist()]
+        space = self.space(composer, typed_overrides)
+        quantiles = np.random.default_rng(self.seed).random((self.n_trials, len(space.axes)))
+        return [
+            space.job([axis.value_at(quantile) for axis, quantile in zip(space.axes, row, strict=True)])
+            for row in quantiles.tolist()
+        ]
 
-    def space(self, composer: "Composer", typed: Sequence[Override]) -> "Space":
-        """What is drawn from."""
-        from hydra_plugins.depth_laboratory._space import space_of
+    def space(self, composer: "Composer", typed_overrides: Sequence[Override]) -> "Space":
+        """Return the space from which the jobs are drawn."""
+        from hydra_plugins.depth_laboratory._space import create_space
 
-        return space_of(composer, {str(key): str(values) for key, values in self.params.items()}, typed)
+        return create_space(composer, {str(key): str(values) for key, values in self.params.items()}, typed_overrides)
 
 
 class OptunaSweeper(RandomSweeper):
-    """Sweeps what Optuna proposes, batch by batch, under one parent run; what it is told of a job is the job's result.
+    """Sweeps the jobs that Optuna proposes, batch by batch, under one parent run. Optuna gets the result of every job.
 
-    The same command proposes the same again, as its results have the same bits: a search that was cut off is resumed.
+    The same command proposes the same jobs again, since their results have the same bits: an interrupted search is resumed.
     """
 
     def __init__(self, n_trials: int, seed: int, batch_size: int, sampler: str, params: dict[str, str] | None = None) -> None:
@@ -94,9 +101,9 @@ class OptunaSweeper(RandomSweeper):
         self.batch_size, self.sampler = batch_size, sampler
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """As the random sweeper's."""
+        """See `RandomSweeper.setup`."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self._check("batch_size", self.batch_size, 1)
+        self._check_at_least("batch_size", self.batch_size, 1)
         if self.sampler not in SAMPLERS:
             raise HydraException(f"hydra.sweeper.sampler {self.sampler!r} is unknown, allowed: {', '.join(SAMPLERS)}")
         try:
@@ -106,30 +113,34 @@ class OptunaSweeper(RandomSweeper):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run the jobs that Optuna proposes; what each has returned, batch by batch."""
+        """Run the jobs that Optuna proposes; return their JobReturns, batch by batch."""
         composer = self.composer()
         space = self.space(composer, composer.parser.parse_overrides(arguments))
-        search = f"{space} {self.sampler} {self.seed} {self.n_trials} {self.batch_size}", self.n_trials
-        # What can be proposed is checked before the first is trained.
-        study = self._study(self.checked(composer, space.ends(), *search).direction)
-        returns: list[Sequence[JobReturn]] = []
+        search_identity = f"{space} {self.sampler} {self.seed} {self.n_trials} {self.batch_size}", self.n_trials
+        # The ends of every axis are checked before the first job is trained.
+        study = self._study(self.check_jobs(composer, space.end_jobs(), *search_identity).direction)
+        batches: list[Sequence[JobReturn]] = []
         results: dict[tuple[str, ...], float] = {}
-        with contextlib.ExitStack() as entered:
-            around: Any = None
-            while (left := self.n_trials - len(study.trials)) > 0:
-                trials = [study.ask() for _ in range(min(self.batch_size, left))]
-                proposed = [tuple(space.job([_suggested(trial, axis) for axis in space.axes])) for trial in trials]
-                new = [list(job) for job in dict.fromkeys(proposed) if job not in results]
-                if around is None:
-                    around = entered.enter_context(self.around(composer, self.checked(composer, new, *search)))
-                elif new:
-                    around.extend(composer.tasks(new, first=len(results)))
-                if new:
-                    returns.append(self.launched(around, new, len(results)))
-                    results |= {tuple(job): float(ended.return_value) for job, ended in zip(new, returns[-1], strict=True)}
-                for trial, job in zip(trials, proposed, strict=True):
+        with contextlib.ExitStack() as exit_stack:
+            sweep_context: Any = None
+            while (n_left := self.n_trials - len(study.trials)) > 0:
+                trials = [study.ask() for _ in range(min(self.batch_size, n_left))]
+                proposals = [tuple(space.job([_suggest(trial, axis) for axis in space.axes])) for trial in trials]
+                new_jobs = [list(job) for job in dict.fromkeys(proposals) if job not in results]
+                if sweep_context is None:
+                    sweep_context = exit_stack.enter_context(
+                        self.open_sweep(composer, self.check_jobs(composer, new_jobs, *search_identity))
+                    )
+                elif new_jobs:
+                    sweep_context.extend(composer.tasks(new_jobs, first=len(results)))
+                if new_jobs:
+                    batches.append(self.launch_batch(sweep_context, new_jobs, len(results)))
+                    results |= {
+                        tuple(job): float(job_return.return_value) for job, job_return in zip(new_jobs, batches[-1], strict=True)
+                    }
+                for trial, job in zip(trials, proposals, strict=True):
                     study.tell(trial, results[job])
-        return returns
+        return batches
 
     def _study(self, direction: Any) -> Any:
         import optuna
@@ -140,10 +151,10 @@ class OptunaSweeper(RandomSweeper):
         return optuna.create_study(sampler=sampler, direction=direction)
 
 
-def _suggested(trial: Any, axis: "Axis") -> str:
-    """The value that a trial of Optuna's has of an axis, as an override has it."""
+def _suggest(trial: Any, axis: "Axis") -> str:
+    """Let a trial of Optuna's choose a value of the axis; return it as text for an override."""
     if axis.values:
         return str(trial.suggest_categorical(axis.key, axis.values))
-    if axis.whole:
-        return axis.written(trial.suggest_int(axis.key, int(axis.low), int(axis.high), log=axis.log))
-    return axis.written(trial.suggest_float(axis.key, axis.low, axis.high, log=axis.log))
+    if axis.is_integer:
+        return axis.as_override(trial.suggest_int(axis.key, int(axis.low), int(axis.high), log=axis.log))
+    return axis.as_override(trial.suggest_float(axis.key, axis.low, axis.high, log=axis.log))

@@ -1,4 +1,4 @@
-"""A sweeper like Hydra's basic one that composes every job once and lets the task check all before anything is made."""
+"""A sweeper like Hydra's basic one, in which the task function checks all jobs before anything is created."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class CheckedSweeperConf(BasicSweeperConf):
-    """As the basic sweeper: `params` maps a key to its values, separated by commas."""
+    """The config of the checked sweeper. params: a key -> its values, separated by commas, as for the basic sweeper."""
 
     _target_: str = "hydra_plugins.depth_laboratory.sweeper.CheckedSweeper"
-    # Not null: a key may be added to it.
+    # The default is not null, so that a key may be added.
     params: dict[str, str] | None = field(default_factory=dict)
 
 
@@ -31,72 +31,77 @@ ConfigStore.instance().store(group="hydra/sweeper", name="checked", node=Checked
 
 
 class CheckedSweeper(BasicSweeper):
-    """Sweeps a task function that has a `sweep` attribute, a context manager around the launch of all jobs:
+    """Sweeps a task function that has an attribute `sweep`, whose result is a context manager for the launch of all jobs:
 
-        around = task_function.sweep(jobs, folder)                # checks all jobs, creates nothing if one is bad
-        around.distinct                                           # numbers of the jobs that are not an earlier one again
-        around.check_launch(launcher, batch)                      # "" where all jobs are launched as stacks, batch by batch
-        with around:
-            around.announce()                                     # jobs are about to run, one by one, in any process
-            around.results[first:last] = [...]                    # what they returned, in the order of the jobs
-            around.extend(jobs)                                   # more of them, of a search
+        sweep_context = task_function.sweep(jobs, folder)     # checks all jobs, and creates nothing if one of them is bad
+        sweep_context.distinct                                # the numbers of the jobs that repeat no earlier job
+        sweep_context.check_launch(launcher, batch_size)      # launcher: "" for the stacked one; raises if it cannot serve
+        sweep_context.train_on(backend, address)              # stacked launcher only: where the stacks are trained
+        with sweep_context:
+            sweep_context.announce()                          # other launchers only: the jobs are about to run, one by one
+            sweep_context.run(jobs, n_jobs, stack_size)       # stacked launcher only: trains the jobs of those numbers
+            sweep_context.results[first:last] = [...]         # what the jobs returned, in the order of the jobs
+            sweep_context.extend(jobs)                        # further jobs of a search
 
-    jobs: (config, output folder) of each, in its own context. A search, whose jobs are not all known at its start, is
-    `task_function.sweep(jobs, folder, identity, count)`. The stacked launcher asks `around.train_on` and `around.run`
-    instead of `announce`. Other task functions are swept as by Hydra's basic sweeper.
+    jobs: (config, output folder) of each job, each valid in its own context, see `Composer.tasks`. A search, whose jobs are not
+    all known at its start, calls `task_function.sweep(jobs, folder, identity, count)`. A task function without that attribute is
+    swept as by Hydra's basic sweeper.
     """
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra before `sweep`; raises HydraException for a size of batches that cannot be."""
+        """Prepare the sweeper; Hydra calls this before `sweep`. Raises HydraException for a bad max_batch_size."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.sweep_of_task = getattr(task_function, "sweep", None)
+        self.task_sweep = getattr(task_function, "sweep", None)
         if self.max_batch_size is not None and self.max_batch_size < 1:
             raise HydraException(f"hydra.sweeper.max_batch_size is {self.max_batch_size}, it must be null or at least 1")
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run the jobs that the overrides span; what each has returned, batch by batch."""
-        if self.sweep_of_task is None:
+        """Run the jobs that the overrides span; return their JobReturns, batch by batch."""
+        if self.task_sweep is None:
             return super().sweep(arguments)
         composer = self.composer()
-        jobs = self.spanned(composer, composer.parser.parse_overrides(arguments))
+        jobs = self.span_jobs(composer, composer.parser.parse_overrides(arguments))
         if not jobs:
             raise HydraException(f"{' '.join(arguments)} has no job: an axis has no value")
-        sweep = self.checked(composer, jobs)
+        sweep = self.check_jobs(composer, jobs)
         if len(sweep.distinct) < len(jobs):
             print(f"{len(jobs)} jobs are {len(sweep.distinct)} different runs: each is trained once")
-            # Checked again, since a job's config may depend on its number.
+            # They are checked again, since a job's config may depend on its number.
             jobs = [jobs[number] for number in sweep.distinct]
-            sweep = self.checked(composer, jobs)
-        returns: list[Sequence[JobReturn]] = []
-        with self.around(composer, sweep) as around:
+            sweep = self.check_jobs(composer, jobs)
+        batches: list[Sequence[JobReturn]] = []
+        with self.open_sweep(composer, sweep) as sweep_context:
             for batch in self.split_overrides_to_chunks(jobs, self.max_batch_size):
-                returns.append(self.launched(around, batch, sum(map(len, returns))))
-        return returns
+                batches.append(self.launch_batch(sweep_context, batch, sum(map(len, batches))))
+        return batches
 
     def composer(self) -> "Composer":
-        """What composes the jobs."""
+        """Return a composer of the jobs' configs."""
         from hydra_plugins.depth_laboratory._composer import Composer
 
         assert self.config is not None
         assert self.hydra_context is not None
         return Composer(self.hydra_context.config_loader, self.config)
 
-    def spanned(self, composer: "Composer", typed: Sequence[Override]) -> list[list[str]]:
-        """The overrides of every job."""
+    def span_jobs(self, composer: "Composer", typed_overrides: Sequence[Override]) -> list[list[str]]:
+        """Return the overrides of every job."""
         from hydra_plugins.depth_laboratory._axes import span
 
-        return span(composer, {str(key): str(values) for key, values in self.params.items()}, typed)
+        return span(composer, {str(key): str(values) for key, values in self.params.items()}, typed_overrides)
 
-    def checked(self, composer: "Composer", jobs: list[list[str]], *search: Any) -> Any:
-        """The task's context around the jobs, of which nothing is made yet. search: what it is told of a search."""
+    def check_jobs(self, composer: "Composer", jobs: list[list[str]], *search: Any) -> Any:
+        """Have the task function check the jobs; return its sweep context, which has created nothing yet.
+
+        search: the identity of a search and the number of its jobs, nothing for a sweep whose jobs are all known.
+        """
         assert self.config is not None
-        assert self.sweep_of_task is not None
+        assert self.task_sweep is not None
         with contextlib.closing(composer.tasks(jobs)) as tasks:
-            return self.sweep_of_task(tasks, str(self.config.hydra.sweep.dir), *search)
+            return self.task_sweep(tasks, str(self.config.hydra.sweep.dir), *search)
 
     @contextlib.contextmanager
-    def around(self, composer: "Composer", sweep: Any) -> Iterator[Any]:
-        """The context that `checked` gave, and the launcher in it."""
+    def open_sweep(self, composer: "Composer", sweep: Any) -> Iterator[Any]:
+        """Enter the sweep context that `check_jobs` has returned, and hand it to the launcher."""
         from hydra_plugins.depth_laboratory.launcher import StackedLauncher
 
         assert self.config is not None
@@ -104,20 +109,23 @@ class CheckedSweeper(BasicSweeper):
         sweep.check_launch("" if is_stacked else type(self.launcher).__name__, self.max_batch_size)
         if isinstance(self.launcher, StackedLauncher):
             sweep.train_on(self.launcher.backend, self.launcher.address)
-        with sweep as around:
+        with sweep as sweep_context:
             if isinstance(self.launcher, StackedLauncher):
-                self.launcher.around, self.launcher.composer = around, composer
+                self.launcher.sweep_context, self.launcher.composer = sweep_context, composer
             else:
-                around.announce()
+                sweep_context.announce()
             folder = Path(str(self.config.hydra.sweep.dir))
             folder.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(self.config, folder / "multirun.yaml")
-            yield around
+            yield sweep_context
 
-    def launched(self, around: Any, jobs: list[list[str]], first: int) -> Sequence[JobReturn]:
-        """What those jobs have returned, the first of them of that number; raises what a job raised."""
+    def launch_batch(self, sweep_context: Any, jobs: list[list[str]], first: int) -> Sequence[JobReturn]:
+        """Launch a batch of jobs and return their JobReturns; raises what a job raised.
+
+        jobs: the overrides of each. first: the number of the first job.
+        """
         assert self.launcher is not None
-        returns = self.launcher.launch(jobs, initial_job_idx=first)
-        # Raises where the job failed.
-        around.results[first : first + len(jobs)] = [job.return_value for job in returns]
-        return returns
+        job_returns = self.launcher.launch(jobs, initial_job_idx=first)
+        # `return_value` raises the error of a job that failed.
+        sweep_context.results[first : first + len(jobs)] = [job.return_value for job in job_returns]
+        return job_returns
