@@ -80,9 +80,9 @@ def train(cfg: DictConfig) -> Result:
     if job.parent and (finished := _finished(store, job)):
         return finished
     with _recorded(store, job) as run:
-        trained = _trained(job, run)
+        trained = _trained(job, store, run)
         with job.outbox.catching_unreachable():
-            run.finish(trained)
+            store.finish([(run, trained)])
     result = Result.of(trained)
     if not job.parent:
         if not job.outbox.is_closed:
@@ -135,14 +135,14 @@ def _finished(store: AnyStore, job: Job) -> Result | None:
     return None
 
 
-def _trained(job: Job, run: AnyRun) -> "Trained":
+def _trained(job: Job, store: AnyStore, run: Any) -> "Trained":
     """The job's run, trained under a bar; its curves are recorded every few seconds."""
     from tqdm import tqdm
 
     from experiments.run.stack import every_few_seconds, steps_of, train_stack
 
     steps = steps_of(job.config, job.task)
-    report = every_few_seconds(lambda history: run.progress(history.lane(0), steps))
+    report = every_few_seconds(lambda history: store.progress([(run, history.lane(0), steps)]))
     with tqdm(total=steps, desc=job.name, unit="step", leave=False, disable=None) as bar:
 
         def watch(step: int, history: "Callable[[], History]") -> None:
@@ -155,7 +155,7 @@ def _trained(job: Job, run: AnyRun) -> "Trained":
 
 
 @contextlib.contextmanager
-def _recorded(store: AnyStore, job: Job) -> Iterator[AnyRun]:
+def _recorded(store: AnyStore, job: Job) -> Iterator[Any]:
     """A RUNNING run in the store; an error on the way ends it as FAILED or KILLED."""
     run: AnyRun = Untracked()
     status, reason = "KILLED", "its process has ended"

@@ -217,7 +217,7 @@ def _describe(run: AnyRun, result: Path) -> None:
         from experiments.pictures.gallery import linked
 
         names = [name for name in ("map.png", "floor.png", "boxes.png") if (result / name).exists()]
-        links, images = linked(run.store.experiment_id, run.run_id, names)
+        links, images = linked(run.experiment.experiment_id, run.run_id, names)
         run.set_description(f"Pictures: {links}.\n\n{text}\n{images}")
 
 

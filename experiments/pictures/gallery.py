@@ -191,7 +191,7 @@ def keep_run(run: "Run", config: Config, kept: "Files", folder: Path) -> None:
     draw_run(config, kept, folder)
     run.log_artifacts(folder)
     names = [f"{FOLDER}/{file.name}" for file in pictures_of(folder / FOLDER)]
-    links, images = linked(run.store.experiment_id, run.run_id, names)
+    links, images = linked(run.experiment.experiment_id, run.run_id, names)
     run.set_description(f"Pictures: {links}.\n\n{images}")
 
 

@@ -280,4 +280,4 @@ def _deliver_run(folder: Path, record: "RunRecord", store: "Store", allow: Seque
     trained = Trained(
         config, record_files.history, record_files.parameters, record.outcome, *times, record_files.environment, record.rung
     )
-    store.begin(record.name, record.tags.model_dump(), record.parent, config).finish(trained)
+    store.finish([(store.begin(record.name, record.tags.model_dump(), record.parent, config), trained)])

@@ -9,28 +9,25 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlflow.entities import Metric, Param
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from blocks.history import History
 from experiments.record.address import with_password
 from experiments.record.client import errors_in_one_line
+from experiments.record.experiment import Experiment
 from experiments.record.metrics import param_texts
 from experiments.record.ownership import HEARTBEAT_SECONDS
-from experiments.run.stack import Trained
-
-if TYPE_CHECKING:
-    from experiments.record.tracking import Store
 
 
 class Run:
     """A run in the store, RUNNING until `finish` or `end`."""
 
-    def __init__(self, store: "Store", run_id: str, parent: str = "", artifact_uri: str | None = None) -> None:
-        self.store, self.client, self.uri, self.run_id, self.parent = store, store.client, store.uri, run_id, parent
+    def __init__(self, experiment: Experiment, run_id: str, parent: str = "", artifact_uri: str | None = None) -> None:
+        self.experiment, self.client, self.uri = experiment, experiment.client, experiment.uri
+        self.run_id, self.parent = run_id, parent
         self.artifact_uri = artifact_uri
         self.logged_steps = 0
         self.has_ended = False
@@ -43,11 +40,11 @@ class Run:
 
     def send_heartbeat(self) -> None:
         """Send a heartbeat; raises TakenOver where another process has taken the run over."""
-        self.store.claims.send_heartbeat(self.run_id)
+        self.experiment.claims.send_heartbeat(self.run_id)
 
     def check_owner(self) -> None:
         """Raise TakenOver where another process has taken over the sweep of this run."""
-        self.store.check_owner(self.run_id)
+        self.experiment.check_owner(self.run_id)
 
     @contextlib.contextmanager
     def heartbeats(self) -> Iterator[None]:
@@ -59,7 +56,7 @@ class Run:
                 # After an error the next heartbeat may succeed.
                 with contextlib.suppress(Exception):
                     self.send_heartbeat()
-                    self.store.claims.end_silent_runs()
+                    self.experiment.claims.end_silent_runs()
 
         thread = threading.Thread(target=send_heartbeat, daemon=True)
         thread.start()
@@ -70,17 +67,9 @@ class Run:
             # The thread may be waiting for a server, which must not hold the command up.
             thread.join(HEARTBEAT_SECONDS)
 
-    def progress(self, history: History, steps: int) -> None:
-        """Log the points of the curves since the last call. history: of the steps so far. steps: of the whole training."""
-        self.store.progress([(self, history, steps)])
-
-    def finish(self, trained: Trained) -> None:
-        """See `Store.finish`."""
-        self.store.finish([(self, trained)])
-
     def fail(self, reason: str, status: str) -> None:
         """End a run that was not trained, or a sweep that was interrupted, as FAILED or KILLED, with the reason."""
-        self.store.claims.end(self.run_id, status, reason)
+        self.experiment.claims.end(self.run_id, status, reason)
         self.has_ended = True
 
     def log_summary(self, params: dict[str, str], metrics: dict[str, float] | None = None, step: int = 0) -> None:
@@ -106,7 +95,7 @@ class Run:
         tables = json.dumps([{"path": "table.json", "type": "table"}])
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "table.json").write_text(json.dumps({"columns": names, "data": rows}))
-            self.store.call_concurrently(
+            self.experiment.call_concurrently(
                 lambda: self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", tables), *self.uploads(Path(folder))
             )
 
@@ -116,7 +105,7 @@ class Run:
 
     def log_artifacts(self, folder: Path, artifact_path: str = "") -> None:
         """Log the folder's files as artifacts. artifact_path: the artifacts' folder for them, "" is the top."""
-        self.store.call_concurrently(*self.uploads(folder, artifact_path))
+        self.experiment.call_concurrently(*self.uploads(folder, artifact_path))
 
     def uploads(self, folder: Path, artifact_path: str = "") -> list[Callable[[], None]]:
         """Return a call for every file of a folder, which uploads it."""

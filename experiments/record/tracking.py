@@ -4,29 +4,27 @@ import gc
 import math
 import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 from mlflow.data.numpy_dataset import from_numpy
 from mlflow.entities import DatasetInput, InputTag
-from mlflow.entities import Run as MlflowRun
 
 from blocks.history import History
 from experiments.record import files
-from experiments.record.address import absolute_uri, check_reachable, lock_file
-from experiments.record.claims import PARENT_TAG, Claims
+from experiments.record.claims import PARENT_TAG
 from experiments.record.client import errors_in_one_line
-from experiments.record.experiment import open_experiment
+from experiments.record.experiment import Experiment
 from experiments.record.identity import FinishedJobs
 from experiments.record.metrics import curves, metrics, outcome_tags, param_texts, params
 from experiments.record.page import Page
-from experiments.record.reading import is_job, search
+from experiments.record.reading import is_job
 from experiments.record.relocation import local_folder
 from experiments.record.rows import create_writer
 from experiments.record.run import Run
-from experiments.record.writer import FinishedRun, NewRun, call_concurrently
+from experiments.record.writer import FinishedRun, NewRun
 from experiments.run.config import MEASURE, Config, DatasetConfig, SweepConfig, TrackingConfig
 from experiments.run.data import load
 from experiments.run.environment import environment, uncommitted_diff
@@ -36,25 +34,16 @@ from experiments.run.stack import Trained
 T = TypeVar("T")
 
 
-class Store:
-    """An experiment in a tracking store, which is created where it does not exist."""
+class Store(Experiment):
+    """An experiment whose runs are written here. tracking: where it is, and what is written of a run."""
 
     def __init__(self, tracking: TrackingConfig) -> None:
-        self.uri = absolute_uri(tracking.uri)
+        super().__init__(tracking.uri, tracking.experiment)
         self.points, self.blocks = tracking.points, tracking.blocks
-        check_reachable(self.uri)
-        self.client, experiment = open_experiment(self.uri, tracking.experiment)
-        self.experiment_id: str = experiment.experiment_id
-        self.page = Page(self, len(experiment.tags))
-        self.claims = Claims(self.client, self.experiment_id, lock_file(self.uri))
+        self.page = Page(self, tracking.blocks)
         self.writer = create_writer(self.client, self.experiment_id)
         # Otherwise the garbage collector would search MLflow's hundred thousand objects again and again, a fifth of the time.
         gc.freeze()
-
-    @property
-    def token(self) -> str:
-        """The token of the owner of the runs that are begun here."""
-        return self.claims.owner.token
 
     def begin(self, name: str, tags: dict[str, str], parent: str = "", config: Config | None = None) -> Run:
         """Create a RUNNING run of this process.
@@ -151,10 +140,6 @@ class Store:
         """Act for the owner of that token from now on, see `Claims.act_for`."""
         self.claims.act_for(token, sweep)
 
-    def check_owner(self, sweep: str) -> None:
-        """Raise TakenOver where another process has taken over the sweep of that parent run."""
-        self.claims.check(sweep)
-
     def finished_job(self, parent: str, job: int, fingerprint: str, measure: Measure) -> tuple[float, str] | None:
         """Return (value of the measure, outcome) of a sweep's job, None where it is not finished."""
         return self._finished_jobs(parent, measure, f" and tags.job = '{job}'").get((job, fingerprint))
@@ -179,17 +164,6 @@ class Store:
     def runs_at_once(self) -> int:
         """The number of runs that should be written at once."""
         return self.writer.runs_at_once
-
-    def call_concurrently(self, *calls: Callable[[], T]) -> list[T]:
-        """Return what the calls return, see `writer.call_concurrently`."""
-        return call_concurrently(self.uri, calls)
-
-    def children(self, parent: str, filter_string: str = "") -> list[MlflowRun]:
-        """Return a sweep's runs that match MLflow's filter string, newest first."""
-        return self._search(" and ".join([f"tags.`{PARENT_TAG}` = '{parent}'", *filter(None, [filter_string])]))
-
-    def _search(self, filter_string: str) -> list[MlflowRun]:
-        return search(self.client, [self.experiment_id], filter_string)
 
 
 @cache

@@ -279,7 +279,7 @@ def test_a_job_s_run_whose_tags_somebody_has_changed_is_left_alone(machines, tra
     sweep, _ = begin(store)
     runs = [job(store, sweep, number) for number in range(2)]
     for run in runs:
-        run.finish(trained)
+        store.finish([(run, trained)])
     own = store.client.create_run(store.experiment_id, tags={"mlflow.parentRunId": sweep.run_id, "job": "0"})
     store.client.set_terminated(own.info.run_id, "FINISHED")
     for key, value in changes.items():

@@ -27,7 +27,7 @@ def recorded(lab, trained):
     trained.config.tracking.uri = lab.uri
     store = Store(trained.config.tracking)
     run = store.begin("a run", {"kind": "run"}, config=trained.config)
-    run.finish(trained)
+    store.finish([(run, trained)])
     return store, store.client.get_run(run.run_id)
 
 
