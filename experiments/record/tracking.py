@@ -65,7 +65,7 @@ class Store(Experiment):
         return [Run(self, run_id, parent, artifact_uri) for run_id, artifact_uri in self.writer.create(new_runs)]
 
     def progress(self, runs: Sequence[tuple[Run, History, int]]) -> None:
-        """Log the points of several runs' curves since the last call. runs: the arguments of `Run.progress` for each."""
+        """Log the points of several runs' curves since the last call. runs: with the history so far, and the steps of it all."""
         now = int(time.time() * 1000)
         points = {
             run.run_id: list(curves(history, steps, self.points, self.blocks, run.logged_steps, lambda step: now))

@@ -202,7 +202,7 @@ def test_a_locked_file_is_waited_for_and_said(lab, run, capsys):
     store = Store(TrackingConfig(uri=lab.uri))
     begun = store.begin("a run", {"kind": "run"})
     with locked(lab.folder / "runs.db", 30):
-        begun.finish(run)
+        begun.experiment.finish([(begun, run)])
     assert "runs.db is locked by another program; waiting for it" in capsys.readouterr().out
     (found,) = lab.runs()
     assert found.info.status == "FINISHED"
@@ -223,13 +223,13 @@ def test_a_moved_store_is_read_and_written_where_it_lies_now(tmp_path, run, caps
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
     first = Store(TrackingConfig(uri=f"sqlite:///{old / 'm.db'}")).begin("a run", {"kind": "run"})
-    first.finish(run)
+    first.experiment.finish([(first, run)])
     old.rename(new)
     uri = f"sqlite:///{new / 'm.db'}"
 
     assert Archive(uri, tmp_path).run(first.run_id).files().history.loss.tolist() == run.history.loss.tolist()
     second = Store(TrackingConfig(uri=uri)).begin("another", {"kind": "run"})
-    second.finish(run)
+    second.experiment.finish([(second, run)])
     assert "was moved" in capsys.readouterr().out
     assert not old.exists()
     assert (new / "mlartifacts" / second.run_id / "artifacts" / "history.npz").exists()
@@ -242,7 +242,7 @@ def test_a_moved_store_is_read_and_written_where_it_lies_now(tmp_path, run, caps
 def test_artifacts_that_are_nowhere_are_one_line(tmp_path, run):
     uri = f"sqlite:///{tmp_path / 'm.db'}"
     begun = Store(TrackingConfig(uri=uri)).begin("a run", {"kind": "run"})
-    begun.finish(run)
+    begun.experiment.finish([(begun, run)])
     shutil.rmtree(tmp_path / "mlartifacts")
     with pytest.raises(UserError, match=r"are not in .*, nor beside") as raised:
         Archive(uri, tmp_path).run(begun.run_id)

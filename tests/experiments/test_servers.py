@@ -168,7 +168,7 @@ def test_a_server_that_becomes_something_else_gets_nothing_and_records_wait(behi
         begun = store.begin("a run", {"kind": "run"})
         proxy.status = lambda number: 404
         with pytest.raises(Unreachable) as raised:
-            begun.finish(run)
+            begun.experiment.finish([(begun, run)])
         assert len(str(raised.value).splitlines()) == 1
         proxy.status = lambda number: None
         begun.end("KILLED")

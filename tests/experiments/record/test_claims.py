@@ -131,7 +131,7 @@ def test_who_lives_is_never_taken_over_whatever_somebody_has_made_of_its_tags(ma
 def test_who_died_on_this_machine_is_taken_over_at_once_and_what_it_finished_is_kept(machines, trained):
     first = machines.store()
     sweep, _ = begin(first)
-    job(first, sweep, 0).finish(trained)
+    first.finish([(job(first, sweep, 0), trained)])
     left = job(first, sweep, 1)
     single = machines.store()
     alone = single.begin("alone", {"kind": "run"})
@@ -173,15 +173,15 @@ def test_on_another_machine_the_dead_is_taken_over_when_it_was_silent_for_so_lon
     first = machines.store()
     sweep, _ = begin(first)
     early, late = job(first, sweep, 0), job(first, sweep, 1)
-    early.finish(trained)
+    early.experiment.finish([(early, trained)])
     second = machines.store("other")
     again, finished = begin(second)
     assert STALE <= machines.seconds <= STALE + 10
     assert again.run_id == sweep.run_id
     assert list(finished) == [(0, "f0")]
     assert machines.status(late) == "KILLED"
-    job(second, again, 1).finish(trained)
-    for attempt in (lambda: late.finish(trained), sweep.send_heartbeat, sweep.check_owner):
+    second.finish([(job(second, again, 1), trained)])
+    for attempt in (lambda: late.experiment.finish([(late, trained)]), sweep.send_heartbeat, sweep.check_owner):
         with pytest.raises(TakenOver, match=f"run {sweep.run_id} gave no sign of life and was taken over by another process"):
             attempt()
     first.close("FAILED")

@@ -31,8 +31,8 @@ def record(uri, stacks):
         begun = [run for some in store.transactions(new) for run in store.begin_runs(some, parent.run_id)]
         if number == 0:
             config, history = stack[0].config, stack[0].history
-            begun[0].progress(history, steps_of(config, task(config)))
-            begun[0].shown = 5
+            store.progress([(begun[0], history, steps_of(config, task(config)))])
+            begun[0].logged_steps = 5
             # Of the user's own, one later than all that comes and one earlier.
             for key, step in (("loss/batch", AFTER_ANY_STEP), ("final/loss_train", 0)):
                 store.client.log_batch(begun[0].run_id, [Metric(key, 0.5, 1, step)])
