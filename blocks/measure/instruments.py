@@ -138,7 +138,7 @@ class Sharpness(Mounted):
         super().__init__(instrument, network, x, y, loss, at)
         # Any start will do that has a share of the eigenvectors; a fixed one, so that a run alone has a stack's bits.
         self.start = np.random.default_rng(0).standard_normal((instrument.count, network.layout.size))
-        self.start = (self.start / norm(self.start)[:, None]).astype(network.parameters.dtype)
+        self.start = (RANDOM_SHARE / norm(self.start)[:, None] * self.start).astype(network.parameters.dtype)
         self.vectors = np.zeros((self.values.shape[1], *self.start.shape), self.start.dtype)
         self.reasons: Array = np.full(self.values.shape[:2], "", dtype=object)
         self.hessian: Hessian | None = None
@@ -156,10 +156,11 @@ class Sharpness(Mounted):
         else:
             self.hessian = Hessian(network, self.x, self.y, self.loss, self.start.shape[:1])
         self.hessian.scale = self.scale
-        start = self.vectors[live].reshape(*network.lanes, *self.start.shape) + self.start.dtype.type(RANDOM_SHARE) * self.start
+        start = self.vectors[live].reshape(*network.lanes, *self.start.shape) + self.start
         values, vectors = top_eigenpairs(self.hessian, start, tolerance=SHARPNESS_TOLERANCE, iterations=PRODUCTS, room=self.room)
-        lost = np.asarray(np.isnan(vectors).any(axis=(-2, -1)))
-        self.vectors[live] = np.where(lost[..., None, None], 0, vectors)
+        # All of a lane's numbers are nan, or none.
+        lost = np.isnan(vectors[..., 0, 0])
+        self.vectors[live] = np.where(lost[..., None, None], 0, vectors) if lost.any() else vectors
         missing = np.where(lost, NOT_FINITE, np.where(np.isnan(values).any(axis=-1), NOT_CONVERGED, ""))
         self.values[self.place(step), live], self.reasons[self.place(step), live] = values, missing
 

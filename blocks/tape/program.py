@@ -87,25 +87,46 @@ def program(calls: Sequence[Call]) -> list[Call]:
         return list(calls)
     parts: list[Call] = []
     seen: dict[int, _Operand] = {}
-    for known, series in groupby([(call, _rows(call, seen)) for call in calls], lambda pair: bool(pair[1])):
+    all_pairs = [(call, _rows(call, seen)) for call in calls]
+    walks = {id(walk): walk for _, rows in all_pairs for walk, _ in rows}
+    held = [*walks.values(), *(operand.array for operand in seen.values())]
+    for known, series in groupby(all_pairs, lambda pair: bool(pair[1])):
         pairs = list(series)
-        parts += [_Program(machine, [row for _, rows in pairs for row in rows])] if known else [call for call, _ in pairs]
+        table = _table([row for _, rows in pairs for row in rows]) if known else None
+        parts += [call for call, _ in pairs] if table is None else [_Program(machine, table, held)]
     return parts
 
 
 class _Program:
-    """A table that the machine code reads, and all that it points to."""
+    """A table that the machine code reads. held: all that it points to."""
 
-    def __init__(self, machine: "_Machine", rows: Sequence[Row]) -> None:
-        self.machine, self.held = machine, rows
-        tables = [table for (table, _), _ in rows]
-        addresses = [[*(operand.address for operand in operands), *[0] * (OPERANDS - len(operands))] for _, operands in rows]
-        self.table = np.concatenate(tables)
-        self.table[:, 6 : 6 + OPERANDS] += np.repeat(addresses, list(map(len, tables)), axis=0)
+    def __init__(self, machine: "_Machine", table: Array, held: Sequence[object]) -> None:
+        self.machine, self.table, self.held = machine, table, held
         self.place = address_of(self.table), len(self.table)
 
     def __call__(self) -> None:
         self.machine.run(*self.place)
+
+
+def joined(calls: Sequence[Call]) -> list[Call]:
+    """The same calls, programs that follow each other as one."""
+    parts: list[Call] = []
+    for call in calls:
+        before = parts[-1] if parts else None
+        if isinstance(before, _Program) and isinstance(call, _Program):
+            parts[-1] = _Program(call.machine, np.concatenate([before.table, call.table]), [before.held, call.held])
+        else:
+            parts.append(call)
+    return parts
+
+
+def _table(rows: Sequence[Row]) -> Array:
+    """The rows with their operands' addresses in them."""
+    tables = [table for (table, _), _ in rows]
+    addresses = [[*(operand.address for operand in operands), *[0] * (OPERANDS - len(operands))] for _, operands in rows]
+    table = np.concatenate(tables)
+    table[:, 6 : 6 + OPERANDS] += np.repeat(addresses, list(map(len, tables)), axis=0)
+    return table
 
 
 def _rows(call: Call, seen: dict[int, _Operand]) -> list[Row]:
@@ -145,15 +166,12 @@ def _row(ufunc: np.ufunc, arguments: Sequence[Any], seen: dict[int, _Operand]) -
 
 
 def _operand(argument: Any, dtype: np.dtype | None, seen: dict[int, _Operand]) -> _Operand:
-    """seen: by id, arrays that other calls have, too: to ask NumPy for an address takes longer than all else."""
-    if id(argument) not in seen:
-        array = np.asarray(argument, dtype)
+    """seen: by id, all arrays so far: to ask NumPy for an address takes longer than all else."""
+    array = np.asarray(argument, dtype)
+    if id(array) not in seen:
         kind = array.dtype, array.shape, array.strides, bool(array.size) and array.flags.aligned
-        operand = _Operand(array, address_of(array), kind)
-        if array is not argument:
-            return operand
-        seen[id(array)] = operand
-    return seen[id(argument)]
+        seen[id(array)] = _Operand(array, address_of(array), kind)
+    return seen[id(array)]
 
 
 @lru_cache(1024)

@@ -22,7 +22,7 @@ import numpy as np
 from blocks.arrays import PART, Array, Call
 from blocks.tape.memory import Memory, is_row
 from blocks.tape.placement import Placement
-from blocks.tape.program import program
+from blocks.tape.program import joined, program
 from blocks.tape.recorder import Operation, Owner, Tape, Tracer, needed
 
 
@@ -47,7 +47,7 @@ class Replay:
         for part in series:
             stages[part[0].stage] += _calls_in_parts(part, memory)
         self.stages = [program(stages[stage]) for stage in range(tape.stage + 1)]
-        self.calls = [call for stage in self.stages for call in stage]
+        self.calls = joined([call for stage in self.stages for call in stage])
         self._results = [(output, memory.array(output)) for output in outputs]
         # Tracers and operations hold each other.
         tape.operations.clear()
