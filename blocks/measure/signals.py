@@ -92,9 +92,17 @@ def signals(network: Network, x: Array, target: Array, loss: Loss, std_W: Array)
         residual block's are those of x = g(a_prev).
     grad_data: std(dW) / std(W).
 
-    x, target: data and what the loss is taken of, as `diagnostics.checked` gives them. std_W: (..., L), see `deviations`.
+    network: its lanes along one axis at most. x, target: data and what the loss is taken of, as `diagnostics.checked` gives
+        them, shared by all lanes. std_W: (..., L), see `deviations`.
     Returns symbol -> (..., L, B) whole numbers, and (..., len(NUMBERS) - 1, L).
     """
+    many = max(1, PART // (max(network.layout.sizes) * x.shape[-1]))
+    if network.lanes and len(network.parameters) > many:
+        # So many lanes at a time: arrays of more do not stay in the processor's cache.
+        parts = [slice(start, start + many) for start in range(0, len(network.parameters), many)]
+        found = [signals(network.with_parameters(network.parameters[k]), x, target, loss, std_W[k]) for k in parts]
+        counts = {symbol: np.concatenate([each[symbol] for each, _ in found]) for symbol in BINS}
+        return counts, np.concatenate([numbers for _, numbers in found])
     logits, caches = network.forward(x)
     _, dlogits = loss.value_and_gradient(logits, target)
     gradients = list(network.signals(dlogits, caches))[::-1]
