@@ -6,7 +6,7 @@ or inf, in its lane alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -16,8 +16,6 @@ from blocks.block import Block, Cache
 from blocks.losses import Loss
 from blocks.network import Network
 from blocks.parameters import Layout, joined_gradient, split
-from blocks.tape.recorder import Tape
-from blocks.tape.replay import Replay, replay_is_on
 
 # Where |tanh z| is above it, a unit is saturated.
 SATURATION = 0.97
@@ -84,51 +82,8 @@ NUMBERS = (
 )
 
 
-class Pass:
-    """Forward and backward of a network on the same examples, as often as it is called, and what they leave in every block.
-
-    A stack's are recorded once, and replayed: a third of the time. Of a network alone the recording would take longer than it
-    saves at 20 steps.
-
-    x, target: data and what the loss is taken of, as `diagnostics.checked` gives them.
-    """
-
-    def __init__(self, network: Network, x: Array, target: Array, loss: Loss) -> None:
-        self.network, self.replay = network, None
-        self.plainly = partial(_arrays, x=x, target=target, loss=loss)
-        if network.lanes and replay_is_on():
-            tape = Tape()
-            recorded = self.plainly(network.with_parameters(tape.watch(network.parameters)))
-            self.replay = Replay(tape, [array for arrays in recorded.values() for array in arrays])
-            self.kept = {symbol: list(map(self.replay.array, arrays)) for symbol, arrays in recorded.items()}
-
-    def __call__(self) -> dict[str, list[Array]]:
-        """z, a, da and dW of blocks 1..L, (..., n, m), with the parameters as they are now; input, output: g's in 1..L-1."""
-        if self.replay is None:
-            return self.plainly(self.network)
-        self.replay()
-        return self.kept
-
-
-def _arrays(network: Network, x: Array, target: Array, loss: Loss) -> dict[str, list[Array]]:
-    logits, caches = network.forward(x)
-    _, dlogits = loss.value_and_gradient(logits, target)
-    gradients = list(network.signals(dlogits, caches))[::-1]
-    joined = [joined_gradient(dz, cache.a_prev_1) for (_, dz), cache in zip(gradients, caches, strict=True)]
-    at = [block.activation_at(cache) for block, cache in zip(network.blocks[:-1], caches[:-1], strict=True)]
-    return {
-        "z": [cache.z for cache in caches],
-        "a": [cache.a for cache in caches],
-        "da": [da for da, _ in gradients],
-        # Transposed, as they lie in memory.
-        "dW": [transpose(split(each)[0]) for each in joined],
-        "input": [before for before, _ in at],
-        "output": [after for _, after in at],
-    }
-
-
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
-def signals(one_pass: Pass, std_W: Array) -> tuple[dict[str, Array], Array]:
+def signals(network: Network, x: Array, target: Array, loss: Loss, std_W: Array) -> tuple[dict[str, Array], Array]:
     """Counts of z, a, da and dW of blocks 1..L in the bins of BINS, and the NUMBERS but for the last, which takes an update.
 
     *_mean, *_std: over all entries, one pass in float64: of a std below 1e-8 |mean| no digit is right.
@@ -137,18 +92,34 @@ def signals(one_pass: Pass, std_W: Array) -> tuple[dict[str, Array], Array]:
         residual block's are those of x = g(a_prev).
     grad_data: std(dW) / std(W).
 
-    std_W: (..., L), see `deviations`.
+    network: its lanes along one axis at most. x, target: data and what the loss is taken of, as `diagnostics.checked` gives
+        them, shared by all lanes. std_W: (..., L), see `deviations`.
     Returns symbol -> (..., L, B) whole numbers, and (..., len(NUMBERS) - 1, L).
     """
-    found, counts, numbers = one_pass(), {}, []
-    for symbol, bins in BINS.items():
-        counts[symbol], *moments = _distribution(found[symbol], bins)
+    many = max(1, PART // (max(network.layout.sizes) * x.shape[-1]))
+    if network.lanes and len(network.parameters) > many:
+        # So many lanes at a time: arrays of more do not stay in the processor's cache.
+        parts = [slice(start, start + many) for start in range(0, len(network.parameters), many)]
+        found = [signals(network.with_parameters(network.parameters[k]), x, target, loss, std_W[k]) for k in parts]
+        counts = {symbol: np.concatenate([each[symbol] for each, _ in found]) for symbol in BINS}
+        return counts, np.concatenate([numbers for _, numbers in found])
+    logits, caches = network.forward(x)
+    _, dlogits = loss.value_and_gradient(logits, target)
+    gradients = list(network.signals(dlogits, caches))[::-1]
+    joined = [joined_gradient(dz, cache.a_prev_1) for (_, dz), cache in zip(gradients, caches, strict=True)]
+    by_symbol = {
+        "z": [cache.z for cache in caches],
+        "a": [cache.a for cache in caches],
+        "da": [da for da, _ in gradients],
+        # Transposed, as they lie in memory.
+        "dW": [transpose(split(each)[0]) for each in joined],
+    }
+    counts, numbers = {}, []
+    for symbol, arrays in by_symbol.items():
+        counts[symbol], *moments = _distribution(arrays, BINS[symbol])
         numbers += moments
-    saturated = np.zeros_like(std_W)
-    for place, at in enumerate(zip(found["input"], found["output"], strict=True)):
-        entries = _are_saturated(one_pass.network.activation, *at)
-        saturated[..., place] = entries.sum(axis=(-2, -1)) / (entries.shape[-2] * entries.shape[-1])
-    return counts, np.stack([*numbers, saturated, numbers[-1] / std_W], axis=-2)
+    numbers += [_saturated(network, caches), numbers[-1] / std_W]
+    return counts, np.stack(numbers, axis=-2)
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -190,13 +161,20 @@ def _moments(values: Array, lengths: Sequence[int]) -> tuple[Array, Array]:
     return means, np.sqrt(np.maximum(squares - means * means, 0))
 
 
+def _saturated(network: Network, caches: Sequence[Cache]) -> Array:
+    """(..., L), see `signals`."""
+    shares = np.zeros((*network.lanes, network.depth))
+    # Of block L's identity no entry is.
+    for place, (block, cache) in enumerate(zip(network.blocks[:-1], caches[:-1], strict=True)):
+        entries = saturated_entries(block, cache)
+        shares[..., place] = entries.sum(axis=(-2, -1)) / (entries.shape[-2] * entries.shape[-1])
+    return shares
+
+
 def saturated_entries(block: Block, cache: Cache) -> Array:
     """Which of a block's activations are saturated, see `signals`; True or False in the shape of what g was applied to."""
-    return _are_saturated(block.activation, *block.activation_at(cache))
-
-
-def _are_saturated(activation: Activation, z: Array, a: Array) -> Array:
-    return np.abs(activation.derivative(z, a)) < (1 - SATURATION**2) * _steepest(activation)
+    slope = np.abs(block.activation.derivative(*block.activation_at(cache)))
+    return slope < (1 - SATURATION**2) * _steepest(block.activation)
 
 
 @lru_cache

@@ -140,6 +140,16 @@ def test_gradients_are_counted_as_jax_s(activation, kind):
             assert (signals.histograms[symbol].counts[lane, -1] == expected).all()
 
 
+def test_a_part_of_a_stack_at_a_time_changes_no_bit(monkeypatch):
+    _, whole = trained("tanh", "plain", np.float32)
+    monkeypatch.setattr("blocks.measure.signals.PART", 2 * max(SIZES) * M)
+    _, in_parts = trained.__wrapped__("tanh", "plain", np.float32)
+    one, other = (history.quantities["signals"] for history in (whole, in_parts))
+    assert one.values.tobytes() == other.values.tobytes()
+    for symbol in BINS:
+        assert (one.histograms[symbol].counts == other.histograms[symbol].counts).all()
+
+
 @pytest.mark.parametrize(("m", "dtype"), [(11, np.uint8), (300, np.uint16), (70000, np.uint32)])
 def test_counts_take_the_smallest_numbers_that_hold_them(m, dtype):
     network = Network.create([3, 4, 2], "relu", rng=np.random.default_rng(0))
