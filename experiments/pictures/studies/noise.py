@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from blocks.arrays import Array
 from experiments.pictures import figures
@@ -42,8 +42,9 @@ def noise_scale(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
     axes.set(xlabel="batch size", ylabel="updates", xscale="log", yscale="log")
     axes.set_xticks(sorted(set(sizes)), [str(size) for size in sorted(set(sizes))])
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(ScalarFormatter())
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.legend(fontsize=8, frameon=False)
     text = f"the updates fall as 1 + B / batch size with B = {fitted:.0f}, beyond which returns diminish; the gradient noise "
     text += f"scale on the way is {B:.0f}, {B / fitted:.1f} times it"

@@ -51,7 +51,7 @@ def warm_up(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
     left.set_yticks([4, 8, 16, 32], ["4", "8", "16", "32"])
     left.minorticks_off()
     left.legend(fontsize=8, frameon=False)
-    title = r"sharpness at that rate; dashed: 2 / the rate of the update"
+    title = "its sharpness; dashed: 2 / rate of the update"
     right.set(xlabel="update", ylabel=r"sharpness / $\lambda_0$", title=title, xscale="log", yscale="log", ylim=(0.02, 3))
     right.legend(fontsize=7, frameon=False, loc="lower left")
     told = ", ".join(f"{rate:.1f} with {length:g}" for length, rate in means.items())
