@@ -91,7 +91,8 @@ def test_after_its_divergence_alone_a_lane_has_nan():
     history = fit(stack(), GradientDescent(RATES), EVERY)
     diverged = history.diverged_step[1]
     assert 0 < diverged < STEPS - 1
-    for quantity in history.quantities.values():
+    # The random labels may hide the gradient from the noise scale, wherever a lane is.
+    for quantity in [quantity for name, quantity in history.quantities.items() if name != "noise_scale"]:
         measured = np.isfinite(quantity.values)
         assert measured[[0, 2]].all()
         # The step at which it left had no update, and nothing is measured there.
@@ -137,7 +138,8 @@ def test_every_quantity_is_that_of_the_network_at_the_step(activation):
         assert (values["update_ratio"] == update_ratios(before.parameters, after.parameters, before.layout)).all()
         norms = np.sqrt((example_gradient_norms(before, x, y, LOSS) ** 2).mean(axis=-1))
         np.testing.assert_allclose(values["example_norm"], norms, rtol=1e-12)
-        assert values["noise_scale"] == noise_scale(before, x, y, LOSS)
+        # nan where the random labels hide the gradient.
+        np.testing.assert_array_equal(values["noise_scale"], [noise_scale(before, x, y, LOSS)])
         hessian = hessian_of(jnp.asarray(before.parameters), jnp.asarray(x), jnp.asarray(y))
         np.testing.assert_allclose(values["sharpness"], np.linalg.eigvalsh(hessian)[-1:], rtol=SHARPNESS_TOLERANCE)
 

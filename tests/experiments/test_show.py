@@ -58,7 +58,7 @@ def test_the_sweep_has_its_pictures_and_the_best_run_alone_has_its_own(swept, be
         assert drawn <= names(swept, run) if run.info.run_id == best.info.run_id else not drawn & names(swept, run)
     table = json.loads(swept.artifact(parent, "table.json").read_text())
     # MLflow's page takes a dot for a path.
-    assert table["columns"] == ["network depth", "optimizer learning_rate", "final/loss_train", "outcome"]
+    assert table["columns"] == ["network depth", "optimizer learning_rate", "sensitivity", "final/loss_train", "outcome"]
     assert len(table["data"]) == 12
 
 

@@ -120,7 +120,7 @@ def test_a_sweep_records_every_job_under_one_parent_and_ends_with_the_table(lab,
     assert "2 trained, 2 diverged" in output
     assert lab.artifact(parent, "map.png").stat().st_size > 1000
     lines = lab.artifact(parent, "table.csv").read_text().splitlines()
-    assert lines[0] == "network.depth,optimizer.learning_rate,final/loss_train,outcome"
+    assert lines[0] == "network.depth,optimizer.learning_rate,sensitivity,final/loss_train,outcome"
     assert len(lines) == 5
 
 

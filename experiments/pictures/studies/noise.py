@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from blocks.arrays import Array
 from experiments.pictures import figures
@@ -39,12 +40,15 @@ def noise_scale(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
     for scale, colour in ((fitted, COLOURS[0]), (B, COLOURS[1])):
         axes.axvline(scale, color=colour, linestyle=":", linewidth=1)
     axes.set(xlabel="batch size", ylabel="updates", xscale="log", yscale="log")
+    axes.set_xticks(sorted(set(sizes)), [str(size) for size in sorted(set(sizes))])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.legend(fontsize=8, frameon=False)
-    text = (
-        f"the updates fall as 1 + B / batch size with B = {fitted:.0f}, beyond which returns diminish; the gradient noise scale "
-    )
-    text += f"on the way is {B:.0f}, {B / fitted:.1f} times it"
-    return figure, Verdict(text, bool(1 / 3 <= B / fitted <= 3))
+    text = f"the updates fall as 1 + B / batch size with B = {fitted:.0f}, beyond which returns diminish; the gradient noise "
+    text += f"scale on the way is {B:.0f}, {B / fitted:.1f} times it"
+    return figure, Verdict(text, bool(1 / 2 <= B / fitted <= 2))
 
 
 def _by_size(runs: Sequence[Observed]) -> dict[tuple[int, int], list[Observed]]:
@@ -68,9 +72,11 @@ def _updates(run: Observed) -> float:
 
 
 def _mean_until(step: float, at: Array, values: Array) -> float:
-    """The mean over the updates before `step`; values that are missing are interpolated."""
-    known = np.isfinite(values)
-    return float(np.interp(np.arange(max(step, 1)), at[known], values[known]).mean()) if known.any() else np.nan
+    """The mean of the logarithm over the updates before `step`, raised again; what is missing between two is interpolated."""
+    known = np.isfinite(values) & (values > 0)
+    if not known.any():
+        return np.nan
+    return float(np.exp(np.interp(np.arange(max(step, 1)), at[known], np.log(values[known])).mean()))
 
 
 def _fit(sizes: Array, updates: Array) -> tuple[float, float]:

@@ -9,7 +9,8 @@ from blocks.arrays import Array
 from blocks.schedules import rate_schedule
 from experiments.pictures.figures import COLOURS
 from experiments.pictures.studies.curvature import curved
-from experiments.pictures.studies.study import Observed, Study, Verdict, grouped, largest_rate
+from experiments.pictures.studies.study import Observed, Study, Verdict, grouped, largest_rate, require
+from experiments.run.config import Config
 from experiments.run.data import task
 from experiments.run.stack import steps_of
 
@@ -31,7 +32,7 @@ def warm_up(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
             left.plot(length, largest[-1], "o", color=colour)
             for run in [run for run in same if run.config.optimizer.learning_rate == rate]:
                 at, sharpness, edge = _path(run)
-                below.append(bool(np.nanmedian((sharpness / edge)[at >= length]) <= AT_THE_EDGE))
+                below.append(bool(np.nanmedian((sharpness / edge)[edge == edge.min()]) <= AT_THE_EDGE))
                 if seed == runs[0].config.seed:
                     label = f"warm-up {length:g}, rate {largest[-1]:.2g} / $\\lambda_0$"
                     right.plot(at + 1, sharpness / lambda_0, color=colour, label=label)
@@ -50,7 +51,7 @@ def warm_up(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
     left.set_yticks([4, 8, 16, 32], ["4", "8", "16", "32"])
     left.minorticks_off()
     left.legend(fontsize=8, frameon=False)
-    title = r"sharpness at that rate; dashed: 2 / the rate of the update"
+    title = "its sharpness; dashed: 2 / rate of the update"
     right.set(xlabel="update", ylabel=r"sharpness / $\lambda_0$", title=title, xscale="log", yscale="log", ylim=(0.02, 3))
     right.legend(fontsize=7, frameon=False, loc="lower left")
     by_length = ", ".join(f"{rate:.1f} with {length:g}" for length, rate in means.items())
@@ -67,4 +68,9 @@ def _path(run: Observed) -> tuple[Array, Array, Array]:
     return measured.at, measured.values[:, 0], 2 / rates
 
 
-STUDIES = {"warm_up": Study(warm_up, curved("warm_up"))}
+def _needs(config: Config) -> None:
+    curved("warm_up")(config)
+    require("warm_up", config, ("optimizer.warmup", config.optimizer.warmup >= 1, "updates, 1 for no warm-up"))
+
+
+STUDIES = {"warm_up": Study(warm_up, _needs)}

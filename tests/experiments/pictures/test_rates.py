@@ -14,9 +14,9 @@ from tests.experiments.pictures.test_studies import history, observed, verdict  
 @pytest.mark.parametrize(("longest", "holds"), [(1.6, True), (3.2, True), (0.4, False), (0.2, False)])
 def test_the_largest_rate_is_compared_with_that_without_warm_up(observed, longest, holds):  # noqa: F811
     def run(warmup, rate, largest):
-        # The rate of update 399 is the target; the first sharpness is 10, the last one 1.05 times the edge.
-        made = history(4, sharpness=[[10.0], [1.05 * 2 / rate]])
-        made.quantities["sharpness"] = replace(made.quantities["sharpness"], at=np.array([0, 399]))
+        # The first sharpness is 10, the last one 1.05 times the edge.
+        made = history(4, sharpness=[[10.0], *[[1.05 * 2 / rate]] * 2])
+        made.quantities["sharpness"] = replace(made.quantities["sharpness"], at=np.array([0, 300, 399]))
         axes = [f"optimizer.warmup={warmup}", f"optimizer.learning_rate={rate}"]
         return observed("warm_up", axes, "trained" if rate <= largest else "diverged", made)
 
@@ -27,7 +27,7 @@ def test_the_largest_rate_is_compared_with_that_without_warm_up(observed, longes
     assert "the sharpness is at most 1.1 times 2 / rate in 2 of 2 of these runs" in told.text
 
 
-@pytest.mark.parametrize(("scale", "holds"), [(100.0, True), (250.0, True), (350.0, False), (25.0, False)])
+@pytest.mark.parametrize(("scale", "holds"), [(100.0, True), (190.0, True), (210.0, False), (40.0, False)])
 def test_updates_are_compared_with_the_noise_scale(observed, scale, holds):  # noqa: F811
     # 10 (1 + 100 / batch size) updates, the logarithm of the loss falling from 1 in a line.
     def run(batch_size, slower):
@@ -49,6 +49,7 @@ def test_updates_are_compared_with_the_noise_scale(observed, scale, holds):  # n
     ("preset", "override", "message"),
     [
         ("warm_up", "training.batch_size=64", "training.batch_size is 64, but sweep.study warm_up needs null, all examples"),
+        ("warm_up", "optimizer.warmup=0", "optimizer.warmup is 0.0, but sweep.study warm_up needs updates, 1 for no warm-up"),
         ("edge_of_stability", "optimizer.warmup=8", "optimizer.warmup is 8.0, but sweep.study edge_of_stability needs 0"),
         ("noise_scale", "training.evaluations=5", "training.evaluations is 5, but sweep.study noise_scale needs more than"),
     ],
