@@ -24,7 +24,7 @@ from blocks.theory import MeanField, critical_gain, largest_curvature, softmax_s
 from experiments.job import reason_of, status_of
 from experiments.published.edges import edges_of_stability
 from experiments.published.row import Row
-from experiments.published.scaling import transfer
+from experiments.published.scaling import feature_learning, transfer
 from experiments.published.start import isometry, normalization
 from experiments.record.address import absolute, check_reachable
 from experiments.record.identity import trajectory_hash
@@ -316,6 +316,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
         training_curves,
         scaling,
         transfer,
+        feature_learning,
         trainability,
         bits,
     )

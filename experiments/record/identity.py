@@ -22,6 +22,7 @@ LATER_INSTRUMENTS = ("signals", "parameters", "singular_value", "preconditioned_
 LATER: dict[str, Any] = {
     "network.kind": "plain",
     "network.parametrization": "standard",
+    "network.gamma": None,
     "optimizer.block_rates": None,
     **{f"instruments.{name}": None for name in LATER_INSTRUMENTS},
     "instruments": {key: value for key, value in asdict(InstrumentsConfig()).items() if key not in LATER_INSTRUMENTS},

@@ -29,7 +29,7 @@ def test_a_fingerprint_is_of_what_is_trained_and_of_nothing_around_it(config, co
 
 def test_a_plain_network_of_a_native_run_has_the_fingerprint_it_had_before_later_keys(config, composed):
     before = {key: value for key, value in asdict(config).items() if key not in ("tracking", "sweep")}
-    del before["network"]["kind"], before["network"]["parametrization"]
+    del before["network"]["kind"], before["network"]["parametrization"], before["network"]["gamma"]
     del before["instruments"], before["optimizer"]["block_rates"], before["machine"]
     content = json.dumps([before, "d", "1"], sort_keys=True).encode()
     native = typed(composed("machine=native"))
@@ -41,7 +41,8 @@ def test_a_plain_network_of_a_native_run_has_the_fingerprint_it_had_before_later
 def test_a_run_with_instruments_has_the_fingerprint_it_had_before_there_were_more_of_them(composed):
     config = typed(composed("instruments.saturated=1"))
     before = {key: value for key, value in asdict(config).items() if key not in ("tracking", "sweep")}
-    del before["network"]["kind"], before["network"]["parametrization"], before["optimizer"]["block_rates"]
+    del before["network"]["kind"], before["network"]["parametrization"], before["network"]["gamma"]
+    del before["optimizer"]["block_rates"]
     for later in ("signals", "parameters", "singular_value", "preconditioned_sharpness"):
         del before["instruments"][later]
     content = json.dumps([before, "d", "1"], sort_keys=True).encode()
