@@ -97,10 +97,12 @@ def initialize(
     gain: float = 1.0,
     bias_variance: float = 0.0,
     parametrization: str = "standard",
+    gamma: float | None = None,
 ) -> Array:
     """(P,) float64 initial parameters of one network, block 1 first, in each block W before b.
 
-    Raises ValueError for an unknown initializer or parametrization, a gain or a bias variance that is negative or not finite.
+    Raises ValueError for an unknown initializer or parametrization, a gain or a bias variance that is negative or not finite,
+    a gamma that is not finite and above 0.
     """
     law = choice("initializer", initializer, INITIALIZERS)
     output_variance = choice("parametrization", parametrization, PARAMETRIZATIONS).output_variance(layout)
@@ -112,6 +114,9 @@ def initialize(
         W[...] = law(rng, W.shape[0], W.shape[1], gain)
         if bias_variance > 0:
             b[...] = rng.normal(0, np.sqrt(bias_variance), b.shape)
-    # W is the last block's.
+    # `joined` and W are the last block's.
     W *= np.sqrt(output_variance)
+    if gamma is not None:
+        check_number("gamma", gamma, above=0)
+        joined[...] = 0
     return parameters

@@ -60,23 +60,21 @@ class Network:
         lanes: int | None = None,
         kind: str = "plain",
         parametrization: str = "standard",
+        gamma: float | None = None,
     ) -> "Network":
         """A network with random initial weights.
 
-        initializer, gain, bias_variance: see `blocks.initializers`. parametrization: see `blocks.parametrizations`, whose
-            `rate_factors` are the optimizer's part of it.
+        initializer, gain, bias_variance: see `blocks.initializers`.
+        parametrization, gamma: see `blocks.parametrizations`, whose `rate_factors` are the optimizer's part of them.
         rng: where all randomness comes from. Lane k of `lanes` draws from `rng.spawn(lanes)[k]`, so it has the bits of
             the network created alone with that generator.
         dtype: of all parameters, float32 or float64.
         """
         layout = Layout(sizes)
-        draw = partial(initialize, layout, initializer, gain=gain, bias_variance=bias_variance, parametrization=parametrization)
-        if lanes is None:
-            parameters = draw(rng).astype(dtype)
-        else:
-            lanes = whole_number("lanes", lanes, at_least=1)
-            parameters = np.stack([draw(lane_rng) for lane_rng in rng.spawn(lanes)]).astype(dtype)
-        return cls(layout.sizes, activation, parameters, kind)
+        rngs = [rng] if lanes is None else rng.spawn(whole_number("lanes", lanes, at_least=1))
+        law = gain, bias_variance, parametrization, gamma
+        draws = [initialize(layout, initializer, each, *law).astype(dtype) for each in rngs]
+        return cls(layout.sizes, activation, draws[0] if lanes is None else np.stack(draws), kind)
 
     def with_parameters(self, parameters: Array) -> "Network":
         """The same network over other parameters (..., P), of as many lanes as those have."""

@@ -13,11 +13,19 @@ data and of block L, whose sizes are the task's:
 
 Forward and backward are the same for both. At width 64 the two differ by the last line alone. A weight decay is not multiplied.
 
-Sources, for width and for depth:
+With either, `gamma`, the strength of feature learning, divides the outputs, and these begin at 0:
+
+    z_L = (W_L a_{L-1} + b_L) / gamma        W_L = 0, b_L = 0 at first
+
+In the parameters W_L / gamma and b_L / gamma, which stand in the network, that is a rate of block L times 1 / gamma^2, and times
+1 / gamma with Adam and RMSProp. Small ones leave the hidden blocks as they are, "lazy"; with large ones these learn, too.
+
+Sources, for width, for depth and for gamma:
 
 - Yang, Hu et al., "Tensor Programs V: Tuning large neural networks via zero-shot hyperparameter transfer", 2022, table 3
 - Yang, Yu, Zhu and Hayou, "Tensor Programs VI: Feature learning in infinite-depth neural networks", 2023, table 1;
   Bordelon et al., "Depthwise hyperparameter transfer in residual networks", 2023, with the same branches
+- Atanasov, Meterez, Simon and Pehlevan, "The optimization landscape of SGD across the feature learning strength", 2024
 """
 
 from collections.abc import Callable
@@ -68,10 +76,14 @@ PARAMETRIZATIONS = {
 }
 
 
-def rate_factors(layout: Layout, kind: str, scale_free: bool, parametrization: str) -> Array:
+def rate_factors(layout: Layout, kind: str, scale_free: bool, parametrization: str, gamma: float | None = None) -> Array:
     """(P,) what multiplies the learning rate of every parameter of a network of that kind.
 
-    scale_free: of the optimizer, see `Optimizer`. Raises ValueError for an unknown parametrization.
+    scale_free: of the optimizer, see `Optimizer`. gamma: None divides by nothing.
+    Raises ValueError for an unknown parametrization.
     """
     W, b = choice("parametrization", parametrization, PARAMETRIZATIONS).rates(layout, kind, scale_free)
+    if gamma is not None:
+        for rates in (W, b):
+            rates[-1] *= gamma ** (-1 if scale_free else -2)
     return np.where(layout.is_weight, layout.of_blocks(W), layout.of_blocks(b))

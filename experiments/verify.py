@@ -20,7 +20,7 @@ from experiments.published.edges import edges_of_stability
 from experiments.published.mean_field import initialisation, mean_field
 from experiments.published.noise import noise_scale
 from experiments.published.row import Row
-from experiments.published.scaling import transfer
+from experiments.published.scaling import feature_learning, transfer
 from experiments.published.start import isometry, normalization
 from experiments.published.trainings import bits, trainability, training_curves
 from experiments.published.warm_up import warm_up
@@ -47,6 +47,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
         training_curves,
         scaling,
         transfer,
+        feature_learning,
         trainability,
         bits,
     )

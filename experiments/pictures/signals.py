@@ -126,7 +126,7 @@ def mean_field_variances(config: Config, of: Task) -> Array | None:
     and where q_l leaves its range.
     """
     network = config.network
-    others = network.kind != "plain" or network.parametrization != "standard"
+    others = network.kind != "plain" or network.parametrization != "standard" or network.gamma is not None
     if others or weight_variance(network.initializer, network.gain) == 0:
         return None
     x = of.dataset.x[:, : config.instruments.examples or config.training.batch_size]

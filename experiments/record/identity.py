@@ -23,6 +23,7 @@ ADDED_INSTRUMENTS = ("signals", "parameters", "singular_value", "preconditioned_
 ADDED_KEYS: dict[str, Any] = {
     "network.kind": "plain",
     "network.parametrization": "standard",
+    "network.gamma": None,
     "optimizer.block_rates": None,
     "optimizer.warmup": 0.0,
     **{f"instruments.{name}": None for name in ADDED_INSTRUMENTS},

@@ -96,6 +96,7 @@ class NetworkConfig:
     gain: factor on the initial weights' variance. bias_variance: variance of the initial biases.
     parametrization: mup multiplies initial weights and learning rates such that the best rate is the same at every width and,
         of residual blocks, at every depth; at width 64 it is standard but for that depth.
+    gamma: the strength of feature learning: the outputs are divided by it, and begin at 0; null divides by nothing.
     """
 
     depth: int = 3
@@ -106,6 +107,7 @@ class NetworkConfig:
     gain: float = 1.0
     bias_variance: float = 0.0
     parametrization: str = "standard"
+    gamma: float | None = None
 
 
 @dataclass
@@ -392,6 +394,8 @@ def _ranges(config: Config) -> Iterator[tuple[str, float, dict[str, float]]]:
     if config.sweep.halving is not None:
         yield "sweep.halving", config.sweep.halving, {"above": 1}
     yield "optimizer.momentum", optimizer.momentum or 0.0, {"at_least": 0, "below": 1}
+    if network.gamma is not None:
+        yield "network.gamma", network.gamma, {"above": 0}
     if loss_bound != float("inf"):
         yield "training.loss_bound", loss_bound, {"above": 0}
     yield "dataset.test_fraction", config.dataset.test_fraction, {"above": 0, "below": 1}

@@ -235,6 +235,7 @@ def _network(configs: Sequence[Config], of: Task) -> Network:
             dtype=config.dtype,
             kind=shape.kind,
             parametrization=shape.parametrization,
+            gamma=shape.gamma,
         )
 
     networks = [alone(config) for config in configs]
@@ -276,8 +277,8 @@ def optimizer_of(configs: Sequence[Config], layout: Layout) -> Optimizer:
     }
     if any(r.block_rates for r in rules):
         values["learning_rate"] = layout.of_blocks(np.array([r.block_rates or [r.learning_rate] * layout.depth for r in rules]))
-    if any(network.parametrization != "standard" for network in networks):
-        factors = [rate_factors(layout, network.kind, rule.scale_free, network.parametrization) for network in networks]
+    if any(n.parametrization != "standard" or n.gamma is not None for n in networks):
+        factors = [rate_factors(layout, n.kind, rule.scale_free, n.parametrization, n.gamma) for n in networks]
         rates = values["learning_rate"].reshape(len(configs), -1)
         values["learning_rate"] = rates * np.stack(factors)
     if issubclass(rule, Momentum):

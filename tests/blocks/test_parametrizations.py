@@ -1,4 +1,4 @@
-"""mup, beside its authors' package, which has 1 / w in forward, and beside the table of the paper."""
+"""mup, beside its authors' package, which has 1 / w in forward, and beside the table of the paper; and gamma."""
 
 import jax
 import numpy as np
@@ -98,6 +98,30 @@ def test_initial_weights_are_standard_but_for_the_last_block():
         assert made("mup", sizes).parameters.tobytes() == made("standard", sizes).parameters.tobytes()
     with pytest.raises(ValueError, match="parametrization 'foo' is unknown, allowed: standard, mup"):
         made("foo")
+
+
+@pytest.mark.parametrize("rule", ["gradient_descent", "momentum", "adam"])
+def test_outputs_divided_by_gamma_are_a_rate_of_the_last_block(rule):
+    create, options, theirs = RULES[rule]
+    (x, y), gamma = problem(), 3.0
+    network = Network.create([3, 8, 8, 2], "tanh", rng=np.random.default_rng(0), bias_variance=1.0, gamma=gamma)
+    parameters = oracle.parameters_of(network)
+    assert_array_equal(network.forward(x)[0], np.zeros((2, 9)))
+
+    def J(parameters):
+        return oracle.softmax_cross_entropy(oracle.logits_of(parameters, x, "tanh") / gamma, y)
+
+    value_and_gradient, state, values = jax.jit(jax.value_and_grad(J)), theirs.init(parameters), []
+    for _ in range(6):
+        value, gradient = value_and_gradient(parameters)
+        values.append(float(value))
+        steps, state = theirs.update(gradient, state)
+        parameters = jax.tree.map(lambda theta, step: theta + 0.05 * step, parameters, steps)
+    optimizer = create(0.05 * rate_factors(network.layout, "plain", create.scale_free, "standard", gamma), **options)
+    history = train(network, x, y, loss=losses.softmax_cross_entropy, optimizer=optimizer, epochs=6)
+    assert_allclose(history.loss, values, rtol=1e-10)
+    with pytest.raises(ValueError, match=r"gamma is 0\.0, it must be finite and above 0"):
+        Network.create([3, 2], rng=np.random.default_rng(0), gamma=0.0)
 
 
 def test_an_estimator_of_width_64_is_the_standard_one_and_of_another_is_not():

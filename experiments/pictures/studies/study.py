@@ -126,6 +126,7 @@ def full_batch(study: str, *rules: str) -> Callable[[Config], None]:
             ("optimizer.weight_decay", optimizer.weight_decay == 0, "0"),
             ("optimizer.block_rates", optimizer.block_rates is None, "null"),
             ("network.parametrization", config.network.parametrization == "standard", "standard, one rate"),
+            ("network.gamma", config.network.gamma is None, "null, one rate"),
         )
 
     return needs

@@ -257,6 +257,7 @@ def test_what_a_study_cannot_use_is_one_line(lab, override):
         ("trainable_depth", ["dataset=diabetes"], "dataset.name is 'diabetes', but sweep.study trainable_depth needs a data set"),
         ("trainable_depth", ["network.kind=residual"], "network.kind is 'residual', but sweep.study trainable_depth needs plain"),
         ("signal_propagation", ["network.depth=4"], "network.depth is 4, but sweep.study signal_propagation needs at least 8"),
+        ("feature_learning", ["network.gamma=null"], "network.gamma is None, but sweep.study feature_learning needs a number"),
         ("linear_limit", ["network.depth=2"], "network.depth is 2, but sweep.study linear_limit needs 1, a linear model"),
     ],
 )
@@ -285,6 +286,21 @@ def test_best_rates_are_compared_over_widths_and_depths(observed, wide, holds):
     assert "standard, by width 0.0025 to 0.01 (4.0 times); standard, by depth 0.0025 to 0.01 (4.0 times)" in told.text
 
 
+@pytest.mark.parametrize(("power", "holds"), [(1.0, True), (0.9, True), (0.6, False)])
+def test_exponents_of_gamma_are_compared_with_2_and_2_over_the_depth(observed, power, holds):
+    # Depth 2: the best rate goes as gamma^2 up to 0.01, and from 10 on as gamma^power, of which theory has 1.
+    best = {0.0001: 1e-8, 0.01: 1e-4, 10.0: 1.0, 1000.0: 100.0**power}
+    runs = []
+    for gamma, least in best.items():
+        for rate in (10.0 ** np.arange(-10, 5)).tolist():
+            made = replace(history(loss=(0.4, 0.01 * np.exp(0.02 * np.log(rate / least) ** 2))), steps_an_epoch=1)
+            axes = ["network.depth=2", f"network.gamma={gamma}", f"optimizer.learning_rate={rate!r}"]
+            runs.append(observed("feature_learning", axes, "trained", made))
+    told = verdict("feature_learning", runs)
+    assert told.holds == holds
+    assert f"depth 2, small gamma 2.00 (2.00); depth 2, large gamma {power:.2f} (1.00)" in told.text
+
+
 SHORTER = {
     "signal_propagation": ["network.gain=0.5,1.76,3.0", "seed=0"],
     "trainable_depth": ["network.depth=3,10,26", "network.gain=0.5,1.0,1.76,4.0", "seed=0"],
@@ -297,6 +313,7 @@ SHORTER = {
     ],
     "edge_of_stability": ["optimizer.learning_rate=0.4,0.5", "training.epochs=1000"],
     "transfer": ["seed=0,1"],
+    "feature_learning": ["network.depth=2"],
     "catapult": [],
     "warm_up": ["optimizer.warmup=1,256", "optimizer.learning_rate=0.18,0.25,0.35,0.5,0.71,1.0", "seed=0"],
     "noise_scale": ["optimizer.learning_rate=0.0313,0.125,0.25,0.5,1.0", "seed=0"],

@@ -29,8 +29,8 @@ def test_a_fingerprint_is_of_what_is_trained_and_of_nothing_around_it(config, co
 
 def test_a_plain_network_of_a_native_run_has_the_fingerprint_it_had_before_later_keys(config, composed):
     before = {key: value for key, value in asdict(config).items() if key not in ("tracking", "sweep")}
-    del before["network"]["kind"], before["network"]["parametrization"], before["instruments"]
-    del before["optimizer"]["block_rates"], before["optimizer"]["warmup"], before["machine"]
+    del before["network"]["kind"], before["network"]["parametrization"], before["network"]["gamma"]
+    del before["optimizer"]["block_rates"], before["optimizer"]["warmup"], before["instruments"], before["machine"]
     content = json.dumps([before, "d", "1"], sort_keys=True).encode()
     native = typed(composed("machine=native"))
     assert fingerprint(native, "d", package="1") == hashlib.sha256(content).hexdigest()
@@ -41,7 +41,7 @@ def test_a_plain_network_of_a_native_run_has_the_fingerprint_it_had_before_later
 def test_a_run_with_instruments_has_the_fingerprint_it_had_before_there_were_more_of_them(composed):
     config = typed(composed("instruments.saturated=1"))
     before = {key: value for key, value in asdict(config).items() if key not in ("tracking", "sweep")}
-    del before["network"]["kind"], before["network"]["parametrization"]
+    del before["network"]["kind"], before["network"]["parametrization"], before["network"]["gamma"]
     del before["optimizer"]["block_rates"], before["optimizer"]["warmup"]
     for later in ("signals", "parameters", "singular_value", "preconditioned_sharpness", "noise_scale"):
         del before["instruments"][later]

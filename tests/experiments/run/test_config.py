@@ -14,6 +14,7 @@ BAD_VALUES = {
     "network.activation=foo": "network.activation 'foo' is unknown, allowed: identity, sigmoid, tanh",
     "network.initializer=foo": "network.initializer 'foo' is unknown, allowed: zeros, normal",
     "network.parametrization=foo": "network.parametrization 'foo' is unknown, allowed: standard, mup",
+    "network.gamma=0": "network.gamma is 0.0, it must be finite and above 0",
     "optimizer.name=foo": "optimizer.name 'foo' is unknown, allowed: gradient_descent, momentum",
     "optimizer.schedule=foo": "optimizer.schedule 'foo' is unknown, allowed: constant",
     "optimizer.learning_rate=0": "optimizer.learning_rate is 0.0, it must be finite and above 0",

@@ -23,7 +23,7 @@ def runs(composed, *overrides):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("seeds", [[7, 7, 7, 7, 7], [7, 8, 9, 9, 2**100]])
+@pytest.mark.parametrize("seeds", [[7, 7, 7, 7, 7, 7], [7, 8, 9, 9, 2**100, 1]])
 def test_runs_that_differ_in_values_alone_have_the_same_bits_in_a_stack(composed, seeds, optimizer, dtype):
     base = [f"optimizer.name={optimizer}", f"dtype={dtype}", "network.depth=4"]
     values = [
@@ -32,6 +32,7 @@ def test_runs_that_differ_in_values_alone_have_the_same_bits_in_a_stack(composed
         ["optimizer.learning_rate=1e4"],
         ["optimizer.learning_rate=0.1", "network.gain=0.5", "network.initializer=glorot", "network.bias_variance=0.1"],
         ["optimizer.learning_rate=0.1", "training.loss_bound=1.5", "network.parametrization=mup"],
+        ["optimizer.learning_rate=0.1", "network.gamma=2"],
     ]
     configs = runs(composed, *([*base, *own, f"seed={seed}"] for own, seed in zip(values, seeds, strict=True)))
     for together, config in zip(train_stack(configs), configs, strict=True):
