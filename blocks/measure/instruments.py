@@ -17,7 +17,7 @@ from blocks.measure.diagnostics import checked, example_gradient_norms, noise_sc
 from blocks.measure.hessian import Hessian
 from blocks.measure.jacobian import singular_values
 from blocks.measure.lanczos import Room, top_eigenpairs
-from blocks.measure.signals import BINS, NUMBERS, Pass, deviations, signals
+from blocks.measure.signals import BINS, NUMBERS, deviations, signals
 from blocks.network import Network
 from blocks.optimizers import Optimizer, State
 
@@ -274,7 +274,6 @@ class Signals(Mounted):
     def __init__(self, instrument: Instrument, network: Network, x: Array, y: Array, loss: Loss, at: Array) -> None:
         super().__init__(instrument, network, x, y, loss, at)
         self.x, self.target = checked(network, x, y, loss)
-        self.one_pass: Pass | None = None
         steps, lanes, depth = self.values.shape
         self.values = np.full((steps, lanes, len(NUMBERS), depth), np.nan)
         # The smallest whole numbers that can count all entries of the largest array.
@@ -284,9 +283,7 @@ class Signals(Mounted):
     def before(self, step: int, network: Network, live: slice | Array) -> None:
         """All but the update, and the parameters, which are kept."""
         self.kept, self.std_W = network.parameters.copy(), deviations(network.parameters, network.layout)
-        if self.one_pass is None or self.one_pass.network is not network:
-            self.one_pass = Pass(network, self.x, self.target, self.loss)
-        counts, self.values[self.place(step), live, :-1] = signals(self.one_pass, self.std_W)
+        counts, self.values[self.place(step), live, :-1] = signals(network, self.x, self.target, self.loss, self.std_W)
         for symbol, counted in counts.items():
             self.counts[symbol][self.place(step), live] = counted
 

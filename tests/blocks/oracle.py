@@ -85,16 +85,6 @@ def logits_of(parameters, x, activation, kind="plain", added=None):
     return W @ a + b + added[-1]
 
 
-def value_and_gradients(parameters, x, y, activation, loss):
-    """J, [(dJ/dW, dJ/db), ...], dJ/dx by automatic differentiation."""
-
-    def J(parameters, x):
-        return LOSSES[loss](logits_of(parameters, x, activation), y)
-
-    value, (gradients, dx) = jax.value_and_grad(J, argnums=(0, 1))(parameters, jnp.asarray(x))
-    return float(value), [(np.asarray(dW), np.asarray(db)) for dW, db in gradients], np.asarray(dx)
-
-
 def targets_for(loss, rng, units, m):
     """Random targets as the loss takes them."""
     if loss in ("softmax_cross_entropy", "one_hot_squared_error"):

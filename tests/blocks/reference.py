@@ -1,6 +1,7 @@
 """Random networks, and what JAX's automatic differentiation says of them, compiled once for each set of shapes."""
 
 from functools import cache
+from itertools import combinations, product
 
 import jax
 import numpy as np
@@ -13,6 +14,17 @@ LOSS_NAMES = list(LOSSES)
 # Every activation with one loss, and every loss with one activation, where all pairs would mean minutes of compiling.
 PAIRS = [*((name, "softmax_cross_entropy") for name in ACTIVATION_NAMES), *(("gelu", name) for name in LOSS_NAMES[1:])]
 SHAPES = {1: [5, 3], 2: [5, 4, 3], 3: [4, 6, 5, 3], 4: [3, 4, 4, 4, 2], 5: [3, 5, 4, 3, 4, 2]}
+
+
+def all_pairs(*tables):
+    """Few combinations of the tables' entries, in which every entry of a table meets every entry of every other one."""
+    rows = {row: set(combinations(enumerate(row), 2)) for row in product(*(range(len(table)) for table in tables))}
+    unmet, chosen = set().union(*rows.values()), []
+    while unmet:
+        row = max(rows, key=lambda row: len(rows[row] & unmet))
+        unmet -= rows[row]
+        chosen.append(tuple(table[index] for table, index in zip(tables, row, strict=True)))
+    return chosen
 
 
 @cache

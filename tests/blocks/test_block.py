@@ -56,7 +56,7 @@ def test_forward_and_backward_of_numbers_worked_out_by_hand():
 
 
 # JAX compiles nearly every one.
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(
     activation=st.sampled_from(ACTIVATION_NAMES),
     n=st.integers(1, 4),
@@ -83,13 +83,12 @@ def test_backward_is_the_vector_jacobian_product_of_forward(activation, n, n_pre
 
 
 @every_activation
-@pytest.mark.parametrize(("first", "second"), [(0, 1), (1, 0)])
-def test_two_forwards_then_two_backwards_in_any_order_give_the_right_gradients(activation, first, second):
+def test_two_forwards_then_two_backwards_in_another_order_give_the_right_gradients(activation):
     rng = np.random.default_rng(3)
     block = some_block(rng, 4, 3, activation)
     inputs, upstream = rng.standard_normal((2, 3, 5)), rng.standard_normal((2, 4, 5))
     forwards = [block.forward(a_prev) for a_prev in inputs]
-    backwards = {k: block.backward(upstream[k], forwards[k][1]) for k in (first, second)}
+    backwards = {k: block.backward(upstream[k], forwards[k][1]) for k in (1, 0)}
     for k in (0, 1):
         _, (dW, db, da_prev) = vjp(block, inputs[k], upstream[k])
         for actual, exact in zip(backwards[k], (da_prev, dW, db), strict=True):

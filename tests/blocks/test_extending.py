@@ -27,7 +27,7 @@ from blocks.tape.replay import replay_off
 from blocks.theory import MeanField
 from experiments.run.config import UserError, composed, register, typed
 from tests.blocks import oracle
-from tests.blocks.reference import assert_near, random_network
+from tests.blocks.reference import all_pairs, assert_near, random_network
 
 SIZES = (4, 5, 5, 3)
 M = 7
@@ -128,9 +128,10 @@ def test_the_pair_is_jaxs(activation):
     assert_near(pair.backward(np.full_like(z, 0.5), z, a), 0.5 * pair.derivative(z, a))
 
 
+# swish and huber: test_tangent.py.
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("activation", "loss"), [("mish", "log_cosh"), ("swish", "huber")])
-def test_value_gradient_and_products_with_the_hessian_are_jaxs(activation, loss, kind):
+def test_value_gradient_and_products_with_the_hessian_are_jaxs(kind):
+    activation, loss = "mish", "log_cosh"
     network, x, y = problem(activation, kind)
     v = np.random.default_rng(1).standard_normal(network.parameters.shape)
     value = flat_value(activation, loss, kind)
@@ -209,10 +210,9 @@ def trained(activation, loss, rule, rates, kind="plain", lanes=None, start=None,
     )
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("activation", "loss", "rule"), CHOICES)
-def test_a_stack_has_the_bits_of_runs_alone_recorded_compiled_or_not(monkeypatch, activation, loss, rule, kind, dtype):
+@pytest.mark.parametrize(("choice", "kind", "dtype"), all_pairs(CHOICES, [*KINDS], [np.float32, np.float64]))
+def test_a_stack_has_the_bits_of_runs_alone_recorded_compiled_or_not(monkeypatch, choice, kind, dtype):
+    activation, loss, rule = choice
     rates = [1e-3, 1e-2, 1e3]
     stack = trained(activation, loss, rule, rates, kind, dtype=dtype)
     for lane, rate in enumerate(rates):

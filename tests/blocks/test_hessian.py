@@ -56,8 +56,8 @@ OTHER_KINDS = [kind for kind in KINDS if kind != "plain"]
 @pytest.mark.parametrize(
     ("activation", "loss", "depth"),
     [
-        *((*pair, 4) for pair in PAIRS),
-        *((name, "softmax_cross_entropy", depth) for name in ("relu", "gelu") for depth in (1, 2, 3, 5)),
+        *((*pair, 3) for pair in PAIRS),
+        *(("gelu", "softmax_cross_entropy", depth) for depth in (1, 2, 5)),
     ],
 )
 def test_products_are_jaxs_forward_over_reverse(activation, loss, depth):
@@ -68,18 +68,14 @@ def test_products_are_jaxs_forward_over_reverse(activation, loss, depth):
 
 
 @pytest.mark.parametrize(
-    ("activation", "loss", "sizes", "m"),
-    [
-        # Without a second derivative, and with one that reads a, or z.
-        *[(name, "softmax_cross_entropy", SHAPES[4], 7) for name in ("relu", "tanh", "gelu")],
-        ("gelu", "half_mean_squared_error", [3, 5, 5, 5, 5, 5, 2], 1),
-        ("tanh", "sigmoid_cross_entropy", SHAPES[2], 7),
-    ],
+    ("activation", "loss", "m"),
+    # Without a second derivative, and with one that reads a; with one that reads z: test_tangent.py.
+    [("relu", "half_mean_squared_error", 1), ("tanh", "sigmoid_cross_entropy", 7)],
 )
 @pytest.mark.parametrize("kind", OTHER_KINDS)
-def test_products_of_every_kind_are_jaxs_forward_over_reverse(kind, activation, loss, sizes, m):
+def test_products_of_every_kind_are_jaxs_forward_over_reverse(kind, activation, loss, m):
     # Of one example a batch's standardising leaves nothing.
-    network, x, y = problem(activation, loss, sizes, m=max(m, 3) if kind == "batch_normalized" else m, kind=kind)
+    network, x, y = problem(activation, loss, [3, 5, 5, 2], m=max(m, 3) if kind == "batch_normalized" else m, kind=kind)
     v = np.random.default_rng(1).standard_normal(network.parameters.shape)
     expected = jax_product(network.layout.sizes, activation, loss, kind)(network.parameters, x, y, v)
     assert_near(hessian_vector_product(network, x, y, LOSSES[loss], v), expected, 1e-11)
@@ -102,8 +98,9 @@ def test_certain_networks_have_finite_products(loss, logit):
     assert_near(hessian_vector_product(network, x, y, LOSSES[loss], v), expected, 1e-12)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("activation", "loss"), PAIRS)
+@pytest.mark.parametrize(
+    ("activation", "loss", "dtype"), [(*pair, (np.float32, np.float64)[k % 2]) for k, pair in enumerate(PAIRS)]
+)
 def test_a_lane_has_the_products_bits_of_the_network_alone(activation, loss, dtype):
     network, x, y = problem(activation, loss, [6, 16, 9, 16, 3], (2, 3), m=33, dtype=dtype)
     v = np.random.default_rng(1).standard_normal((4, *network.parameters.shape))
@@ -151,18 +148,17 @@ def test_lanes_may_have_data_of_their_own():
 
 @pytest.mark.parametrize(("activation", "loss"), PAIRS)
 def test_sharpness_is_the_top_of_jaxs_full_hessian(activation, loss):
-    network, x, y = problem(activation, loss, SHAPES[4])
+    network, x, y = problem(activation, loss, SHAPES[3])
     expected = jax_eigenvalues(network, x, y, loss)
     for count in (1, 5):
         actual = sharpness(network, x, y, LOSSES[loss], count, rng=np.random.default_rng(2))
         np.testing.assert_allclose(actual, expected[:count], rtol=1e-8)
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu", "gelu"])
 @pytest.mark.parametrize("kind", OTHER_KINDS)
-def test_sharpness_of_every_kind_is_the_top_of_jaxs_full_hessian(kind, activation):
-    loss = losses.softmax_cross_entropy
-    network, x, y = problem(activation, loss.name, SHAPES[4], kind=kind)
+def test_sharpness_of_every_kind_is_the_top_of_jaxs_full_hessian(kind):
+    loss = losses.sigmoid_cross_entropy
+    network, x, y = problem("tanh", loss.name, [3, 5, 5, 2], kind=kind)
     actual = sharpness(network, x, y, loss, 5, rng=np.random.default_rng(2))
     np.testing.assert_allclose(actual, jax_eigenvalues(network, x, y, loss.name)[:5], rtol=1e-8)
 

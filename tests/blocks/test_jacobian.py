@@ -32,10 +32,11 @@ def test_it_is_jaxs_of_every_example_and_lane(kind, activation):
                 a = oracle.ACTIVATIONS[activation](W @ a + b)
         return a[:, 0]
 
+    by_jax = jax.jit(jax.jacobian(last))
     for lane in range(2):
         parameters = oracle.parameters_of(network, (lane,))
         for example in range(3):
-            expected = jax.jacobian(last)(a_1[lane, :, example : example + 1], parameters)[..., 0]
+            expected = by_jax(a_1[lane, :, example : example + 1], parameters)[..., 0]
             assert_allclose(J[lane, example], expected, rtol=1e-10, atol=1e-13)
     expected = np.linalg.svd(J, compute_uv=False).mean(axis=1)
     assert_allclose(singular_values(network, x), expected, rtol=1e-12)

@@ -13,6 +13,8 @@ from tests.blocks import oracle
 from tests.blocks.reference import (
     ACTIVATION_NAMES,
     LOSS_NAMES,
+    PAIRS,
+    all_pairs,
     assert_near,
     random_network,
     sizes_for,
@@ -42,14 +44,13 @@ def assert_gradients_are_jax_s(sizes, activation, loss, lanes, m, rng, shared=Tr
 
 
 @lanes_or_none
-@pytest.mark.parametrize("loss", LOSS_NAMES)
-@pytest.mark.parametrize("activation", ACTIVATION_NAMES)
+@pytest.mark.parametrize(("activation", "loss"), PAIRS)
 def test_gradients_are_those_of_automatic_differentiation(activation, loss, lanes):
     assert_gradients_are_jax_s(sizes_for(loss, (3, 5, 4, 2)), activation, loss, lanes, 6, np.random.default_rng(0))
 
 
 # JAX compiles nearly every one.
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(
     sizes=st.lists(st.integers(1, 5), min_size=2, max_size=5),
     m=st.sampled_from([1, 1, 2, 3, 8]),
@@ -70,10 +71,9 @@ def test_gradients_are_right_twenty_blocks_down(activation):
 
 
 @lanes_or_none
-@pytest.mark.parametrize("sizes", [(1, 1), (1, 1, 1, 1)])
 @pytest.mark.parametrize("loss", LOSS_NAMES)
-def test_gradients_are_right_where_every_n_and_m_is_1(sizes, loss, lanes):
-    assert_gradients_are_jax_s(sizes, "tanh", loss, lanes, 1, np.random.default_rng(2))
+def test_gradients_are_right_where_every_n_and_m_is_1(loss, lanes):
+    assert_gradients_are_jax_s((1, 1, 1), "tanh", loss, lanes, 1, np.random.default_rng(2))
 
 
 def test_backward_gives_what_backward_to_data_gives():
@@ -119,15 +119,15 @@ def test_backward_leaves_dlogits_the_caches_and_the_parameters_unchanged(lanes):
         assert_array_equal(array, was)
 
 
-@pytest.mark.parametrize("turns", [False, True])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("lanes", [(), (3,)])
-@pytest.mark.parametrize("activation", ACTIVATION_NAMES)
+SHAPES_AND_KINDS = [((3, 5, 2, 6), "plain"), ((7, 1, 1), "plain"), ((3, 2), "plain"), *[((4, 4, 4, 4), kind) for kind in KINDS]]
+
+
 @pytest.mark.parametrize(
-    ("sizes", "kind"),
-    [((3, 5, 2, 6), "plain"), ((7, 1, 1), "plain"), ((3, 2), "plain"), *[((4, 4, 4, 4), kind) for kind in KINDS]],
+    ("shape_and_kind", "activation", "lanes", "dtype", "turns"),
+    all_pairs(SHAPES_AND_KINDS, ACTIVATION_NAMES, [(), (3,)], [np.float32, np.float64], [False, True]),
 )
-def test_a_replayed_cycle_has_the_bits_of_forward_and_backward(monkeypatch, sizes, kind, activation, lanes, dtype, turns):
+def test_a_replayed_cycle_has_the_bits_of_forward_and_backward(monkeypatch, shape_and_kind, activation, lanes, dtype, turns):
+    sizes, kind = shape_and_kind
     monkeypatch.setattr("blocks.arrays.AVX_512", turns)
     monkeypatch.setattr("blocks.arrays.TINY", 0)
     rng = np.random.default_rng(6)

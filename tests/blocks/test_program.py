@@ -15,7 +15,9 @@ from blocks.tape.program import _Program, program
 from blocks.tape.replay import replay_off
 from blocks.training import Workspace
 from tests.blocks import oracle
+from tests.blocks.reference import all_pairs
 
+LANES, DTYPES = [None, 3], [np.float32, np.float64]
 ELEMENTWISE = (np.add, np.subtract, np.multiply, np.divide, np.maximum, np.tanh, np.exp, np.log1p, np.sqrt, np.negative)
 
 
@@ -62,15 +64,17 @@ def by_itself(function):
         return function()
 
 
-@pytest.mark.parametrize("lanes", [None, 3])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_network_trains_to_the_same_bits(plain, activation, kind, lanes):
-    # Every loss with one activation: a loss sees logits, whatever they come from.
-    for loss in LOSSES if activation == "tanh" else ["softmax_cross_entropy"]:
-        for dtype in (np.float32, np.float64):
-            run = partial(trained, activation=activation, kind=kind, loss=loss, lanes=lanes, dtype=dtype)
-            assert run() == plain(run) == by_itself(run)
+# Every loss with one activation: a loss sees logits, whatever they come from.
+NETWORKS = [
+    *((activation, "softmax_cross_entropy", *row) for activation, *row in all_pairs([*ACTIVATIONS], [*KINDS], LANES, DTYPES)),
+    *(("tanh", *row) for row in all_pairs([*LOSSES], [*KINDS], LANES, DTYPES)),
+]
+
+
+@pytest.mark.parametrize(("activation", "loss", "kind", "lanes", "dtype"), NETWORKS)
+def test_every_network_trains_to_the_same_bits(plain, activation, loss, kind, lanes, dtype):
+    run = partial(trained, activation=activation, kind=kind, loss=loss, lanes=lanes, dtype=dtype)
+    assert run() == plain(run) == by_itself(run)
 
 
 @pytest.mark.parametrize("lanes", [None, 3])
@@ -98,9 +102,7 @@ def test_a_lane_that_diverges_does_so_at_the_same_step(plain):
     assert 0 < (np.frombuffer(results[-2], np.int64) >= 0).sum() < 4
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("activation", "loss", "kind"), all_pairs([*ACTIVATIONS], [*LOSSES], [*KINDS]))
 def test_a_whole_pass_is_one_program(activation, kind, loss):
     network = Network.create((4, 5, 5, 1), activation, rng=np.random.default_rng(0), dtype=np.float32, kind=kind)
     gradient, target = np.empty_like(network.parameters), np.zeros((1, 8), np.float32)

@@ -10,7 +10,7 @@ import pytest
 from blocks import ACTIVATIONS, KINDS, GradientDescent, Instrument, Network, losses, train
 from blocks.measure.signals import BINS, GRADIENTS, NUMBERS, VALUES
 from tests.blocks import oracle
-from tests.blocks.reference import derivative
+from tests.blocks.reference import all_pairs, derivative
 
 LOSS = losses.softmax_cross_entropy
 SIZES, M, STEPS, LANES = [4, 7, 7, 7, 3], 11, 4, 3
@@ -88,9 +88,7 @@ def is_saturated(activation, z, a):
     return np.abs(derivative(activation)(z.ravel().astype(np.float64))) < (1 - 0.97**2) * steepest
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("activation", "kind", "dtype"), all_pairs([*ACTIVATIONS], [*KINDS], [np.float32, np.float64]))
 def test_signals_are_those_of_the_plain_network_at_the_step(activation, kind, dtype):
     whole, history = trained(activation, kind, dtype)
     signals, parameters = history.quantities["signals"], history.quantities["parameters"].values

@@ -2,9 +2,11 @@
 
 import atexit
 import contextlib
+import copy
 import multiprocessing
 import os
 import runpy
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -19,12 +21,14 @@ from urllib.parse import unquote
 import psutil
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from experiments.run.config import register
 from experiments.train import CONF
 
-# A command that is only waited for is forked from a process that has imported this: half of a small sweep's time is imports.
+# A command is forked from a process that has imported this: nine tenths of a small run's time are imports.
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(
     [
@@ -35,7 +39,7 @@ FORKED.set_forkserver_preload(
 )
 
 # The commands of the test that runs.
-STARTED: list[subprocess.Popen[str]] = []
+STARTED: "list[Command | subprocess.Popen[str]]" = []
 
 
 def _main(module: str, arguments: tuple[str, ...], folder: Path, environ: dict[str, str], output: Path) -> None:
@@ -59,6 +63,12 @@ def _main(module: str, arguments: tuple[str, ...], folder: Path, environ: dict[s
         atexit._run_exitfuncs()
 
 
+def _session(*command) -> None:
+    """The command in this forked process, in a session of its own."""
+    os.setsid()
+    _main(*command)
+
+
 @cache
 def empty_store() -> sqlite3.Connection:
     """MLflow's tables with nothing in them: it takes seconds to make a store."""
@@ -73,39 +83,84 @@ def empty_store() -> sqlite3.Connection:
     return kept
 
 
+class Command(contextlib.AbstractContextManager):
+    """A forked command, by the names of `subprocess.Popen`."""
+
+    def __init__(self, lab: "Lab", module: str, arguments: tuple[str, ...]) -> None:
+        lab.started += 1
+        self.file = lab.folder.with_name(f"{lab.folder.name}.output{lab.started}")
+        self.file.touch()
+        self.process = FORKED.Process(target=_session, args=(module, arguments, lab.folder, lab.environ, self.file))
+        self.process.start()
+        self.pid = self.process.pid
+
+    def __exit__(self, *raised) -> None:
+        self.process.join()
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    returncode = property(poll)
+
+    def send_signal(self, number: int) -> None:
+        if self.process.is_alive():
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def line(self, word: str, seconds: float = 60) -> str:
+        """The line with that word, once it is printed."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.poll() is None:
+            *lines, _ = self.file.read_text().split("\n")
+            for line in lines:
+                if word in line:
+                    return line
+            time.sleep(0.1)
+        raise TimeoutError(self.file.read_text())
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
+        self.process.join(timeout)
+        output = self.file.read_text()
+        assert not self.process.is_alive(), output
+        return output, None
+
+
 class Lab:
     """A folder with a store of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.uri = f"sqlite:///{folder / 'runs.db'}"
+        self.started = 0
 
     @property
     def environ(self) -> dict[str, str]:
         return {**os.environ, "MLFLOW_TRACKING_URI": self.uri, "DO_NOT_TRACK": "true"}
 
-    def start(self, *arguments: str, module: str = "experiments.train") -> subprocess.Popen[str]:
-        """Start the command as a user types it, recording into this folder's store; output goes to one pipe."""
-        command = [sys.executable, "-m", module, *arguments]
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        process = subprocess.Popen(command, cwd=self.folder, env=self.environ, text=True, start_new_session=True, **streams)
-        STARTED.append(process)
-        return process
-
-    def run(self, *arguments: str, module: str = "experiments.train", status: int = 0) -> str:
-        """Its output, once it has left with that status. Variables that are read in an import are better patched for `start`."""
+    def make_store(self) -> None:
+        """An empty one, if it is a file of this folder that is not there."""
         store = Path(self.uri.removeprefix("sqlite:///"))
-        # What fails, or is not tracked, is to make nothing.
-        if status == 0 and "tracking.enabled=false" not in arguments and store.parent == self.folder and not store.exists():
+        if store.parent == self.folder and not store.exists():
             with contextlib.closing(sqlite3.connect(store)) as empty:
                 empty_store().backup(empty)
-        file = self.folder.with_name(f"{self.folder.name}.output")
-        process = FORKED.Process(target=_main, args=(module, arguments, self.folder, self.environ, file))
-        process.start()
-        process.join(240)
-        assert not process.is_alive(), file.read_text()
-        output = file.read_text()
-        assert process.exitcode == status, output
+
+    def start(self, *arguments: str, module: str = "experiments.train", new_store: bool = False) -> Command:
+        """Start the command, recording into this folder's store, which it makes itself if that is new."""
+        if not new_store:
+            self.make_store()
+        STARTED.append(Command(self, module, arguments))
+        return STARTED[-1]
+
+    def run(self, *arguments: str, module: str = "experiments.train", status: int = 0) -> str:
+        """Its output, once it has left with that status."""
+        # What fails, or is not tracked, is to make nothing.
+        if status == 0 and "tracking.enabled=false" not in arguments:
+            self.make_store()
+        command = Command(self, module, arguments)
+        output, _ = command.communicate(240)
+        assert command.returncode == status, output
         return output
 
     def runs(self, kind: str = "run") -> list:
@@ -142,7 +197,7 @@ def end_commands():
     """Whatever a test's commands have left running ends with the test, failed or not."""
     yield
     sessions = {process.pid for process in STARTED}
-    for process in psutil.process_iter():
+    for process in psutil.process_iter() if sessions else ():
         with contextlib.suppress(psutil.Error, ProcessLookupError):
             if os.getsid(process.pid) in sessions:
                 process.kill()
@@ -158,12 +213,24 @@ def lab(tmp_path: Path) -> Lab:
 
 @pytest.fixture(scope="session")
 def composed():
-    """composed(*overrides) -> the config Hydra makes of them, without Hydra's own part."""
+    """composed(*overrides) -> the config Hydra makes of them, without Hydra's own part.
+
+    What is chosen of every group is composed once: on copies of it Hydra sets values, which takes a tenth of the time.
+    """
     register()
+    parser = OverridesParser.create()
+
+    @cache
+    def chosen(*overrides: str) -> DictConfig:
+        with initialize_config_dir(CONF, version_base="1.3"):
+            return compose("config", list(overrides))
 
     @cache
     def compose_one(*overrides: str) -> DictConfig:
-        with initialize_config_dir(CONF, version_base="1.3"):
-            return compose("config", list(overrides))
+        parsed = parser.parse_overrides(list(overrides))
+        values = [one for one in parsed if "." in one.key_or_group or one.key_or_group in ("seed", "dtype")]
+        config = copy.deepcopy(chosen(*(one.input_line for one in parsed if one not in values)))
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        return config
 
     return compose_one

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-# 14 runs of 5 epochs, measured after each: rungs after 1 and 2 epochs, from which 7 and 3 go on; two diverge at once.
-AXES = ["network.depth=2,5", "optimizer.learning_rate=0.01,0.03,0.1,0.2,0.3,0.5,1e9"]
+# 8 runs of 5 epochs, measured after each: rungs after 1 and 2 epochs, from which 4 and 2 go on; two diverge at once.
+AXES = ["network.depth=2,5", "optimizer.learning_rate=0.01,0.1,0.3,1e9"]
 SWEEP = ["-m", *AXES, "training.epochs=5", "network.width=8", "tracking.pictures=none", "tracking.models=none"]
 # digits has 1437 training examples: 23 batches of 64.
 STEPS = 23
@@ -31,14 +31,14 @@ def losses(lab, run):
 
 
 def test_the_best_go_on_with_their_very_bits_and_a_resumed_sweep_comes_to_the_same(lab):
-    lab.run(*SWEEP)
+    lab.run(*SWEEP, "hydra/launcher=basic")
     output = lab.run(*SWEEP, "sweep.halving=2", "hydra.launcher.n_jobs=1", "hydra.launcher.stack_size=3")
     assert "in the record already" not in output
     whole, halved = ended(lab, 0), ended(lab, 1)
-    assert len(whole) == len(halved) == 14
+    assert len(whole) == len(halved) == 8
     by_loss = [sorted(whole, key=lambda job, epoch=epoch: (losses(lab, whole[job])[epoch], job)) for epoch in (0, 1, 2)]
-    first = by_loss[1][:7]
-    second = [job for job in by_loss[2] if job in first][:3]
+    first = by_loss[1][:4]
+    second = [job for job in by_loss[2] if job in first][:2]
     for job, run in halved.items():
         tags, full = run.data.tags, whole[job]
         if job in second or full.data.tags["outcome"] == "diverged":
@@ -51,24 +51,24 @@ def test_the_best_go_on_with_their_very_bits_and_a_resumed_sweep_comes_to_the_sa
         assert losses(lab, run)[: epochs + 1].tolist() == losses(lab, full)[: epochs + 1].tolist()
         assert "final/loss_train" not in run.data.metrics
         assert run.data.metrics["loss/train"] == losses(lab, full)[epochs]
-    assert "3 trained, 2 diverged, 9 stopped" in output
-    # 12 runs of 1 epoch, 7 of 2 and 3 of 5; two diverge, at whose last step the loss may be finite still.
+    assert "2 trained, 2 diverged, 4 stopped" in output
+    # 6 runs of 1 epoch, 4 of 2 and 2 of 5; two diverge, at whose last step the loss may be finite still.
     diverged = [job for job in halved if halved[job].data.tags["outcome"] == "diverged"]
-    least = STEPS * (12 * 1 + 7 * 2 + 3 * 5) + sum(int(halved[job].data.tags["diverged_step"]) for job in diverged)
+    least = STEPS * (6 * 1 + 4 * 2 + 2 * 5) + sum(int(halved[job].data.tags["diverged_step"]) for job in diverged)
     share = float(output.partition("halving by 2: ")[2].partition("%")[0]) / 100
-    assert least - 1 <= share * STEPS * 14 * 5 <= least + 3
+    assert least - 1 <= share * STEPS * 8 * 5 <= least + 3
 
     stopped = [next(job for job in halved if halved[job].data.tags.get("rung") == rung) for rung in "12"]
-    for job in (diverged[0], *stopped, second[0], second[2]):
+    for job in (diverged[0], *stopped, second[0]):
         lab.client().set_terminated(halved[job].info.run_id, "KILLED")
     output = lab.run(*SWEEP, "sweep.halving=2")
-    assert "9 of 14 runs are in the record already" in output
+    assert "4 of 8 runs are in the record already" in output
     assert fates(ended(lab, 1)) == fates(halved)
     sweep = lab.runs("sweep")[1].info.run_id
-    assert "14 of 14 runs are identical" in lab.run("--sweep", sweep, module="experiments.reproduce")
+    assert "8 of 8 runs are identical" in lab.run("--sweep", sweep, module="experiments.reproduce")
     compared = lab.run(lab.runs("sweep")[0].info.run_id, sweep, module="experiments.compare")
     stops = [f"identical until B is stopped at step {STEPS * epochs}" for epochs in (1, 2)]
-    assert [compared.count(f"{told}\n") for told in (*stops, " identical")] == [5, 4, 5]
+    assert [compared.count(f"{told}\n") for told in (*stops, " identical")] == [2, 2, 4]
 
 
 def test_runs_that_have_all_diverged_before_the_first_of_two_rungs_are_recorded(lab):
@@ -83,15 +83,15 @@ def test_runs_that_have_all_diverged_before_the_first_of_two_rungs_are_recorded(
     [
         (["sweep.halving=1"], "error: sweep.halving is 1.0, it must be finite and above 1"),
         (["sweep.halving=2,3"], "error: sweep.halving differs between job 0 and job 1: 2.0 and 3.0"),
-        (["sweep.halving=100"], "error: sweep.halving is 100, but the sweep has 48 runs: it must be 48 at most"),
+        (["sweep.halving=100"], "error: sweep.halving is 100, but the sweep has 3 runs: it must be 3 at most"),
         (["sweep.halving=3", "training.epochs=2"], "error: sweep.halving is 3, but with training.epochs=2"),
         (["sweep.halving=3", "hydra/launcher=basic"], "error: sweep.halving is 3, but BasicLauncher trains jobs one by one"),
-        (["sweep.halving=3", "hydra.sweeper.max_batch_size=9"], "error: hydra.sweeper.max_batch_size is 9, but sweep.halving"),
+        (["sweep.halving=3", "hydra.sweeper.max_batch_size=2"], "error: hydra.sweeper.max_batch_size is 2, but sweep.halving"),
         (["sweep.halving=3", "experiment=linear_limit"], "error: sweep.halving is 3, but sweep.study linear_limit is about"),
     ],
 )
 def test_what_cannot_be_halved_is_refused_before_anything_is_made(lab, bad, line):
-    output = lab.run("-m", *bad, status=1)
+    output = lab.run("-m", "dataset=iris", "network.depth=1", "optimizer.learning_rate=0.1,0.2,0.3", *bad, status=1)
     assert line in output
     assert len(output.splitlines()) == 1
     assert list(lab.folder.iterdir()) == []

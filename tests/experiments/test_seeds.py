@@ -61,7 +61,7 @@ def test_the_dashboard_draws_the_mean_of_each_cell_with_a_band(swept):
         port = free.getsockname()[1]
     process = swept.start("--port", str(port), module="experiments.dashboard")
     try:
-        line = process.stdout.readline()
+        line = process.line("http://")
         browser.get(line[line.index("http://") :].strip())
         # Of the runs that have a last loss, the lines and the bands of charts.
         assert wait_until(lambda: len(browser.find_elements("css selector", ".js-plotly-plot .fills path, path.js-fill")) >= 4)

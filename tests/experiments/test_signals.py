@@ -5,15 +5,13 @@ import functools
 import os
 import pty
 import signal
-import sqlite3
-import subprocess
-import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.experiments.conftest import FORKED, _main, empty_store
+from tests.experiments.conftest import FORKED, _main
 
 TINY = ["dataset=iris", "network.width=8", "training.epochs=1", "network.depth=2,3", "optimizer.learning_rate=0.1,0.2"]
 PLAIN = ["tracking.pictures=none", "tracking.models=none", "sweep.resume=false"]
@@ -89,8 +87,7 @@ def _found(place):
 
 def run_interrupted(lab, moment, module, *arguments):
     """Its status and its output; the store is there."""
-    with contextlib.closing(sqlite3.connect(lab.folder / "runs.db")) as empty:
-        empty_store().backup(empty)
+    lab.make_store()
     output = lab.folder.with_name(f"{lab.folder.name}.output")
     command = (module, arguments, lab.folder, lab.environ, output)
     process = FORKED.Process(target=interrupted_at, args=(*moment, *command))
@@ -148,17 +145,26 @@ def test_every_command_that_records_ends_in_order(lab, moment, kind, module, arg
     check(lab, moment, kind, module, *arguments)
 
 
+def on_terminal(name, *command):
+    """The command in this forked process, whose controlling terminal it is."""
+    os.setsid()
+    os.open(name, os.O_RDWR)
+    _main(*command, name)
+
+
 def test_a_closed_terminal_ends_a_sweep_in_order(lab):
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "experiments.train", "-m", *TINY[:2], "training.epochs=100000", *TINY[3:]]
-    with subprocess.Popen(
-        ["setsid", "--ctty", *command], cwd=lab.folder, env=lab.environ, stdin=theirs, stdout=theirs, stderr=theirs
-    ) as process:
+    lab.make_store()
+    typed = ("-m", *TINY[:2], "training.epochs=100000", *TINY[3:])
+    command = (Path(os.ttyname(theirs)), "experiments.train", typed, lab.folder, lab.environ)
+    process = FORKED.Process(target=on_terminal, args=command)
+    process.start()
+    try:
+        lab.wait_for("RUNNING", count=2)
         os.close(theirs)
-        try:
-            lab.wait_for("RUNNING", count=2)
-            os.close(ours)
-            assert process.wait(timeout=60) == STATUS[signal.SIGHUP]
-        finally:
-            process.kill()
+        os.close(ours)
+        process.join(60)
+        assert process.exitcode == STATUS[signal.SIGHUP]
+    finally:
+        process.kill()
     assert {run.info.status for run in [*lab.runs(), *lab.runs("sweep")]} == {"KILLED"}

@@ -317,7 +317,7 @@ def part(request):
 
 
 @pytest.mark.usefixtures("machine", "part")
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(programs())
 def test_a_replay_has_the_bytes_of_the_plain_calls(case):
     written, arrays, outputs = case
@@ -340,7 +340,7 @@ def test_a_replay_has_the_bytes_of_the_plain_calls(case):
 
 
 @pytest.mark.usefixtures("machine", "part")
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(programs(in_stages=True))
 def test_a_stage_is_replayed_as_often_as_one_likes(case):
     """The last of the arrays is read in stage 1 alone."""

@@ -233,14 +233,15 @@ def test_the_exponent_and_its_interval(observed):
 
 BAD = {
     "sweep.study=tea": "sweep.study 'tea' is unknown, allowed: signal_propagation, trainable_depth,",
-    "network.activation=relu": "network.activation is 'relu', but sweep.study edge_of_stability needs a second derivative, "
-    "which relu has not at its kink: its sharpness, that of the pieces between, jumps where a unit crosses it; allowed: identity",
-    "instruments.sharpness=null": "instruments.sharpness is None, but sweep.study edge_of_stability needs a schedule",
     "training.batch_size=64": "training.batch_size is 64, but sweep.study edge_of_stability needs null, all examples",
-    "optimizer.name=adam": "optimizer.name is 'adam', but sweep.study edge_of_stability needs gradient_descent",
     "tracking.enabled=false": "tracking.enabled is false, but sweep.study edge_of_stability reads what is recorded",
-    "network.bias_variance=-1": "network.bias_variance is -1.0, it must be finite and at least 0",
 }
+KINK = (
+    "network.activation is 'relu', but sweep.study edge_of_stability needs a second derivative, which relu has not at its kink: "
+    "its sharpness, that of the pieces between, jumps where a unit crosses it; allowed: identity"
+)
+SHARPNESS = "instruments.sharpness is None, but sweep.study edge_of_stability needs a schedule"
+ADAM = "optimizer.name is 'adam', but sweep.study edge_of_stability needs gradient_descent"
 
 
 @pytest.mark.parametrize("override", BAD)
@@ -258,6 +259,9 @@ def test_what_a_study_cannot_use_is_one_line(lab, override):
         ("trainable_depth", ["network.kind=residual"], "network.kind is 'residual', but sweep.study trainable_depth needs plain"),
         ("signal_propagation", ["network.depth=4"], "network.depth is 4, but sweep.study signal_propagation needs at least 8"),
         ("feature_learning", ["network.gamma=null"], "network.gamma is None, but sweep.study feature_learning needs a number"),
+        ("edge_of_stability", ["network.activation=relu"], KINK),
+        ("edge_of_stability", ["instruments.sharpness=null"], SHARPNESS),
+        ("edge_of_stability", ["optimizer.name=adam"], ADAM),
         ("linear_limit", ["network.depth=2"], "network.depth is 2, but sweep.study linear_limit needs 1, a linear model"),
     ],
 )

@@ -62,7 +62,7 @@ def outcome(compose):
     return OmegaConf.to_container(config, resolve=False), OmegaConf.to_container(own, resolve=True), types, flags
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(data=st.data())
 def test_every_job_of_a_random_sweep_is_composed_as_by_hydra(hydra, data):
     keys = data.draw(st.lists(st.sampled_from(list(AXES)), max_size=5, unique=True))

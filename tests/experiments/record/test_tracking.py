@@ -24,6 +24,7 @@ def trained(composed):
 
 
 def recorded(lab, trained):
+    lab.make_store()
     trained.config.tracking.uri = lab.uri
     store = Store(trained.config.tracking)
     run = store.begin("a run", {"kind": "run"}, config=trained.config)
@@ -72,6 +73,7 @@ def test_a_run_is_written_whole(lab, trained):
     ],
 )
 def test_a_run_that_failed_has_its_params_and_the_reason(lab, trained, error, reason):
+    lab.make_store()
     store = Store(TrackingConfig(uri=lab.uri))
     begun = store.begin("a run", {"kind": "run"}, config=trained.config)
     begun.fail(reason_of(error), "FAILED")
@@ -188,6 +190,7 @@ def test_an_experiment_that_is_made_twice_is_one(lab, monkeypatch):
         return once(*arguments)
 
     monkeypatch.setattr(MlflowClient, "create_experiment", twice)
+    lab.make_store()
     made = Store(TrackingConfig(uri=lab.uri, experiment="made twice"))
     assert made.client.get_experiment(made.experiment_id).name == "made twice"
 
@@ -202,6 +205,7 @@ def test_params_are_what_mlflow_takes():
 
 
 def test_params_that_a_run_has_stay(lab):
+    lab.make_store()
     store = Store(TrackingConfig(uri=lab.uri))
     run = store.begin("a sweep", {"kind": "sweep"})
     run.log_summary({"network.depth": "range(2,4)"})
@@ -242,7 +246,7 @@ def test_an_experiment_s_name_is_refused_where_mlflow_would_refuse_it(name, lab)
 
 
 def test_an_option_of_the_record_is_checked_before_anything_is_trained(lab):
-    output = lab.run("-m", "tracking.register=team/iris", status=1)
+    output = lab.run("-m", "seed=0,1", "tracking.register=team/iris", status=1)
     assert output.startswith("error: tracking.register is 'team/iris'")
     assert len(output.splitlines()) == 1
     assert not list(lab.folder.iterdir())
@@ -256,6 +260,7 @@ def test_an_error_in_mlflow_is_one_line_once(lab, monkeypatch, raised):
 
     from experiments.train import one_line
 
+    lab.make_store()
     store = Store(TrackingConfig(uri=lab.uri))
     error = eval(raised, {"MlflowException": MlflowException, "sqlalchemy": sqlalchemy})
 

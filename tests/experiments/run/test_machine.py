@@ -15,11 +15,11 @@ from experiments.run import config as run_config
 from experiments.run import machine
 from experiments.run.config import typed
 from experiments.run.machine import PORTABLE_VARIABLES, TARGETS, recorded_variables, set_machine, variables
-from tests.experiments.conftest import FORKED, _main
+from experiments.run.stack import train_stack
+from tests.experiments.conftest import FORKED, STARTED, _main
 
 FEW = ["training.epochs=2", "network.width=8", "tracking.pictures=none", "tracking.models=none"]
 OFF = "X86_V4 AVX512_ICL AVX512_SPR"
-KERNELS = ["Haswell", "Zen", "SandyBridge", None]
 AXES = ["network.depth=2,3", "optimizer.learning_rate=0.1", "dataset=iris"]
 # The machine of a process that nobody tells anything.
 NATIVE = subprocess.run(
@@ -35,17 +35,18 @@ pytestmark = pytest.mark.skipif(not machine.has_avx2(), reason="no process is po
 
 def start(lab, *arguments, module="experiments.train", **environ):
     """The command in a process with these variables and no others of the two, as a user starts it."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in PORTABLE_VARIABLES:
-            patch.delenv(name, raising=False)
-        for name, value in environ.items():
-            if value is not None:
-                patch.setenv(name, value)
-        return lab.start(*arguments, module=module)
+    own = {name: value for name, value in lab.environ.items() if name not in PORTABLE_VARIABLES}
+    own |= {name: value for name, value in environ.items() if value is not None}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    command = [sys.executable, "-m", module, *arguments]
+    STARTED.append(subprocess.Popen(command, cwd=lab.folder, env=own, text=True, start_new_session=True, **streams))
+    return STARTED[-1]
 
 
 def run(lab, *arguments, status=0, **environ):
     """Its output."""
+    if status == 0:
+        lab.make_store()
     process = start(lab, *arguments, **environ)
     output, _ = process.communicate(timeout=200)
     assert process.returncode == status, output
@@ -58,13 +59,16 @@ def surroundings(lab, run):
     return recorded["blas_kernel"], recorded["simd"]
 
 
-@pytest.mark.parametrize("off", [None, pytest.param(OFF, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "kernel", [pytest.param(kernel, marks=[pytest.mark.slow] * (kernel != "SandyBridge")) for kernel in KERNELS]
+    ("kernel", "off"),
+    [
+        ("SandyBridge", None),
+        *(pytest.param(*row, marks=pytest.mark.slow) for row in [("Zen", OFF), ("Haswell", None), (None, OFF)]),
+    ],
 )
 def test_portable_has_the_published_bits_and_native_what_its_caller_says(kernel, off, lab):
-    """In float32, relu has no function that NumPy's targets round otherwise: the kernel alone tells."""
-    command = ["network.depth=33", "optimizer.learning_rate=0.036", "tracking.pictures=none", "tracking.models=none"]
+    """In float32, relu has no function that NumPy's targets round otherwise: the kernel alone tells. In loky's processes."""
+    command = ["-m", "network.depth=33", "optimizer.learning_rate=0.036", *FEW[2:], "hydra.launcher.n_jobs=1"]
     environ = {"OPENBLAS_CORETYPE": kernel, "NPY_DISABLE_CPU_FEATURES": off}
     run(lab, *command, **environ)
     run(lab, *command, "machine=native", **environ)
@@ -80,6 +84,7 @@ def test_portable_has_the_published_bits_and_native_what_its_caller_says(kernel,
     assert [each.data.params["machine"] for each in (portable, native)] == ["portable", "native"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NATIVE[1] == "X86_V3", reason="NumPy has no newer target here")
 def test_numpy_s_targets_alone_give_other_bits(lab):
     command = [*FEW, "network.activation=tanh", "dtype=float64", "machine=native"]
@@ -91,7 +96,6 @@ def test_numpy_s_targets_alone_give_other_bits(lab):
 
 
 ENGINES = {
-    "loky": [],
     "basic": ["hydra/launcher=basic"],
     "joblib": ["hydra/launcher=joblib"],
     "submitit": ["hydra/launcher=submitit_local"],
@@ -100,13 +104,21 @@ ENGINES = {
 }
 
 
-@pytest.mark.parametrize("engine", ["loky", *(pytest.param(name, marks=pytest.mark.slow) for name in list(ENGINES)[1:])])
-@pytest.mark.parametrize("asked", ["portable", "native"])
-def test_the_workers_of_every_engine_compute_as_their_sweep(engine, asked, lab):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "engine"), [*(("portable", engine) for engine in ENGINES), ("native", "joblib"), ("native", "ray")]
+)
+def test_the_workers_of_every_engine_compute_as_their_sweep(engine, asked, lab, composed):
     run(lab, "-m", *FEW, *AXES, *ENGINES[engine], f"machine={asked}")
     expected = {"portable": ("Haswell", "X86_V3"), "native": tuple(NATIVE)}[asked]
     assert [surroundings(lab, each) for each in lab.runs()] == [expected] * 2
     assert [each.data.params["machine"] for each in [*lab.runs(), *lab.runs("sweep")]] == [asked] * 3
+    if asked == "portable":
+        # As this process is.
+        for each in lab.runs():
+            (alone,) = train_stack([typed(composed(*FEW, *AXES[1:], f"network.depth={each.data.params['network.depth']}"))])
+            alone.history.save(lab.folder / "alone.npz")
+            assert lab.artifact(each, "history.npz").read_bytes() == (lab.folder / "alone.npz").read_bytes()
 
 
 @pytest.mark.slow
@@ -134,6 +146,7 @@ def test_a_map_s_tiles_and_what_verify_trains_are_portable(lab):
 
 
 def test_a_command_that_started_itself_again_is_the_same_process_to_whoever_waits_for_it(lab):
+    lab.make_store()
     process = start(lab, "network.depth=9", "training.epochs=1000", *FEW[1:])
     lab.wait_for("RUNNING")
     assert {key: value for key, value in _environ(process.pid).items() if key in PORTABLE_VARIABLES} == PORTABLE_VARIABLES
@@ -179,14 +192,13 @@ def _elsewhere(what, folder, environ, output, arguments):
 
 
 @pytest.mark.parametrize(
-    ("what", "line"),
+    ("what", "line", "sweep"),
     [
-        ("no AVX2", "it needs an x86-64 processor with AVX2, which this one is not known to have"),
-        ("Accelerate", "it needs an x86-64 processor with AVX2, this one is arm64"),
-        ("MKL", "it needs a NumPy with OpenBLAS, this one has mkl 2026"),
+        ("no AVX2", "it needs an x86-64 processor with AVX2, which this one is not known to have", []),
+        ("Accelerate", "it needs an x86-64 processor with AVX2, this one is arm64", []),
+        ("MKL", "it needs a NumPy with OpenBLAS, this one has mkl 2026", ["-m", *AXES]),
     ],
 )
-@pytest.mark.parametrize("sweep", [[], ["-m", *AXES]])
 def test_where_portable_cannot_be_had_the_run_and_its_record_are_native(what, line, sweep, lab):
     output = lab.folder.with_name(f"{lab.folder.name}.output")
     process = FORKED.Process(target=_elsewhere, args=(what, lab.folder, lab.environ, output, (*sweep, *FEW)))
