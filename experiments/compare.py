@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from experiments.record.comparison import Difference, first_training_difference
 from experiments.record.files import Files
 from experiments.record.identity import RECORD_GROUPS
-from experiments.run.config import MEASURE, UserError, flat_values, printable, varied
+from experiments.run.config import MEASURE, UserError, printable
 from experiments.run.interrupts import end_in_order
+from experiments.run.naming import differing_keys, flatten_values
 
 if TYPE_CHECKING:
     from experiments.record.reading import RecordedRun
@@ -23,7 +24,7 @@ FINAL = "loss/train"
 def compared(left: Files, right: Files) -> list[str]:
     """The differences, a line each."""
     lines = []
-    one, other = flat_values(left.config), flat_values(right.config)
+    one, other = flatten_values(left.config), flatten_values(right.config)
     for key in dict.fromkeys([*one, *other]):
         if one.get(key) != other.get(key):
             lines.append(f"{key}: {_shown(one, key)} and {_shown(other, key)}")
@@ -49,7 +50,7 @@ def compared_sweeps(left: "Sequence[RecordedRun]", right: "Sequence[RecordedRun]
     measures: of a history, whose last values are shown.
     """
     sides = [[(run, _trained(run.files().config)) for run in runs] for runs in (left, right)]
-    keys = list(dict.fromkeys(key for side in sides for key in varied([config for _, config in side])))
+    keys = list(dict.fromkeys(key for side in sides for key in differing_keys([config for _, config in side])))
     lines = []
     one, other = (side[0][1] for side in sides)
     for key in dict.fromkeys([*one, *other]):
@@ -100,7 +101,7 @@ def _stopped_at(difference: Difference | None, left: Files, right: Files) -> str
 
 
 def _trained(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flat_values(config).items() if key.partition(".")[0] not in RECORD_GROUPS}
+    return {key: value for key, value in flatten_values(config).items() if key.partition(".")[0] not in RECORD_GROUPS}
 
 
 def _shown(values: dict[str, Any], key: str) -> str:

@@ -17,7 +17,8 @@ import pandas as pd
 
 from blocks.arrays import Array
 from experiments.record.reading import Archive
-from experiments.run.config import flat_values, printable, varied
+from experiments.run.config import printable
+from experiments.run.naming import differing_keys, flatten_values
 from experiments.run.repeats import band, stacked
 from experiments.run.sensitivity import sensitivity as of_rates
 from experiments.run.stack import STOPPED
@@ -53,8 +54,8 @@ def load(run_id: str | None = None, uri: str | None = None) -> Results:
         archive = Archive(uri or os.environ.get("MLFLOW_TRACKING_URI"), Path(folder))
         runs = archive.finished_runs(run_id or archive.newest("sweep", "run"))
         run_files = [run.files() for run in runs]
-    configs = [flat_values(files.config) for files in run_files]
-    keys = varied(configs)
+    configs = [flatten_values(files.config) for files in run_files]
+    keys = differing_keys(configs)
     rows = [
         {
             **{printable(key): _printable(config.get(key)) for key in keys},

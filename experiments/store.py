@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.run.config import UserError, flat_values, varied
+from experiments.run.config import UserError
 from experiments.run.interrupts import end_in_order
+from experiments.run.naming import differing_keys, flatten_values
 
 
 def export(run_id: str, file: Path, uri: str | None) -> int:
@@ -33,8 +34,8 @@ def export(run_id: str, file: Path, uri: str | None) -> int:
         raise UserError(f"FILE is {str(file)!r}, which is there already: name another one")
     with tempfile.TemporaryDirectory() as downloads:
         runs = Archive(uri, Path(downloads)).finished_runs(run_id)
-        configs = [flat_values(run.files().config) for run in runs]
-        keys, count = varied(configs), 0
+        configs = [flatten_values(run.files().config) for run in runs]
+        keys, count = differing_keys(configs), 0
         with file.open("x", newline="") as csv_file:
             writer = csv.writer(csv_file)
             writer.writerow(["run_id", *keys, "step", "metric", "value"])

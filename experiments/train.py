@@ -25,12 +25,14 @@ from experiments.record.identity import fingerprint
 from experiments.record.outbox import Outbox
 from experiments.run import config as schema
 from experiments.run import grid
-from experiments.run.config import CONF, Config, UserError, cell_name, register, run_name, settled, typed
+from experiments.run.composition import CONF, parse_config, register, with_machine
+from experiments.run.config import Config, UserError
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import defer_interrupts, end_in_order
 from experiments.run.job import Parent, Result, parent_of_job, reason_of, status_of, tags_of_run
 from experiments.run.loaders import targets_to_allow
 from experiments.run.measure import MEASURES
+from experiments.run.naming import cell_name, run_name
 from experiments.run.pool import WorkerLost
 from experiments.sweep.checks import check_run
 from experiments.sweep.sweep import Sweep
@@ -106,7 +108,7 @@ def _job(cfg: DictConfig) -> Job:
     hydra_config = HydraConfig.get()
     # With hydra.job.chdir, this is another folder than the one that the command was typed in.
     with contextlib.chdir(hydra_config.runtime.cwd):
-        config, reason = settled(typed(cfg))
+        config, reason = with_machine(parse_config(cfg))
         sweep = parent_of_job()
         if reason and not sweep:
             print(reason)
@@ -202,7 +204,7 @@ class CheckRun(Callback):
             with job_context(config, "hydra.run.dir") as task:
                 check_logging(config)
                 check_log_files(config)
-                checked, _ = settled(typed(task))
+                checked, _ = with_machine(parse_config(task))
                 check_run(checked)
                 if checked.sweep.halving is not None:
                     raise UserError(

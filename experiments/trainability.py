@@ -26,13 +26,15 @@ from experiments.record.address import strip_typed_passwords
 from experiments.record.identity import RECORD_GROUPS, fingerprint
 from experiments.run import paper
 from experiments.run.bounded import read_text
-from experiments.run.config import UserError, composed, flat, register, settled
+from experiments.run.composition import compose_config, register, with_machine
+from experiments.run.config import UserError
 from experiments.run.data import load
 from experiments.run.engines import Engine, connect
 from experiments.run.folder import check_folder, lock_folder
 from experiments.run.grid import MappedConfig, ZoomConfig, axes, grid, typed_map, windows
 from experiments.run.interrupts import end_in_order
 from experiments.run.job import reason_of, status_of
+from experiments.run.naming import flatten
 from experiments.run.tile import OTHER, check_trainable
 from experiments.train import is_expected, one_line
 
@@ -115,7 +117,7 @@ def title_of(config: MappedConfig) -> str:
 
 
 def _params(config: MappedConfig) -> dict[str, str]:
-    return {key: str(value) for key, value in flat(config).items() if key.partition(".")[0] not in RECORD_GROUPS}
+    return {key: str(value) for key, value in flatten(config).items() if key.partition(".")[0] not in RECORD_GROUPS}
 
 
 def _digest(config: MappedConfig) -> str:
@@ -174,7 +176,7 @@ def _mark(config: MappedConfig) -> str:
 
 def run_map(config: MappedConfig) -> None:
     """Check, train, record."""
-    config, reason = settled(config)
+    config, reason = with_machine(config)
     if reason:
         print(reason)
     check_trainable(config)
@@ -232,7 +234,7 @@ def main() -> None:
     try:
         strip_typed_passwords()
         overrides = parser.parse_args().overrides
-        run_map(typed_map(composed("trainability", overrides)))
+        run_map(typed_map(compose_config("trainability", overrides)))
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or not is_expected(error):
             raise

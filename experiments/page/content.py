@@ -21,8 +21,9 @@ from experiments.pictures.figures import CEILING, FLOOR
 from experiments.pictures.report import REPEATS, Report, Row
 from experiments.pictures.signals import mean_field_variances
 from experiments.record.identity import RECORD_GROUPS
-from experiments.run.config import Config, UserError, printable, shown, words
+from experiments.run.config import Config, UserError, printable
 from experiments.run.data import task
+from experiments.run.naming import format_value, short_names
 
 if TYPE_CHECKING:
     from experiments.record.reading import RecordedRun
@@ -122,18 +123,18 @@ def _named(row: Row, run: "RecordedRun", history: History) -> dict[str, Any]:
 def _keys(report: Report) -> list[dict[str, Any]]:
     """What is swept: the key, a short word for it, its values as people write them, numbers in ascending order."""
     keys = []
-    for word, key in words(report.varied).items():
+    for word, key in short_names(report.varied).items():
         values = list(dict.fromkeys(place[key] for place in report.places))
         if all(isinstance(value, int | float) for value in values):
             values.sort()
-        keys.append({"key": key, "word": word, "values": list(dict.fromkeys(map(shown, values)))})
+        keys.append({"key": key, "word": word, "values": list(dict.fromkeys(map(format_value, values)))})
     return keys
 
 
 def _place(report: Report, row: Row, keys: Sequence[Mapping[str, Any]]) -> list[int]:
     """Which of the values of each key the run has."""
     values = row.place(report.varied)
-    return [key["values"].index(shown(values[key["key"]])) for key in keys]
+    return [key["values"].index(format_value(values[key["key"]])) for key in keys]
 
 
 def _curves(history: History) -> dict[str, tuple[Array, Array]]:
@@ -194,7 +195,7 @@ def _common(runs: Sequence[Mapping[str, Any]], without: Sequence[str] = ()) -> d
     """The values that all runs share, as text; those of where a record goes are no one else's concern."""
     keys = [key for key in runs[0] if key.partition(".")[0] not in RECORD_GROUPS and key not in without]
     shared = {key: runs[0][key] for key in keys if all(run.get(key) == runs[0][key] for run in runs)}
-    return {key: "null" if value is None else printable(shown(value)) for key, value in shared.items()}
+    return {key: "null" if value is None else printable(format_value(value)) for key, value in shared.items()}
 
 
 def _data_uri(picture: Path) -> str:

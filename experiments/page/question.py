@@ -11,7 +11,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 
-from experiments.run.config import CONF, Config, flat, flat_values, varied
+from experiments.run.composition import CONF
+from experiments.run.config import Config
+from experiments.run.naming import differing_keys, flatten, flatten_values
 
 SEED, DATASET, LOADER = "seed", "dataset.name", "dataset.loader."
 # What a command need not say: where the record goes, and what becomes of an earlier one.
@@ -25,8 +27,8 @@ def question(configs: Sequence[Config]) -> str:
 
     Every run has the values that the preset fixes, each of the preset's axes is swept, over values of its own, and nothing else.
     """
-    runs = [flat(config) for config in configs]
-    swept = set(varied(runs)) - {SEED}
+    runs = [flatten(config) for config in configs]
+    swept = set(differing_keys(runs)) - {SEED}
     for text, axes, fixed in _presets():
         found = [{tuple(str(run.get(key)) for key in keys) for run in runs} for keys, _ in axes]
         asked = all(len(values) > 1 and values <= own for values, (_, own) in zip(found, axes, strict=True))
@@ -54,7 +56,7 @@ def _presets() -> Iterator[tuple[str, list[Sweep], dict[str, Any]]]:
         params = values.pop("hydra")["sweeper"]["params"]
         axes = [_axis(DATASET if key == "dataset" else key, str(axis)) for key, axis in params.items() if key != SEED]
         chosen = {key: name for default in values.pop("defaults", []) for key, name in default.items()}
-        fixed = flat_values(values)
+        fixed = flatten_values(values)
         if "override /dataset" in chosen:
             fixed[DATASET] = chosen["override /dataset"]
         yield text, axes, fixed
@@ -72,7 +74,7 @@ def command(configs: Sequence[Config]) -> str:
     """The `experiments.train` command of a sweep, or of one run; "" where its runs are no full grid of the values of its axes,
     and where a data set's loader has other arguments than its file in conf/dataset gives it.
     """
-    runs, defaults = [flat(config) for config in configs], flat(Config())
+    runs, defaults = [flatten(config) for config in configs], flatten(Config())
     # One of each data set: it takes OmegaConf milliseconds.
     loaders = {str([value for key, value in run.items() if key.startswith("dataset.")]): run for run in runs}
     if not all(_has_own_loader(run) for run in loaders.values()):
@@ -138,5 +140,5 @@ def _has_own_loader(run: dict[str, Any]) -> bool:
     if not file.is_file():
         return False
     values = OmegaConf.merge({"dataset": {"seed": run["dataset.seed"]}}, {"dataset": OmegaConf.load(file)})
-    given = flat_values(OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
+    given = flatten_values(OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
     return all(run.get(key) == given.get(key) for key in run.keys() | given if key.startswith(LOADER))

@@ -19,8 +19,8 @@ from blocks.arrays import Array
 from blocks.history import History, evenly_spaced
 from experiments.pictures.bands import plot_band, span
 from experiments.pictures.report import COLUMNS, MOST, REPEATS, Cell, Report
-from experiments.run.config import shown
 from experiments.run.data import task
+from experiments.run.naming import format_value
 from experiments.run.repeats import name_of_band
 
 DIVERGED = "#d55e00"
@@ -115,8 +115,8 @@ def _draw(axes: Axes, report: Report, cells: dict[tuple[Any, Any], Cell], scale:
                 axes.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, edgecolor=DIVERGED, linewidth=2))
     for axis, names in ((axes.xaxis, acrosses), (axes.yaxis, downs)):
         labelled = evenly_spaced(len(names), MOST)
-        axis.set_ticks(labelled, [shown(names[place]) for place in labelled])
-    if sum(len(shown(value)) for value in acrosses) > READABLE:
+        axis.set_ticks(labelled, [format_value(names[place]) for place in labelled])
+    if sum(len(format_value(value)) for value in acrosses) > READABLE:
         axes.tick_params(axis="x", labelrotation=90)
     axes.set_xlabel(words(report.across))
     axes.set_ylabel(words(report.down))
@@ -148,7 +148,7 @@ def best_curves(report: Report, best: Mapping[tuple[Any, str], History]) -> Figu
         rate = f"rate {cells[down, category][0].config.optimizer.learning_rate:g}" if COLUMNS in report.varied else ""
         line, marker = styles[category]
         style = {"color": colours[down], "linestyle": line, "marker": marker, "markersize": 3}
-        label = ", ".join(filter(None, [f"{name} {shown(down)}", category, rate]))
+        label = ", ".join(filter(None, [f"{name} {format_value(down)}", category, rate]))
         plot_band(axes, history.evaluated, history.measures[measure.name], label, logarithmic=measure.is_loss, **style)
     axes.set(xlabel=STEPS, ylabel=measure.curve, yscale="log" if measure.is_loss else "linear")
     _legend_beside(figure, axes)

@@ -18,9 +18,10 @@ from blocks.history import History
 from experiments.pictures import figures
 from experiments.pictures.report import REPEATS, ROWS, Cell, Report, with_deviation
 from experiments.pictures.slices import slices
-from experiments.run.config import Config, shown
+from experiments.run.config import Config
 from experiments.run.data import task
 from experiments.run.interrupts import raise_lost_interrupt
+from experiments.run.naming import format_value
 from experiments.run.pool import Pool, cores
 from experiments.run.repeats import stacked
 from experiments.run.stack import STOPPED
@@ -217,7 +218,7 @@ def description(
     ]
     lines.append("")
     for key in report.varied:
-        values = list(dict.fromkeys(shown(place[key]) for place in report.places))
+        values = list(dict.fromkeys(format_value(place[key]) for place in report.places))
         lines.append(f"- `{key}`: {', '.join(values[:24])}" + (", ..." if len(values) > 24 else ""))
     best, cell = report.best, report.best_cell
     if cell and len(cell) > 1:

@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from experiments.run.config import SEED, Config, flat, shown, varied
+from experiments.run.config import Config
 from experiments.run.measure import MEASURES
+from experiments.run.naming import SEED, differing_keys, flatten, format_value
 from experiments.run.pool import WorkerLost
 from experiments.run.sensitivity import sensitivity
 from experiments.run.stack import initial_loss
@@ -34,7 +35,7 @@ class Row:
     @cached_property
     def values(self) -> dict[str, Any]:
         """The config, flat; lists as text, so that any value can be the name of a row."""
-        return {key: str(value) if isinstance(value, list) else value for key, value in flat(self.config).items()}
+        return {key: str(value) if isinstance(value, list) else value for key, value in flatten(self.config).items()}
 
     def place(self, keys: Sequence[str]) -> dict[str, Any]:
         """The values of those keys. Another data set's loader may have arguments that this run's has not: they are empty."""
@@ -109,7 +110,7 @@ class Report:
         self.rows = list(rows)
         self.measure = MEASURES[self.rows[0].config.sweep.measure]
         self.untrained = [(fate(error), name, str(error)) for name, error in (untrained or {}).items()]
-        self.varied = varied([row.values for row in self.rows])
+        self.varied = differing_keys([row.values for row in self.rows])
         self.places = [row.place([*self.varied, ROWS, COLUMNS, REPEATS]) for row in self.rows]
         others = [key for key in self.varied if key not in (ROWS, COLUMNS, REPEATS)]
         self.down = ROWS if ROWS in self.varied or not others else others.pop(0)
@@ -149,7 +150,7 @@ class Report:
         best: dict[tuple[Any, str], Cell] = {}
         for cell in [cell for cells in self.tables().values() for cell in cells.values()]:
             values = cell[0].place([self.down, *self.lines_by])
-            place = values[self.down], ", ".join(shown(values[key]) for key in self.lines_by)
+            place = values[self.down], ", ".join(format_value(values[key]) for key in self.lines_by)
             if place not in best or cost(cell) < cost(best[place]):
                 best[place] = cell
         numbers = all(isinstance(down, int | float) for down, _ in best)

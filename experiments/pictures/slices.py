@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.pictures.figures import COLOURS, DIVERGED, words
 from experiments.pictures.report import Report
-from experiments.run.config import shown
+from experiments.run.naming import format_value
 
 ABREAST = 4
 # Positive numbers of which the largest is so many times the smallest have a logarithmic axis.
@@ -46,8 +46,8 @@ def _draw(axes: Axes, report: Report, key: str) -> None:
         elif all(isinstance(place, int) for place in places):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     else:
-        names = list(dict.fromkeys(map(shown, places)))
-        x = np.array([names.index(shown(place)) for place in places])
+        names = list(dict.fromkeys(map(format_value, places)))
+        x = np.array([names.index(format_value(place)) for place in places])
         axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > ABREAST else 0)
     values, outcomes = np.array([row.value for row in report.rows]), np.array([row.outcome for row in report.rows])
     best, finite = np.array([row is report.best for row in report.rows]), np.isfinite(values)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.pictures.report import MOST, REPEATS, SENSITIVITY, Cell, Report, Row, with_deviation
-from experiments.run.config import shown, words
+from experiments.run.naming import format_value, short_names
 
 # Runs of a search that are listed.
 BEST = 10
@@ -38,8 +38,8 @@ def _table(report: Report, cells: Mapping[tuple[Any, Any], Cell]) -> list[str]:
     if len(acrosses) > MOST:
         return [f"{len(acrosses)} values across, too many to print: table.csv has them"]
     lines = _aligned(
-        [["", *map(shown, acrosses)]]
-        + [[shown(down), *(_text(report, cells.get((down, across), Cell())) for across in acrosses)] for down in downs]
+        [["", *map(format_value, acrosses)]]
+        + [[format_value(down), *(_text(report, cells.get((down, across), Cell())) for across in acrosses)] for down in downs]
     )
     if not report.sensitivities:
         return lines
@@ -54,8 +54,8 @@ def _ranking(report: Report) -> list[str]:
     """The best runs first, with the values of the keys that differ."""
     best = sorted(report.rows, key=lambda row: report.measure.cost(row.value))[:BEST]
     lines = [f"{report.measure.title}, the best {len(best)} of {len(report.rows)} runs"]
-    named = words(report.varied)
-    table = [[_value(report, row), *(shown(row.values.get(key, "")) for key in named.values())] for row in best]
+    named = short_names(report.varied)
+    table = [[_value(report, row), *(format_value(row.values.get(key, "")) for key in named.values())] for row in best]
     return lines + _aligned([["", *named], *table])
 
 

@@ -8,7 +8,7 @@ from blocks import GradientDescent, Momentum, Nesterov, Optimizer
 from experiments.published.row import Row
 from experiments.published.scikit_learn import ReorderedAdam, trained_as_theirs
 from experiments.record.identity import trajectory_hash
-from experiments.run.config import composed, register, typed
+from experiments.run.composition import compose_config, parse_config, register
 from experiments.run.paper import agreement
 from experiments.run.stack import train_stack
 
@@ -71,5 +71,5 @@ def bits() -> Iterator[Row]:
 
 def trajectory(overrides: str) -> str:
     """What `record.identity.trajectory_hash` is of the run with those overrides, separated by spaces."""
-    (trained,) = train_stack([typed(composed("config", overrides.split()))])
+    (trained,) = train_stack([parse_config(compose_config("config", overrides.split()))])
     return trajectory_hash(trained.history, trained.parameters)

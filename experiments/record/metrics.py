@@ -13,8 +13,9 @@ from blocks.arrays import Array, norm
 from blocks.history import History, log_spaced
 from experiments.record.identity import RECORD_GROUPS, trajectory_hash
 from experiments.record.view import LOG_RATE, RATIO, norm_keys, quantity_keys
-from experiments.run.config import Config, flat
+from experiments.run.config import Config
 from experiments.run.measure import MEASURES
+from experiments.run.naming import flatten
 from experiments.run.stack import STOPPED, Trained
 
 # A metric's value is logged up to so many times its first value: otherwise a run that diverges would flatten all other curves.
@@ -30,7 +31,7 @@ def params(config: Config) -> dict[str, Any]:
 
     The dashboard needs the logarithm, since its axes are linear.
     """
-    values = {key: value for key, value in flat(config).items() if key.partition(".")[0] not in RECORD_GROUPS}
+    values = {key: value for key, value in flatten(config).items() if key.partition(".")[0] not in RECORD_GROUPS}
     return {**values, LOG_RATE: round(math.log10(config.optimizer.learning_rate), 6)}
 
 

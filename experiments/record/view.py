@@ -15,8 +15,9 @@ from typing import Any
 from blocks.history import evenly_spaced
 from blocks.measure.instruments import INSTRUMENTS
 from blocks.measure.signals import NUMBERS
-from experiments.run.config import CELL, SEED, Config, cell_name, flat, schedules, varied
+from experiments.run.config import CELL, Config, schedules
 from experiments.run.measure import MEASURES
+from experiments.run.naming import SEED, cell_name, differing_keys, flatten
 
 TAG = "mlflow.sharedViewState."
 RATE, LOG_RATE, DEPTH = "optimizer.learning_rate", "optimizer.log10_learning_rate", "network.depth"
@@ -127,7 +128,7 @@ def view_key(parent: str, outcome: str = "") -> str:
 
 
 def _swept_keys(configs: Sequence[Config]) -> list[str]:
-    return varied([flat(config) for config in configs])
+    return differing_keys([flatten(config) for config in configs])
 
 
 def _grouping(configs: Sequence[Config], swept_keys: Sequence[str]) -> dict[str, Any]:
@@ -152,7 +153,7 @@ def _charts(
     """
     measure = MEASURES[configs[0].sweep.measure]
     axes = [LOG_RATE if key == RATE else key for key in swept_keys]
-    numbers = [key for key in swept_keys if key != SEED and all(_is_number(flat(config).get(key)) for config in configs)]
+    numbers = [key for key in swept_keys if key != SEED and all(_is_number(flatten(config).get(key)) for config in configs)]
     norms = [list(norm_keys(config.network.depth, blocks).values()) for config in configs]
     charted_norms = _choose_evenly(_common_metrics(norms))
     instrument_metrics = {name: _instrument_metrics(configs, name, blocks) for name in INSTRUMENTS}

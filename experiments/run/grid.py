@@ -8,7 +8,9 @@ import numpy as np
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from blocks.arrays import Array, check_number, choice, whole_number
-from experiments.run.config import Config, UserError, check, typed_as
+from experiments.run.checks import check
+from experiments.run.composition import parse_as
+from experiments.run.config import Config, UserError
 
 SCALES = ("log", "linear")
 SETUPS = ("paper", "config")
@@ -196,7 +198,7 @@ def typed_map(cfg: DictConfig) -> MappedConfig:
         for key in ("key", "lower", "upper"):
             if OmegaConf.is_missing(cfg.map[name], key):
                 raise UserError(f"map.{name}.{key} is missing: name a preset, trainability=NAME, or set it")
-    config = typed_as(MappedConfig, cfg)
+    config = parse_as(MappedConfig, cfg)
     keys = [axis.key for axis in axes(config).values()]
     if config.optimizer.block_rates is None and any(str(key).startswith(BLOCK_RATES) for key in keys):
         rates = [config.optimizer.learning_rate] * config.network.depth

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from blocks.history import History, log_spaced
-from experiments.run.config import Config, UserError, shown
+from experiments.run.config import Config, UserError
 from experiments.run.data import task
 from experiments.run.measure import MEASURES, Measure
+from experiments.run.naming import format_value
 from experiments.run.stack import STOPPED, Trained, steps_of
 
 # Earlier than at 1/eta^2 of the epochs the order of the runs says little of their last: with all rungs there is room for, the
@@ -40,7 +41,7 @@ class Halving:
         assert factor is not None
         self.configs, self.factor, self.runs = configs, factor, len(configs)
         self.measure = MEASURES[configs[0].sweep.measure]
-        name = f"sweep.halving is {shown(factor)}"
+        name = f"sweep.halving is {format_value(factor)}"
         count = 0
         while count < MOST_RUNGS and self.runs >= factor ** (count + 1):
             count += 1
@@ -52,7 +53,7 @@ class Halving:
                 training = config.training
                 raise UserError(
                     f"{name}, but with training.epochs={training.epochs} and training.evaluations={training.evaluations} "
-                    f"nothing is measured in the first 1/{shown(factor)} of the epochs: there must be an evaluation"
+                    f"nothing is measured in the first 1/{format_value(factor)} of the epochs: there must be an evaluation"
                 )
         self.count = min(count, *map(len, places))
         self.epochs = [epochs[-self.count :] for epochs in places]

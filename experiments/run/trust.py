@@ -6,7 +6,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.run.config import Config, UserError, typed
+from experiments.run.composition import parse_config
+from experiments.run.config import Config, UserError
 from experiments.run.loaders import check_loader
 
 TARGET = "dataset.loader._target_"
@@ -32,7 +33,7 @@ def from_record(values: dict[str, Any], allow: Sequence[str] = ()) -> Config:
         check_loader(loader if isinstance(loader, dict) else {}, allow)
         merged_config = OmegaConf.merge(OmegaConf.structured(Config), values)
         assert isinstance(merged_config, DictConfig)
-        return typed(merged_config)
+        return parse_config(merged_config)
     except (UserError, OmegaConfBaseException, ArithmeticError) as error:
         raise UserError(f"the record's config does not fit: {' '.join(str(error).split())}") from None
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 from blocks.arrays import choice
 from experiments.record.identity import RECORD_GROUPS
-from experiments.run.config import Config, UserError, flat, shown
+from experiments.run.config import Config, UserError
 from experiments.run.measure import MEASURES
+from experiments.run.naming import flatten, format_value
 
 if TYPE_CHECKING:
     from experiments.run.data import Task
@@ -36,7 +37,7 @@ def check_measure(config: Config, of: "Task") -> None:
 
 def check_alike(configs: Sequence[Config]) -> None:
     """Raise UserError where jobs differ in what a sweep has once: its record, and what is made of it."""
-    runs = [flat(config) for config in configs]
+    runs = [flatten(config) for config in configs]
     for key in [key for key in runs[0] if key.partition(".")[0] in RECORD_GROUPS]:
         for job, run in enumerate(runs):
             if run[key] != runs[0][key]:
@@ -77,11 +78,12 @@ def halving(configs: Sequence[Config], search: str) -> "Halving | None":
 
     if study is not None:
         raise UserError(
-            f"sweep.halving is {shown(factor)}, but sweep.study {study} is about runs that train to their end: it must be null"
+            f"sweep.halving is {format_value(factor)}, but sweep.study {study} is about runs that train to their end: "
+            "it must be null"
         )
     if search:
         raise UserError(
-            f"sweep.halving is {shown(factor)}, but this search proposes its runs batch by batch: it must be null, or "
+            f"sweep.halving is {format_value(factor)}, but this search proposes its runs batch by batch: it must be null, or "
             "hydra/sweeper=random"
         )
     return Halving(configs)
@@ -95,7 +97,7 @@ def check_launch(halving: "Halving | None", jobs: int, launcher: str, batch: int
     """
     if halving and launcher:
         raise UserError(
-            f"sweep.halving is {shown(halving.factor)}, but {launcher} trains jobs one by one: it must be null, or "
+            f"sweep.halving is {format_value(halving.factor)}, but {launcher} trains jobs one by one: it must be null, or "
             "hydra/launcher=stacked"
         )
     if halving and batch is not None and batch < jobs:

@@ -9,10 +9,12 @@ from omegaconf import DictConfig
 from experiments.record import check_tracking
 from experiments.record.address import with_absolute_uri
 from experiments.record.identity import RECORD_GROUPS, fingerprint
-from experiments.run.config import Config, UserError, cell_name, flat, run_name, settled, shown, sweep_name, typed, varied, words
+from experiments.run.composition import parse_config, with_machine
+from experiments.run.config import Config, UserError
 from experiments.run.folder import check_folder
 from experiments.run.job import tags_of_run
 from experiments.run.measure import MEASURES, Measure
+from experiments.run.naming import cell_name, differing_keys, flatten, format_value, run_name, short_names, sweep_name
 from experiments.sweep.checks import check_alike, check_run
 
 MOST_TITLE = 120
@@ -47,17 +49,17 @@ class Jobs:
         new = [replace(config, tracking=with_absolute_uri(config.tracking)) for config in new]
         check_alike([*self.configs[:1], *new])
         self.configs += new
-        self.keys = varied([flat(config) for config in self.configs])
+        self.keys = differing_keys([flatten(config) for config in self.configs])
 
     def _checked(self, cfg: DictConfig, folder: str) -> Config:
-        config, number = typed(cfg), len(self.fingerprints)
+        config, number = parse_config(cfg), len(self.fingerprints)
         if self.machine not in ("", config.machine):
             raise UserError(
                 f"machine differs between job 0 and job {number}: {self.machine!r} and {config.machine!r}; "
                 "the processes of a sweep have one, it must be the same"
             )
         self.machine = config.machine
-        config, self.machine_reason = settled(config)
+        config, self.machine_reason = with_machine(config)
         self.fingerprints.append(fingerprint(config, check_run(config).dataset.digest))
         check_folder("hydra.sweep.subdir", folder)
         return config
@@ -80,15 +82,15 @@ class Jobs:
 
     def title(self) -> str:
         """The sweep in words: `depth 2 to 33 x rate 0.003 to 1, 48 runs on digits`."""
-        runs = [flat(config) for config in self.configs]
-        axes = [f"{word} {_span([run[key] for run in runs if key in run])}" for word, key in words(self.keys).items()]
+        runs = [flatten(config) for config in self.configs]
+        axes = [f"{word} {_span([run[key] for run in runs if key in run])}" for word, key in short_names(self.keys).items()]
         data = [] if "dataset.name" in self.keys else [f"on {self.configs[0].dataset.name}"]
         title = " ".join([sweep_name([], len(runs)), *data])
         return f"{' x '.join(axes)[:MOST_TITLE]}, {title}" if axes else title
 
     def summary(self) -> str:
         """`48 runs over network.depth (6 values), optimizer.learning_rate (8 values)`"""
-        runs = [flat(config) for config in self.configs]
+        runs = [flatten(config) for config in self.configs]
         counts = {key: len({str(run.get(key)) for run in runs}) for key in self.keys}
         over = ", ".join(f"{key} ({count} values)" for key, count in counts.items())
         if self.count > len(runs):
@@ -97,7 +99,7 @@ class Jobs:
 
     def values(self) -> dict[str, str]:
         """Every key of what is trained -> its values in the sweep, each once, in the order of the jobs."""
-        runs = [flat(config) for config in self.configs]
+        runs = [flatten(config) for config in self.configs]
         keys = dict.fromkeys(key for run in runs for key in run if key.partition(".")[0] not in RECORD_GROUPS)
         return {key: ",".join(dict.fromkeys(str(run[key]) for run in runs if key in run)) for key in keys}
 
@@ -115,5 +117,5 @@ def _span(values: Sequence[Any]) -> str:
     distinct = list(dict.fromkeys(str(value) if isinstance(value, list) else value for value in values))
     if len(distinct) > 3 and all(isinstance(value, int | float) for value in distinct):
         distinct = [min(distinct), max(distinct)]
-        return " to ".join(map(shown, distinct))
-    return ", ".join(map(shown, distinct))
+        return " to ".join(map(format_value, distinct))
+    return ", ".join(map(format_value, distinct))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from experiments.run.config import shown
+from experiments.run.naming import format_value
 from experiments.sweep.record import SweepRecord
 from experiments.sweep.training import Training
 
@@ -36,7 +36,7 @@ def print_halving(training: Training) -> None:
     record = training.record
     configs = [config for job, config in enumerate(record.jobs.configs) if job not in record.tags]
     share = training.updates / sum(steps_of(config, task(config)) for config in configs)
-    print(f"halving by {shown(training.halving.factor)}: {share:.1%} of the updates of whole trainings")
+    print(f"halving by {format_value(training.halving.factor)}: {share:.1%} of the updates of whole trainings")
 
 
 def print_record(record: SweepRecord) -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from experiments.record.identity import sweep_fingerprint
-from experiments.run.config import shown
 from experiments.run.engines import Engine, Loky, connect
 from experiments.run.folder import check_folder
 from experiments.run.interrupts import defer_interrupts
 from experiments.run.job import Result
+from experiments.run.naming import format_value
 from experiments.sweep.checks import check_launch, check_study, halving
 from experiments.sweep.jobs import Jobs
 from experiments.sweep.record import SweepRecord
@@ -38,7 +38,7 @@ class Sweep:
         self.jobs = Jobs(jobs, count)
         check_study(self.jobs.configs)
         self.halving = halving(self.jobs.configs, search)
-        schedule = f"halving {shown(self.halving.factor)} by {self.jobs.measure.name}" if self.halving else ""
+        schedule = f"halving {format_value(self.halving.factor)} by {self.jobs.measure.name}" if self.halving else ""
         fingerprint = sweep_fingerprint([*self.jobs.fingerprints, *filter(None, [schedule, search])])
         self.record = SweepRecord(self.jobs, fingerprint, Path(folder))
         self.results: list[Result | None] = [None] * len(self.jobs)

@@ -33,10 +33,10 @@ def trainability() -> None:
 
 
 def _config(activation: str, side: int) -> MappedConfig:
-    from experiments.run.config import composed, register
+    from experiments.run.composition import compose_config, register
 
     register("base_map", MappedConfig)
-    return typed_map(composed("trainability", [f"trainability=fractal_{activation}", f"map.resolution={side}"]))
+    return typed_map(compose_config("trainability", [f"trainability=fractal_{activation}", f"map.resolution={side}"]))
 
 
 def _ours(config: MappedConfig, pixels: Grid) -> Callable[[], None]:

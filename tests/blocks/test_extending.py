@@ -25,7 +25,8 @@ from blocks.optimizers import Optimizer
 from blocks.tape import memory, program, replay
 from blocks.tape.replay import replay_off
 from blocks.theory import MeanField
-from experiments.run.config import UserError, composed, register, typed
+from experiments.run.composition import compose_config, parse_config, register
+from experiments.run.config import UserError
 from tests.blocks import oracle
 from tests.blocks.reference import all_pairs, assert_near, random_network
 
@@ -249,9 +250,9 @@ def test_the_config_s_key_takes_them(key):
     register()
     group, name = key.split(".")
     for value in KEYS[key]:
-        assert getattr(getattr(typed(composed("config", [f"{key}={value}"])), group), name) == value
+        assert getattr(getattr(parse_config(compose_config("config", [f"{key}={value}"])), group), name) == value
     with pytest.raises(UserError) as error:
-        typed(composed("config", [f"{key}=mis"]))
+        parse_config(compose_config("config", [f"{key}=mis"]))
     assert f"{key} 'mis' is unknown, allowed: " in str(error.value)
     assert all(value in str(error.value) for value in KEYS[key])
 

@@ -25,7 +25,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from experiments.run.config import register
+from experiments.run.composition import register
 from experiments.train import CONF
 
 # A command is forked from a process that has imported this: nine tenths of a small run's time are imports.

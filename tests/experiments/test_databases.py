@@ -19,7 +19,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from experiments.record.reading import Archive
 from experiments.record.tracking import Store
-from experiments.run.config import TrackingConfig, UserError, typed
+from experiments.run.composition import parse_config
+from experiments.run.config import TrackingConfig, UserError
 from experiments.run.stack import train_stack
 from tests.experiments.record.test_rows import lay_side_by_side
 
@@ -171,7 +172,7 @@ def test_a_database_that_stops_in_the_middle_gets_the_records_later(lab, databas
 
 @pytest.fixture
 def run(composed):
-    (trained,) = train_stack([typed(composed(*TINY))])
+    (trained,) = train_stack([parse_config(composed(*TINY))])
     return trained
 
 

@@ -8,7 +8,7 @@ import pytest
 from blocks.history import History
 from blocks.measure.signals import NUMBERS
 from experiments.record.identity import fingerprint
-from experiments.run.config import typed
+from experiments.run.composition import parse_config
 from experiments.run.trust import from_record
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
@@ -81,10 +81,10 @@ def test_bad_input_is_a_line_and_makes_no_run(lab, override, message):
 def test_a_record_from_before_the_instruments_keeps_its_fingerprint(composed):
     from dataclasses import asdict
 
-    config = typed(composed(*SMALL))
+    config = parse_config(composed(*SMALL))
     older = asdict(config)
     del older["instruments"]
     del older["network"]["kind"]
     assert fingerprint(from_record(older), "digest", "0.1") == fingerprint(config, "digest", "0.1")
-    watched = typed(composed(*SMALL, "instruments.sharpness=2"))
+    watched = parse_config(composed(*SMALL, "instruments.sharpness=2"))
     assert fingerprint(watched, "digest", "0.1") != fingerprint(config, "digest", "0.1")

@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from experiments import results
-from experiments.run.config import typed
+from experiments.run.composition import parse_config
 from experiments.run.job import Result
 from experiments.run.stack import train_stack
 from tests.experiments.record.test_view import state
@@ -66,7 +66,7 @@ def test_a_run_alone_ends_with_its_measure(lab):
 @pytest.mark.parametrize(("measure", "worst"), [("loss/validation", "inf"), ("accuracy/validation", "-inf")])
 def test_a_job_returns_the_last_value_of_its_measure_and_the_worst_where_it_diverged(composed, measure, worst):
     common = ["dataset=iris", "training.epochs=3", f"sweep.measure={measure}"]
-    configs = [typed(composed(*common, f"optimizer.learning_rate={rate}")) for rate in (0.1, 1e30)]
+    configs = [parse_config(composed(*common, f"optimizer.learning_rate={rate}")) for rate in (0.1, 1e30)]
     fine, diverged = train_stack(configs)
     assert float(Result.of(fine)) == fine.history.measures[measure][-1]
     assert str(float(Result.of(diverged))) == worst

@@ -5,7 +5,8 @@ import subprocess
 import pytest
 
 from experiments.record.outbox import OUTBOX_FOLDER, Outbox, deliver
-from experiments.run.config import TrackingConfig, UserError, typed
+from experiments.run.composition import parse_config
+from experiments.run.config import TrackingConfig, UserError
 from experiments.run.stack import train_stack
 from tests.benchmarks.drills import outages, server
 
@@ -127,7 +128,7 @@ def test_a_full_disk_ends_with_one_line_and_what_is_recorded_stays(lab, small_di
 
 def test_a_full_disk_leaves_whole_records_alone_and_says_which_is_lost(lab, composed, small_disk):
     # 450 KB of parameters each.
-    (run,) = train_stack([typed(composed("training.epochs=1", "network.width=300"))])
+    (run,) = train_stack([parse_config(composed("training.epochs=1", "network.width=300"))])
     waiting = Outbox(TrackingConfig(uri=lab.uri), small_disk)
     waiting.put("a run", {"job": "0"}, "", run)
     with pytest.raises(UserError, match=r"no space is left there, so the record of 1 is lost.*; 1 records wait in") as full:

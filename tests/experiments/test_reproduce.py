@@ -17,7 +17,8 @@ import experiments.compare
 import experiments.reproduce
 from experiments.record.reading import Archive
 from experiments.run import stack
-from experiments.run.config import UserError, typed
+from experiments.run.composition import parse_config
+from experiments.run.config import UserError
 from experiments.run.machine import PORTABLE_VARIABLES
 from experiments.run.trust import from_record
 
@@ -171,7 +172,7 @@ def edited(config, edit):
 def test_a_hostile_config_is_refused_before_anything_is_called(composed, monkeypatch, tmp_path, edit, line):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=re.escape(line)):
-        from_record(edited(asdict(typed(composed())), edit))
+        from_record(edited(asdict(parse_config(composed())), edit))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,7 +10,8 @@ import pytest
 from experiments.record.address import Unreachable, check_reachable
 from experiments.record.reading import Archive
 from experiments.record.tracking import Store
-from experiments.run.config import TrackingConfig, UserError, typed
+from experiments.run.composition import parse_config
+from experiments.run.config import TrackingConfig, UserError
 from experiments.run.stack import train_stack
 from tests.benchmarks.drills import server
 from tests.experiments.proxy import Proxy
@@ -42,7 +43,7 @@ def tracking(request):
 
 
 def trained(composed):
-    (run,) = train_stack([typed(composed(*TINY))])
+    (run,) = train_stack([parse_config(composed(*TINY))])
     return run
 
 

@@ -16,7 +16,8 @@ from blocks.schedules import SCHEDULES
 from experiments import results
 from experiments.record.reading import Archive
 from experiments.record.tracking import Store
-from experiments.run.config import SweepConfig, TrackingConfig, UserError, typed
+from experiments.run.composition import parse_config
+from experiments.run.config import SweepConfig, TrackingConfig, UserError
 from experiments.run.data import task
 from experiments.run.stack import train_stack
 from experiments.train import CONF
@@ -28,7 +29,7 @@ FEW = ["training.epochs=1", "network.width=8", "tracking.pictures=none", "tracki
 
 def history_bytes(file, composed, *overrides):
     """history.npz of that run, trained in this process and saved under that name."""
-    (alone,) = train_stack([typed(composed(*FEW, *overrides))])
+    (alone,) = train_stack([parse_config(composed(*FEW, *overrides))])
     alone.history.save(file)
     return file.read_bytes()
 
@@ -127,7 +128,7 @@ def test_a_sweep_records_every_job_under_one_parent_and_ends_with_the_table(lab,
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_composes_and_trains_for_two_updates(composed, preset):
     cfg = composed(f"experiment={preset}", "training.batch_size=null", "training.epochs=2")
-    (trained,) = train_stack([typed(cfg)])
+    (trained,) = train_stack([parse_config(cfg)])
     assert trained.history.loss.shape == (2,)
     assert np.isfinite(trained.history.loss).all()
     header = (Path(CONF) / "experiment" / f"{preset}.yaml").read_text().splitlines()
@@ -139,7 +140,7 @@ def test_every_preset_composes_and_trains_for_two_updates(composed, preset):
     "name", ["iris", "wine", "breast_cancer", "digits", "diabetes", "moons", "circles", "blobs", "friedman1"]
 )
 def test_every_data_set_trains_with_the_loss_that_fits_it(composed, name):
-    config = typed(composed(f"dataset={name}", "training.epochs=10", "training.batch_size=16"))
+    config = parse_config(composed(f"dataset={name}", "training.epochs=10", "training.batch_size=16"))
     (trained,) = train_stack([config])
     assert trained.outcome == "trained"
     assert trained.final("loss/train") < 0.7 * task(config).constant_loss

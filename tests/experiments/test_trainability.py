@@ -14,7 +14,8 @@ import pytest
 
 from experiments.record.tiles import Tiles, assemble, read_bands
 from experiments.run.boundary import beside
-from experiments.run.config import UserError, composed, register
+from experiments.run.composition import compose_config, register
+from experiments.run.config import UserError
 from experiments.run.data import load
 from experiments.run.grid import MappedConfig, grid, typed_map
 from experiments.run.paper import DIVERGED, PIXEL, TRAINED, Problem, losses, score
@@ -29,7 +30,7 @@ LONGER = ["trainability=fractal_tanh", "map.resolution=64", "map.tile=16", "map.
 
 def made(*overrides):
     register("base_map", MappedConfig)
-    return typed_map(composed("trainability", overrides))
+    return typed_map(compose_config("trainability", overrides))
 
 
 def rates_of(config):

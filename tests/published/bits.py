@@ -20,7 +20,7 @@ SMALL = "network.depth=5 network.width=16 training.epochs=2 optimizer.learning_r
 def runs() -> dict[str, list[str]]:
     """The overrides of every run, by the name of its group."""
     from blocks import ACTIVATIONS, KINDS, OPTIMIZERS
-    from experiments.run.config import CONF
+    from experiments.run.composition import CONF
 
     params = yaml.safe_load(Path(CONF, "experiment", "depth_by_learning_rate.yaml").read_text())["hydra"]["sweeper"]["params"]
     axes = [[f"{key}={value}" for value in str(values).split(",")] for key, values in params.items()]

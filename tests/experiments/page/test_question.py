@@ -9,7 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from experiments.page.question import command, question
-from experiments.run.config import CONF, flat, typed
+from experiments.run.composition import CONF, parse_config
+from experiments.run.naming import flatten
 
 PRESETS = sorted(file.stem for file in Path(CONF, "experiment").glob("*.yaml"))
 
@@ -23,7 +24,9 @@ def jobs(composed, *typed_words, most=None):
     ]
     names = [word.get_key_element() for word in words]
     return [
-        typed(composed(*(name if name.startswith("~") else f"{name}={value}" for name, value in zip(names, values, strict=True))))
+        parse_config(
+            composed(*(name if name.startswith("~") else f"{name}={value}" for name, value in zip(names, values, strict=True)))
+        )
         for values in itertools.product(*axes)
     ]
 
@@ -44,7 +47,7 @@ def test_a_preset_s_own_runs_ask_its_question_and_are_typed_again(composed, name
     python, m, module, many, *words = shlex.split(command(configs))
     assert (python, m, module, many) == ("python", "-m", "experiments.train", "-m")
     again = jobs(composed, *words)
-    assert sorted(str(flat(config)) for config in again) == sorted(str(flat(config)) for config in configs)
+    assert sorted(str(flatten(config)) for config in again) == sorted(str(flatten(config)) for config in configs)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +59,7 @@ def test_values_that_are_swept_together_are_typed_together(composed, name, keys)
     words = shlex.split(command(configs))[5:]
     assert [word.partition("=")[0] for word in words if "," in word] == keys
     again = jobs(composed, *words)
-    assert sorted(str(flat(config)) for config in again) == sorted(str(flat(config)) for config in configs)
+    assert sorted(str(flatten(config)) for config in again) == sorted(str(flatten(config)) for config in configs)
 
 
 def test_values_that_no_preset_has_ask_nothing(composed):
@@ -80,4 +83,4 @@ def test_lists_and_nothing_are_typed_as_hydra_reads_them(composed):
     words = ["~experiment", "network.depth=2", "optimizer.block_rates=[0.1, 0.2],[0.3, 0.4]", "training.batch_size=null"]
     configs = jobs(composed, *words)
     again = jobs(composed, *shlex.split(command(configs))[4:])
-    assert [flat(config) for config in again] == [flat(config) for config in configs]
+    assert [flatten(config) for config in again] == [flatten(config) for config in configs]

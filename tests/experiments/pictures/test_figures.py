@@ -12,14 +12,14 @@ from blocks.history import History
 from experiments.pictures import figures, table
 from experiments.pictures.report import Report, Row
 from experiments.pictures.slices import slices
-from experiments.run.config import typed
+from experiments.run.composition import parse_config
 from experiments.run.repeats import stacked
 from experiments.run.stack import train_stack
 
 
 def report(composed, cells, *overrides):
     """cells: (depth, rate, seed) -> (value, outcome)"""
-    default, rows = typed(composed(*overrides)), []
+    default, rows = parse_config(composed(*overrides)), []
     for job, ((depth, rate, seed), (loss, outcome)) in enumerate(cells.items()):
         network, optimizer = replace(default.network, depth=depth), replace(default.optimizer, learning_rate=rate)
         rows.append(Row(replace(default, network=network, optimizer=optimizer, seed=seed), loss, outcome, job))
@@ -92,7 +92,7 @@ def test_up_to_three_maps_stand_side_by_side_and_share_their_colours(composed, v
         for rate in (0.1, 0.2):
             for depth in (2, 9):
                 swept = f"dataset.seed={number}", f"network.depth={depth}", f"optimizer.learning_rate={rate}"
-                rows.append(Row(typed(composed(*swept)), 0.5 + number, "trained"))
+                rows.append(Row(parse_config(composed(*swept)), 0.5 + number, "trained"))
     figure = figures.sweep_map(Report(rows))
     *maps, bar = figure.axes
     assert [axes.get_title().split("\n")[0] for axes in maps] == [f"dataset.seed {number}" for number in range(values)]
@@ -110,8 +110,8 @@ def test_a_map_too_large_to_read_has_no_texts_and_few_labels(composed):
 @pytest.fixture(scope="module")
 def runs(composed):
     common = ["network.width=8", "training.epochs=4"]
-    fine = train_stack([typed(composed(*common, "network.depth=5"))])[0]
-    lost = train_stack([typed(composed(*common, "network.depth=5", "optimizer.learning_rate=1e6"))])[0]
+    fine = train_stack([parse_config(composed(*common, "network.depth=5"))])[0]
+    lost = train_stack([parse_config(composed(*common, "network.depth=5", "optimizer.learning_rate=1e6"))])[0]
     return fine.history, lost.history
 
 
@@ -152,7 +152,7 @@ def test_the_norm_profile_has_the_first_a_middle_and_the_last_step(runs):
 def rows(composed, *axes, loss=1.0):
     """A report of the runs of a sweep over those axes, `key=value,value`; every run but the first has that loss and is stuck."""
     parts = [[f"{key}={value}" for value in values.split(",")] for key, _, values in (axis.partition("=") for axis in axes)]
-    configs = [typed(composed(*chosen)) for chosen in itertools.product(*parts)]
+    configs = [parse_config(composed(*chosen)) for chosen in itertools.product(*parts)]
     return Report([Row(config, loss if job else 0.5, "stuck" if job else "trained", job) for job, config in enumerate(configs)])
 
 
@@ -196,7 +196,9 @@ def test_a_category_has_lines_of_its_own_and_the_title_says_which_runs_are_drawn
 def seeds(composed, request):
     """A report of two depths and so many seeds, and the histories of each depth."""
     base = ["dataset=iris", "training.epochs=3", "training.batch_size=16", "network.width=4"]
-    configs = [typed(composed(*base, f"network.depth={depth}", f"seed={k}")) for depth in (2, 4) for k in range(request.param)]
+    configs = [
+        parse_config(composed(*base, f"network.depth={depth}", f"seed={k}")) for depth in (2, 4) for k in range(request.param)
+    ]
     trained = [train_stack([config])[0] for config in configs]
     found = Report([Row(run.config, run.final("loss/train"), run.outcome, job) for job, run in enumerate(trained)])
     return found, {(d, ""): stacked([run.history for run in trained if run.config.network.depth == d]) for d in (2, 4)}
@@ -285,7 +287,7 @@ def test_a_huge_loss_leaves_the_other_cells_their_colours(composed, loss):
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_texts_of_a_large_map_do_not_overlap(composed, seeds):
-    default = typed(composed())
+    default = parse_config(composed())
     runs = []
     for depth, rate, seed in itertools.product(range(2, 14), np.geomspace(1e-3, 10, 16), range(seeds)):
         network, optimizer = replace(default.network, depth=depth), replace(default.optimizer, learning_rate=float(rate))
@@ -316,7 +318,7 @@ def test_figures_are_saved_as_png_and_svg(runs, tmp_path):
     ],
 )
 def test_any_value_can_be_a_row(composed, key, values, ordered):
-    swept = Report([Row(typed(composed(f"{key}={value}")), 1.0 + job, "trained", job) for job, value in enumerate(values)])
+    swept = Report([Row(parse_config(composed(f"{key}={value}")), 1.0 + job, "trained", job) for job, value in enumerate(values)])
     assert swept.down == key.lstrip("+")
     # Numbers in ascending order, all else as it was swept.
     assert [down for down, _ in swept.best_cells()] == ordered
@@ -325,7 +327,7 @@ def test_any_value_can_be_a_row(composed, key, values, ordered):
 
 
 def test_an_argument_that_one_runs_loader_has_not_is_empty_in_its_row(composed):
-    configs = [typed(composed("dataset=wine", *more)) for more in ([], ["+dataset.loader.as_frame=false"])]
+    configs = [parse_config(composed("dataset=wine", *more)) for more in ([], ["+dataset.loader.as_frame=false"])]
     swept = Report([Row(config, 1.0, "trained", job) for job, config in enumerate(configs)])
     assert swept.columns()["dataset.loader.as_frame"] == ["", False]
     assert "dataset.loader.as_frame=" in table.text(swept)
@@ -353,7 +355,7 @@ def test_a_search_is_its_measure_against_every_key_with_all_its_runs(composed, m
 
 
 def test_a_search_over_names_that_all_diverged_has_its_picture(composed):
-    default, rows = typed(composed()), []
+    default, rows = parse_config(composed()), []
     for job, kind in enumerate(("plain", "residual", "normalized")):
         network = replace(default.network, kind=kind)
         rows.append(Row(replace(default, network=network), float("inf"), "diverged", job))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from experiments.pictures.studies import STUDIES
-from experiments.run.config import UserError, typed
+from experiments.run.composition import parse_config
+from experiments.run.config import UserError
 from tests.experiments.pictures.test_studies import history, observed, verdict  # noqa: F401
 
 
@@ -55,6 +56,6 @@ def test_updates_are_compared_with_the_noise_scale(observed, scale, holds):  # n
     ],
 )
 def test_what_they_cannot_use_is_named(composed, preset, override, message):
-    config = typed(composed(f"experiment={preset}", override))
+    config = parse_config(composed(f"experiment={preset}", override))
     with pytest.raises(UserError, match=re.escape(message)):
         STUDIES[config.sweep.study].needs(config)

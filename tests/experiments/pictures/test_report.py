@@ -8,7 +8,7 @@ import pytest
 
 from experiments.pictures import table
 from experiments.pictures.report import Report, Row
-from experiments.run.config import typed
+from experiments.run.composition import parse_config
 from experiments.run.stack import initial_loss
 
 INF = math.inf
@@ -17,7 +17,7 @@ INF = math.inf
 @pytest.fixture(scope="module")
 def config(composed):
     """config({key: value}) -> the default config with those values"""
-    default = typed(composed())
+    default = parse_config(composed())
 
     def one(values):
         changed = deepcopy(default)

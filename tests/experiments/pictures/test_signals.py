@@ -14,7 +14,8 @@ from experiments.pictures import landscape
 from experiments.pictures import signals as pictures
 from experiments.pictures.gallery import draw_run
 from experiments.record import files
-from experiments.run.config import UserError, typed
+from experiments.run.composition import parse_config
+from experiments.run.config import UserError
 from experiments.run.data import task
 from experiments.run.stack import train_stack
 
@@ -25,7 +26,7 @@ LOSS = losses.softmax_cross_entropy
 def run(composed):
     """A trained one, its config and its task."""
     asked = ["instruments.signals=log", "instruments.parameters=log", "training.epochs=4"]
-    config = typed(composed("dataset=moons", "network.depth=4", "network.width=16", "network.activation=tanh", *asked))
+    config = parse_config(composed("dataset=moons", "network.depth=4", "network.width=16", "network.activation=tanh", *asked))
     (trained,) = train_stack([config])
     return config, task(config), trained
 
@@ -93,13 +94,13 @@ def test_the_theory_of_plain_networks_is_drawn_for_those_alone(composed):
         "network.gain=1e200",
         "network.parametrization=mup",
     ):
-        config = typed(composed("network.depth=4", without))
+        config = parse_config(composed("network.depth=4", without))
         assert pictures.mean_field_variances(config, task(config)) is None
 
 
 @pytest.mark.parametrize("initializer", ["glorot", "orthogonal", "he_uniform"])
 def test_theory_knows_the_variance_of_weights_between_blocks_of_unequal_widths(composed, initializer):
-    config = typed(composed("network.depth=2", "network.width=300", f"network.initializer={initializer}"))
+    config = parse_config(composed("network.depth=2", "network.width=300", f"network.initializer={initializer}"))
     of = task(config)
     x = of.dataset.x[:, :64]
     W = np.concatenate(
@@ -116,7 +117,7 @@ def test_z_has_the_variance_of_mean_field_theory_at_every_block(composed, gain):
     chi = MeanField("tanh", gain, 0.05).chi_1
     assert {0.5: chi < 0.9, 1.76: abs(chi - 1) < 0.01, 3.0: chi > 1.1}[gain]
     common = ["network.depth=21", "network.width=300", "network.activation=tanh", "network.initializer=normal"]
-    config = typed(composed(*common, f"network.gain={gain}", "network.bias_variance=0.05", "training.batch_size=32"))
+    config = parse_config(composed(*common, f"network.gain={gain}", "network.bias_variance=0.05", "training.batch_size=32"))
     of = task(config)
     x, y, measured = of.dataset.x[:, :32], of.dataset.y[:32], []
     for seed in range(40):
@@ -141,7 +142,7 @@ def test_a_saturation_map_marks_what_is_saturated_and_which_way(run, composed):
     expected = np.where(np.abs(a) > 0.97, np.sign(a), 0)
     assert sorted(map(tuple, marked.T.tolist())) == sorted(map(tuple, expected.tolist()))
     assert axes.get_title().startswith(f"saturated activations of block 2 of 4: {100 * np.abs(expected).mean():.0f} %")
-    relu = typed(composed("network.depth=3", "network.width=8"))
+    relu = parse_config(composed("network.depth=3", "network.width=8"))
     dead = np.zeros_like(train_stack([relu])[0].parameters)
     title = landscape.saturation_map(relu, task(relu), dead, block=1).axes[0].get_title()
     assert title == "dead activations of block 1 of 3: 100 %\n8 of 8 units for every example"
@@ -190,7 +191,7 @@ def test_a_loss_slice_names_what_it_is_drawn_along(run, monkeypatch):
 
 
 def test_updates_of_weights_that_are_all_0_are_none(composed):
-    config = typed(composed("dataset=moons", "network.initializer=zeros", "training.epochs=1", "instruments.signals=log"))
+    config = parse_config(composed("dataset=moons", "network.initializer=zeros", "training.epochs=1", "instruments.signals=log"))
     (trained,) = train_stack([config])
     figure = pictures.update_to_data(trained.history)
     # Drawn, since the limits of a log axis are looked for then.
@@ -203,7 +204,7 @@ def test_updates_of_weights_that_are_all_0_are_none(composed):
 def test_every_picture_is_drawn_of_shallow_networks_and_of_those_that_diverge(composed, tmp_path, network):
     small = ["dataset=circles", "network.width=5", "training.epochs=2"]
     asked = ["instruments.signals=2", "instruments.parameters=3", "instruments.sharpness=5"]
-    (trained,) = train_stack([typed(composed(*small, *network, *asked))])
+    (trained,) = train_stack([parse_config(composed(*small, *network, *asked))])
     assert trained.outcome == ("diverged" if len(network) > 1 else "stuck")
     files.write(trained, tmp_path)
     draw_run(trained.config, files.read(tmp_path), tmp_path)

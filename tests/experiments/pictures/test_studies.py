@@ -8,7 +8,7 @@ import pytest
 
 from blocks.history import History, Quantity
 from experiments.pictures.studies import STUDIES, Observed, Verdict
-from experiments.run.config import typed
+from experiments.run.composition import parse_config
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def observed(composed):
     """observed(preset, overrides, outcome, history) -> a run of it."""
 
     def one(preset, overrides, outcome, made):
-        return Observed(typed(composed(f"experiment={preset}", *overrides)), outcome, Made(made))
+        return Observed(parse_config(composed(f"experiment={preset}", *overrides)), outcome, Made(made))
 
     return one
 
@@ -268,7 +268,7 @@ def test_what_a_study_cannot_use_is_one_line(lab, override):
 def test_what_the_others_cannot_use_is_named(composed, preset, overrides, message):
     from experiments.run.config import UserError
 
-    config = typed(composed(f"experiment={preset}", *overrides))
+    config = parse_config(composed(f"experiment={preset}", *overrides))
     with pytest.raises(UserError, match=re.escape(message)):
         STUDIES[config.sweep.study].needs(config)
 

@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from hydra_plugins.depth_laboratory._axes import span
 from hydra_plugins.depth_laboratory._composer import Composer
 
-from experiments.run.config import register
+from experiments.run.composition import register
 from experiments.train import CONF
 
 DEFAULT = "depth_by_learning_rate"

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from experiments.run.config import register
+from experiments.run.composition import register
 from experiments.train import CONF
 
 # key -> values; a job takes one value of every key that was drawn.

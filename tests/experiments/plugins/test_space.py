@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from hydra_plugins.depth_laboratory._composer import Composer
 from hydra_plugins.depth_laboratory._space import Axis, create_space
 
-from experiments.run.config import register
+from experiments.run.composition import register
 from experiments.train import CONF
 
 LOG = "optimizer.learning_rate=tag(log,interval(1e-3,1))"

@@ -17,7 +17,8 @@ from experiments.record import claims, ownership, tracking
 from experiments.record.ownership import HEARTBEAT, OWNER, PROCESS, Owner, TakenOver, Watch
 from experiments.record.reading import Archive
 from experiments.record.tracking import Store
-from experiments.run.config import SweepConfig, TrackingConfig, UserError, typed
+from experiments.run.composition import parse_config
+from experiments.run.config import SweepConfig, TrackingConfig, UserError
 from experiments.run.stack import train_stack
 from tests.experiments.conftest import empty_store
 
@@ -74,7 +75,7 @@ def machines(uri, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained(composed):
-    return train_stack([typed(composed("training.epochs=1", "network.width=4", "dataset=iris"))])[0]
+    return train_stack([parse_config(composed("training.epochs=1", "network.width=4", "dataset=iris"))])[0]
 
 
 def begin(store, fingerprint="f"):

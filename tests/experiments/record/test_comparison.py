@@ -10,13 +10,13 @@ from experiments.record.comparison import (
     largest_difference,
     ulps,
 )
-from experiments.run.config import typed
+from experiments.run.composition import parse_config
 from experiments.run.stack import train_stack
 
 
 @pytest.fixture(scope="module")
 def run(composed):
-    return train_stack([typed(composed("training.epochs=2", "network.depth=3", "network.width=8"))])[0]
+    return train_stack([parse_config(composed("training.epochs=2", "network.depth=3", "network.width=8"))])[0]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -6,20 +6,21 @@ import numpy as np
 import pytest
 
 from experiments.record import files
-from experiments.run.config import UserError, typed
+from experiments.run.composition import parse_config
+from experiments.run.config import UserError
 from experiments.run.data import task
 from experiments.run.stack import train_stack
 
 
 @pytest.fixture
 def folder(composed, tmp_path):
-    (run,) = train_stack([typed(composed("training.epochs=1", "network.depth=2", "network.width=8"))])
+    (run,) = train_stack([parse_config(composed("training.epochs=1", "network.depth=2", "network.width=8"))])
     files.write(run, tmp_path)
     return tmp_path
 
 
 def test_what_is_written_is_read(folder, composed):
-    (run,) = train_stack([typed(composed("training.epochs=1", "network.depth=2", "network.width=8"))])
+    (run,) = train_stack([parse_config(composed("training.epochs=1", "network.depth=2", "network.width=8"))])
     kept = files.read(folder)
     assert kept.parameters.tobytes() == run.parameters.tobytes()
     assert kept.history.grad_norm.tobytes() == run.history.grad_norm.tobytes()
@@ -35,14 +36,14 @@ def test_a_run_that_its_last_update_led_astray_is_read(composed, tmp_path):
         "network.depth=2",
         "optimizer.learning_rate=1e30",
     ]
-    (run,) = train_stack([typed(composed(*overrides))])
+    (run,) = train_stack([parse_config(composed(*overrides))])
     assert run.history.diverged_step == len(run.history.loss) == 1
     files.write(run, tmp_path)
     assert files.read(tmp_path).history.diverged_step == 1
 
 
 def test_the_environment_is_the_worker_s_that_trained_the_run(composed, tmp_path):
-    (run,) = train_stack([typed(composed("training.epochs=1", "network.depth=2", "network.width=8"))])
+    (run,) = train_stack([parse_config(composed("training.epochs=1", "network.depth=2", "network.width=8"))])
     files.write(dataclasses.replace(run, environment={**run.environment, "cpu": "another"}), tmp_path)
     kept = files.read(tmp_path).environment
     assert (kept["cpu"], kept["numpy"], kept["threads"]) == ("another", np.__version__, "1")
@@ -152,12 +153,12 @@ def test_signals_are_read(folder):
 
 
 def test_histograms_that_no_record_has_room_for_are_refused_before_training(composed):
-    config = typed(composed("network.depth=65", "instruments.signals=1", "training.epochs=100"))
+    config = parse_config(composed("network.depth=65", "instruments.signals=1", "training.epochs=100"))
     with pytest.raises(
         UserError, match=r"training.epochs is 100 and network.depth 65, instruments.signals 1, whose history takes"
     ):
         files.check_recordable(config, task(config))
-    fewer = typed(composed("network.depth=65", "instruments.signals=log", "training.epochs=100"))
+    fewer = parse_config(composed("network.depth=65", "instruments.signals=log", "training.epochs=100"))
     files.check_recordable(fewer, task(fewer))
 
 

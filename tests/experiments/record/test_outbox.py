@@ -15,7 +15,8 @@ from filelock import FileLock
 from experiments.record import outbox
 from experiments.record.outbox import OUTBOX_FOLDER, RECORD_NAME, Outbox, deliver
 from experiments.record.tracking import Store
-from experiments.run.config import TrackingConfig, UserError, typed
+from experiments.run.composition import parse_config
+from experiments.run.config import TrackingConfig, UserError
 from experiments.run.folder import LOCK_NAME
 from experiments.run.stack import train_stack
 from tests.experiments.conftest import empty_store
@@ -25,7 +26,7 @@ TAGS = {"kind": "run", "fingerprint": "f", "job": "0"}
 
 @pytest.fixture(scope="module")
 def trained(composed):
-    (run,) = train_stack([typed(composed("dataset=iris", "training.epochs=1", "network.depth=2", "network.width=8"))])
+    (run,) = train_stack([parse_config(composed("dataset=iris", "training.epochs=1", "network.depth=2", "network.width=8"))])
     return run
 
 

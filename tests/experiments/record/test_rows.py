@@ -12,7 +12,8 @@ from experiments.record import rows, tracking
 from experiments.record.rows import Rows
 from experiments.record.tracking import Store
 from experiments.record.writer import Requests
-from experiments.run.config import SweepConfig, TrackingConfig, UserError, typed
+from experiments.run.composition import parse_config
+from experiments.run.config import SweepConfig, TrackingConfig, UserError
 from experiments.run.stack import steps_of, task, train_stack
 from tests.experiments.conftest import empty_store
 
@@ -72,7 +73,7 @@ def tables(store, folder):
 def lay_side_by_side(monkeypatch, composed, uris, folders):
     """Record the same runs through MLflow's client and as rows: every table, every column but ids has the same in it."""
     stacks = [
-        train_stack([typed(composed(*SMALL, f"optimizer.learning_rate={rate}", *more)) for rate in (0.1, 1e8)])
+        train_stack([parse_config(composed(*SMALL, f"optimizer.learning_rate={rate}", *more)) for rate in (0.1, 1e8)])
         for more in (["instruments.sharpness=log"], ["dataset=iris"])
     ]
     assert [run.outcome == "diverged" for stack in stacks for run in stack] == [False, True, False, True]
@@ -108,7 +109,7 @@ def test_rows_are_what_mlflow_s_client_writes(tmp_path, composed, monkeypatch):
 
 
 def test_of_runs_that_are_written_together_all_are_there_or_none(lab, composed):
-    stack = train_stack([typed(composed(*SMALL, f"optimizer.learning_rate={rate}")) for rate in (0.1, 0.2, 0.3)])
+    stack = train_stack([parse_config(composed(*SMALL, f"optimizer.learning_rate={rate}")) for rate in (0.1, 0.2, 0.3)])
     store = Store(TrackingConfig(uri=lab.uri))
     runs = store.begin_runs([(f"run {lane}", {"kind": "run"}, run.config) for lane, run in enumerate(stack)])
     store.client.delete_run(runs[1].run_id)

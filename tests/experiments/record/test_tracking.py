@@ -13,14 +13,16 @@ from experiments.record.metrics import metrics, param_texts
 from experiments.record.outbox import Outbox
 from experiments.record.tracking import Store
 from experiments.record.writer import Requests
-from experiments.run.config import TrackingConfig, UserError, flat, typed
+from experiments.run.composition import parse_config
+from experiments.run.config import TrackingConfig, UserError
 from experiments.run.job import reason_of
+from experiments.run.naming import flatten
 from experiments.run.stack import train_stack
 
 
 @pytest.fixture
 def trained(composed):
-    return train_stack([typed(composed("training.epochs=3", "network.depth=3", "network.width=8"))])[0]
+    return train_stack([parse_config(composed("training.epochs=3", "network.depth=3", "network.width=8"))])[0]
 
 
 def recorded(lab, trained):
@@ -38,7 +40,7 @@ def test_a_run_is_written_whole(lab, trained):
     assert run.data.tags["outcome"] == trained.outcome
     # What the dashboard's linear axes need beside the config: the rate is 0.1.
     around = ("tracking.", "sweep.")
-    expected = {key: value for key, value in flat(trained.config).items() if not key.startswith(around)}
+    expected = {key: value for key, value in flatten(trained.config).items() if not key.startswith(around)}
     expected["optimizer.log10_learning_rate"] = -1.0
     assert run.data.params == {key: str(value) for key, value in expected.items()}
     (dataset,) = [entry.dataset for entry in run.inputs.dataset_inputs]
@@ -103,9 +105,9 @@ def test_metrics_are_named_by_block_and_never_more_than_the_points(trained):
 
 
 def test_a_deep_network_shows_a_dozen_blocks_evenly_spaced_and_all_when_asked(composed):
-    deep = train_stack([typed(composed("training.epochs=1", "network.depth=65", "network.width=4", "training.batch_size=null"))])[
-        0
-    ]
+    deep = train_stack(
+        [parse_config(composed("training.epochs=1", "network.depth=65", "network.width=4", "training.batch_size=null"))]
+    )[0]
     for blocks, shown in ((12, 12), (2, 2), (None, 65)):
         numbers = sorted(int(m.key[-2:]) for m in metrics(deep, 20, blocks) if m.key.startswith("grad_norm/W"))
         assert len(numbers) == shown
@@ -114,7 +116,7 @@ def test_a_deep_network_shows_a_dozen_blocks_evenly_spaced_and_all_when_asked(co
 
 
 def test_a_run_that_diverges_has_no_nan_or_inf_in_its_metrics(lab, composed):
-    diverging = train_stack([typed(composed("training.epochs=3", "network.width=8", "optimizer.learning_rate=1e8"))])[0]
+    diverging = train_stack([parse_config(composed("training.epochs=3", "network.width=8", "optimizer.learning_rate=1e8"))])[0]
     assert diverging.outcome == "diverged"
     assert not np.isfinite(diverging.history.loss).all()
     assert all(np.isfinite(metric.value) for metric in metrics(diverging, 20, None))
@@ -127,7 +129,7 @@ def test_a_run_that_diverges_has_no_nan_or_inf_in_its_metrics(lab, composed):
 
 @pytest.mark.parametrize("rate", [1e8, 1e3, 30.0])
 def test_what_blows_up_is_not_drawn_and_final_losses_are_what_they_are(composed, rate):
-    run = train_stack([typed(composed("training.epochs=3", "network.width=8", f"optimizer.learning_rate={rate}"))])[0]
+    run = train_stack([parse_config(composed("training.epochs=3", "network.width=8", f"optimizer.learning_rate={rate}"))])[0]
     written = list(metrics(run, 20, None))
     losses = [metric.value for metric in written if metric.key.startswith("loss/")]
     norms = [metric.value for metric in written if metric.key.startswith("grad_norm/")]
@@ -152,7 +154,7 @@ def test_the_first_block_s_norm_over_the_last_one_s_and_the_log_of_the_loss_are_
 
 def test_the_same_history_is_the_same_bytes(tmp_path, composed):
     for name in ("a.npz", "b.npz"):
-        run = train_stack([typed(composed("training.epochs=2", "network.width=8"))])[0]
+        run = train_stack([parse_config(composed("training.epochs=2", "network.width=8"))])[0]
         run.history.save(tmp_path / name)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 

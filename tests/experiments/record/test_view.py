@@ -14,7 +14,9 @@ from blocks.history import History, Quantity
 from blocks.measure.signals import NUMBERS
 from experiments.record.metrics import curves, summary
 from experiments.record.view import quantity_keys, sweep_views
-from experiments.run.config import InstrumentsConfig, SweepConfig, cell_name, typed
+from experiments.run.composition import parse_config
+from experiments.run.config import InstrumentsConfig, SweepConfig
+from experiments.run.naming import cell_name
 
 # Of set_experiment_tag, see mlflow.utils.validation.
 LONGEST_TAG = 20000
@@ -23,7 +25,7 @@ LONGEST_TAG = 20000
 @pytest.fixture(scope="module")
 def configs(composed):
     """configs(depths, **instruments) -> the configs of a sweep over those depths."""
-    config = typed(composed())
+    config = parse_config(composed())
 
     def sweep(depths, **instruments):
         asked = InstrumentsConfig(**instruments)
@@ -140,7 +142,7 @@ def test_no_chart_has_a_linear_axis_of_numbers_over_many_decades(configs):
 )
 def test_the_measure_orders_the_runs_and_colours_the_charts(composed, measure, order, drawn):
     swept = ["network.depth=2", "network.depth=5"], ["optimizer.learning_rate=0.1", "optimizer.learning_rate=0.2"]
-    runs = [typed(composed(*axes, f"sweep.measure={measure}")) for axes in itertools.product(*swept)]
+    runs = [parse_config(composed(*axes, f"sweep.measure={measure}")) for axes in itertools.product(*swept)]
     (view,) = sweep_views("a sweep", "p", runs, "accuracy", 12).values()
     found = state(view)
     assert (found["orderByKey"], found["orderByAsc"]) == order
@@ -195,7 +197,7 @@ def test_what_a_diverged_run_s_instruments_measure_last_stretches_no_axis():
 )
 def test_the_contour_has_axes_of_numbers_alone(composed, swept, axes):
     parts = [[f"{key}={value}" for value in values.split(",")] for key, _, values in (of.partition("=") for of in swept)]
-    runs = [typed(composed(*(of[k] for of in parts))) for k in (0, 1)]
+    runs = [parse_config(composed(*(of[k] for of in parts))) for k in (0, 1)]
     (view, *_) = sweep_views("a sweep", "p", runs, "accuracy", 12).values()
     found = [chart for chart in state(view)["compareRunCharts"] if chart["type"] == "CONTOUR"]
     assert [(chart["xaxis"]["key"], chart["yaxis"]["key"]) for chart in found] == ([axes] if axes else [])
@@ -203,7 +205,7 @@ def test_the_contour_has_axes_of_numbers_alone(composed, swept, axes):
 
 def test_runs_that_differ_in_seed_alone_are_one_group_of_the_first_view_and_themselves_in_another(composed):
     parts = ["network.depth=2", "network.depth=5"], ["seed=0", "seed=1", "seed=2"]
-    runs = [typed(composed(*axes)) for axes in itertools.product(*parts)]
+    runs = [parse_config(composed(*axes)) for axes in itertools.product(*parts)]
     views = sweep_views("a sweep", "p", runs, "accuracy", 12, ["map"])
     assert list(views) == ["p", "p-runs"]
     together, alone = map(state, views.values())
@@ -220,7 +222,7 @@ def test_runs_that_differ_in_seed_alone_are_one_group_of_the_first_view_and_them
 
 
 def test_a_page_that_has_not_all_seeds_of_a_group_does_not_average_them(composed):
-    runs = [typed(composed("dataset=iris", f"seed={seed}")) for seed in range(101)]
+    runs = [parse_config(composed("dataset=iris", f"seed={seed}")) for seed in range(101)]
     assert {state(view)["groupBy"] for view in sweep_views("a sweep", "p", runs, "accuracy", 12).values()} == {None}
 
 
@@ -234,7 +236,7 @@ def test_a_page_that_has_not_all_seeds_of_a_group_does_not_average_them(composed
     ],
 )
 def test_a_cell_has_the_name_of_what_its_runs_share_to_the_last_digit(composed, keys, name):
-    assert cell_name(typed(composed("optimizer.learning_rate=0.1234567")), keys) == name
+    assert cell_name(parse_config(composed("optimizer.learning_rate=0.1234567")), keys) == name
 
 
 def test_a_sweep_of_more_runs_than_a_page_has_a_view_of_the_stuck_and_of_the_diverged(configs):

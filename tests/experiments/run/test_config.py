@@ -1,8 +1,10 @@
 import pytest
 from omegaconf.errors import ConfigAttributeError, ValidationError
 
-from experiments.run.config import Config, UserError, run_name, sweep_name, typed, varied
-from experiments.run.config import composed as resolved
+from experiments.run.composition import compose_config as resolved
+from experiments.run.composition import parse_config
+from experiments.run.config import Config, UserError
+from experiments.run.naming import differing_keys, run_name, sweep_name
 
 BAD_VALUES = {
     "network.depth=0": "network.depth is 0, it must be a whole number of at least 1",
@@ -47,7 +49,7 @@ BAD_VALUES = {
 @pytest.mark.parametrize("override", BAD_VALUES)
 def test_a_value_no_run_can_have_is_named_with_what_is_allowed(composed, override):
     with pytest.raises(UserError) as error:
-        typed(composed(*override.split()))
+        parse_config(composed(*override.split()))
     assert BAD_VALUES[override] in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -62,7 +64,7 @@ def test_wrong_types_and_unknown_keys_fail_when_the_config_is_composed(composed,
 
 
 def test_the_defaults_are_a_run(composed):
-    config = typed(composed())
+    config = parse_config(composed())
     assert isinstance(config, Config)
     assert (config.dataset.name, config.network.depth, config.dtype) == ("digits", 3, "float32")
 
@@ -76,12 +78,17 @@ def test_what_differs_of_a_data_set_is_its_name_and_what_differs_between_runs_of
             **(centers or {}),
         }
 
-    assert varied([run("blobs", 100), run("moons", 200)]) == ["dataset.name"]
-    assert varied([run("blobs", 100), run("blobs", 200)]) == ["dataset.loader.n_samples"]
-    assert varied([run("blobs", 100), run("moons", 100), run("moons", 200)]) == ["dataset.name", "dataset.loader.n_samples"]
+    assert differing_keys([run("blobs", 100), run("moons", 200)]) == ["dataset.name"]
+    assert differing_keys([run("blobs", 100), run("blobs", 200)]) == ["dataset.loader.n_samples"]
+    assert differing_keys([run("blobs", 100), run("moons", 100), run("moons", 200)]) == [
+        "dataset.name",
+        "dataset.loader.n_samples",
+    ]
     # An argument that only one of two runs has.
-    assert varied([run("blobs", 100), run("blobs", 100, {"dataset.loader.centers": [3, 4]})]) == ["dataset.loader.centers"]
-    assert varied([run("blobs", 100)]) == []
+    assert differing_keys([run("blobs", 100), run("blobs", 100, {"dataset.loader.centers": [3, 4]})]) == [
+        "dataset.loader.centers"
+    ]
+    assert differing_keys([run("blobs", 100)]) == []
 
 
 def test_a_map_is_composed_as_a_job_is(monkeypatch):
@@ -105,7 +112,7 @@ NAMES = {
 
 @pytest.mark.parametrize(("asked", "keys"), NAMES)
 def test_a_run_is_named_by_what_differs(composed, asked, keys):
-    assert run_name(typed(composed(*asked.split())), keys) == NAMES[asked, keys]
+    assert run_name(parse_config(composed(*asked.split())), keys) == NAMES[asked, keys]
 
 
 def test_a_sweep_is_named_by_what_was_swept():
@@ -115,7 +122,7 @@ def test_a_sweep_is_named_by_what_was_swept():
 
 
 def test_no_name_is_longer_than_a_database_takes(composed):
-    long = typed(composed("network.depth=200", f"optimizer.block_rates={[0.1] * 200}"))
+    long = parse_config(composed("network.depth=200", f"optimizer.block_rates={[0.1] * 200}"))
     assert len(run_name(long, ["optimizer.block_rates"])) == 250
     many = [f"dataset.loader.argument_{number}" for number in range(40)]
     name = sweep_name(many, 1000)

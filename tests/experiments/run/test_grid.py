@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments.run.config import UserError, composed, register
+from experiments.run.composition import compose_config, register
+from experiments.run.config import UserError
 from experiments.run.data import task
 from experiments.run.grid import MappedConfig, corners, grid, runs_at, typed_map, windows
 from experiments.run.stack import train_stack
@@ -14,7 +15,7 @@ from experiments.run.tile import OUTCOMES, train_tile
 def asked():
     """asked(*overrides) -> the checked config of a map"""
     register("base_map", MappedConfig)
-    return lambda *overrides: typed_map(composed("trainability", overrides))
+    return lambda *overrides: typed_map(compose_config("trainability", overrides))
 
 
 def test_the_tiles_cover_every_pixel_once(asked):

@@ -2,14 +2,15 @@ import numpy as np
 import pytest
 
 from blocks.history import History
-from experiments.run.config import UserError, typed
+from experiments.run.composition import parse_config
+from experiments.run.config import UserError
 from experiments.run.halving import Halving, judged_by
 from experiments.run.measure import MEASURES
 from experiments.run.stack import Trained, train_stack
 
 
 def configs(composed, count, *overrides):
-    return [typed(composed(*overrides, f"seed={seed}")) for seed in range(count)]
+    return [parse_config(composed(*overrides, f"seed={seed}")) for seed in range(count)]
 
 
 @pytest.mark.parametrize(

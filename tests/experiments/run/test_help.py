@@ -6,8 +6,9 @@ from typing import get_type_hints
 
 import pytest
 
-from experiments.run.config import Config, DatasetConfig, flat
+from experiments.run.config import Config, DatasetConfig
 from experiments.run.help import keys, meanings
+from experiments.run.naming import flatten
 
 GROUPS = [group for group in get_type_hints(Config).values() if is_dataclass(group)]
 
@@ -45,7 +46,7 @@ def test_a_meaning_ends_where_the_next_begins():
 def test_help_lists_every_key_with_the_value_that_it_has_here(lab):
     lines = lab.run("--help", "network.depth=7", "dataset=iris").splitlines()
     listed = re.findall(r"^  ([\w.]+)=", "\n".join(lines), flags=re.M)
-    assert sorted(listed) == sorted(flat(Config(dataset=DatasetConfig(name="iris", loader=1))))
+    assert sorted(listed) == sorted(flatten(Config(dataset=DatasetConfig(name="iris", loader=1))))
     assert "  network.depth=7 (int)                     L, the number of blocks, the output one among them." in lines
     assert any(line.startswith("  dataset.name=iris (str)") for line in lines)
     assert "One of gradient_descent, momentum, nesterov, adam, rmsprop." in " ".join(" ".join(lines).split())

@@ -11,9 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from blocks.machine import Machine
-from experiments.run import config as run_config
 from experiments.run import machine
-from experiments.run.config import typed
+from experiments.run.composition import CONF, parse_config
 from experiments.run.machine import PORTABLE_VARIABLES, TARGETS, recorded_variables, set_machine, variables
 from experiments.run.stack import train_stack
 from tests.experiments.conftest import FORKED, STARTED, _main
@@ -116,7 +115,9 @@ def test_the_workers_of_every_engine_compute_as_their_sweep(engine, asked, lab, 
     if asked == "portable":
         # As this process is.
         for each in lab.runs():
-            (alone,) = train_stack([typed(composed(*FEW, *AXES[1:], f"network.depth={each.data.params['network.depth']}"))])
+            (alone,) = train_stack(
+                [parse_config(composed(*FEW, *AXES[1:], f"network.depth={each.data.params['network.depth']}"))]
+            )
             alone.history.save(lab.folder / "alone.npz")
             assert lab.artifact(each, "history.npz").read_bytes() == (lab.folder / "alone.npz").read_bytes()
 
@@ -378,8 +379,8 @@ def test_no_target_of_this_numpy_is_forgotten():
 
 @pytest.mark.slow
 def test_the_data_sets_have_the_same_digests_on_every_machine(composed):
-    names = sorted(file.stem for file in Path(run_config.CONF, "dataset").glob("*.yaml"))
-    offline = [name for name in names if not typed(composed(f"dataset={name}")).dataset.loader["_target_"].count("fetch_")]
+    names = sorted(file.stem for file in Path(CONF, "dataset").glob("*.yaml"))
+    offline = [name for name in names if not parse_config(composed(f"dataset={name}")).dataset.loader["_target_"].count("fetch_")]
     assert len(offline) == 9
     code = (
         "import sys; from experiments.run.config import *; from experiments.run.data import load; register();"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.run.config import typed
+from experiments.run.composition import parse_config
 from experiments.run.repeats import band, name_of_band, stacked
 from experiments.run.stack import train_stack
 
@@ -38,7 +38,7 @@ def test_a_norm_of_zero_has_no_logarithm():
 
 def test_the_lanes_of_stacked_histories_are_the_histories(composed, tmp_path):
     base = ["dataset=iris", "training.epochs=2", "network.width=4", "instruments.update_ratio=log"]
-    histories = [train_stack([typed(composed(*base, f"seed={seed}"))])[0].history for seed in (0, 1)]
+    histories = [train_stack([parse_config(composed(*base, f"seed={seed}"))])[0].history for seed in (0, 1)]
     together = stacked(histories)
     assert together.grad_norm.shape == (2, *histories[0].grad_norm.shape)
     for lane, history in enumerate(histories):

@@ -9,7 +9,8 @@ import pytest
 
 from experiments import results
 from experiments.pictures.report import Report, Row
-from experiments.run.config import UserError, typed
+from experiments.run.composition import parse_config
+from experiments.run.config import UserError
 from experiments.run.data import task
 from experiments.run.sensitivity import sensitivity
 from experiments.run.stack import check_size, initial_loss, train_stack
@@ -33,7 +34,7 @@ def test_it_is_the_mean_distance_from_the_best_rate(losses, initial, expected):
 
 @pytest.mark.parametrize("kind", ["plain", "batch_normalized"])
 def test_the_initial_loss_is_the_first_of_the_history(composed, kind):
-    config = typed(composed("dataset=iris", "training.epochs=1", f"network.kind={kind}", "network.depth=3"))
+    config = parse_config(composed("dataset=iris", "training.epochs=1", f"network.kind={kind}", "network.depth=3"))
     (trained,) = train_stack([config])
     for part in ("train", "validation"):
         assert initial_loss(config, part) == pytest.approx(trained.history.measures[f"loss/{part}"][0], rel=1e-5)
@@ -46,7 +47,7 @@ def report(composed):
         for (depth, rate), value in values.items():
             axes = ["dataset=iris", f"network.depth={depth}", f"optimizer.learning_rate={rate}"]
             outcome = "diverged" if value == INF else "trained"
-            runs.append(Row(typed(composed(*axes, *overrides)), value, outcome, len(runs)))
+            runs.append(Row(parse_config(composed(*axes, *overrides)), value, outcome, len(runs)))
         return Report(runs)
 
     return made
@@ -86,6 +87,6 @@ def test_notebooks_have_it_by_what_else_differs():
 
 
 def test_a_warm_up_longer_than_the_training_is_one_line(composed):
-    config = typed(composed("dataset=iris", "training.epochs=2", "training.batch_size=60", "optimizer.warmup=5"))
+    config = parse_config(composed("dataset=iris", "training.epochs=2", "training.batch_size=60", "optimizer.warmup=5"))
     with pytest.raises(UserError, match=r"optimizer\.warmup is 5, it must be at most 4, the updates of the training"):
         check_size(config, task(config))

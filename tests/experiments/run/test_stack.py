@@ -6,7 +6,8 @@ import pytest
 
 from blocks import OPTIMIZERS
 from experiments.record.metrics import metrics, outcome_tags
-from experiments.run.config import UserError, typed
+from experiments.run.composition import parse_config
+from experiments.run.config import UserError
 from experiments.run.data import task
 from experiments.run.grid import AxisConfig, MapConfig, MappedConfig
 from experiments.run.job import Result
@@ -18,7 +19,7 @@ FEW = ["training.epochs=2", "network.width=16"]
 
 
 def runs(composed, *overrides):
-    return [typed(composed(*FEW, *more)) for more in overrides]
+    return [parse_config(composed(*FEW, *more)) for more in overrides]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -153,7 +154,7 @@ TOO_LARGE = ["network.width=1000000000", "network.depth=1000000000", "network.wi
 
 @pytest.mark.parametrize("override", [*TOO_LARGE, f"network.depth={10**30}", f"network.width={10**30}"])
 def test_a_network_that_no_memory_takes_is_refused_before_it_is_made(composed, override):
-    config = typed(composed(override))
+    config = parse_config(composed(override))
     key, _, value = override.partition("=")
     with pytest.raises(UserError, match=rf"{key} (is )?{value}.*, which does not fit: it takes \S+ GiB of memory") as refused:
         check_size(config, task(config))
@@ -165,8 +166,8 @@ def test_the_parameters_of_a_network_are_counted_as_it_has_them(composed, depth)
     overrides = ["dataset=iris", f"network.depth={depth}", "network.width=7"]
     sizes = [4, *[7] * (depth - 1), 3]
     count = sum(n * (before + 1) for before, n in itertools.pairwise(sizes))
-    config = typed(composed(*overrides, f"instruments.eigenvalues={count}"))
+    config = parse_config(composed(*overrides, f"instruments.eigenvalues={count}"))
     check_size(config, task(config))
-    more = typed(composed(*overrides, f"instruments.eigenvalues={count + 1}"))
+    more = parse_config(composed(*overrides, f"instruments.eigenvalues={count + 1}"))
     with pytest.raises(UserError, match=f"it must be 1 to {count}, the parameters"):
         check_size(more, task(more))

@@ -9,7 +9,8 @@ import pytest
 import sklearn.datasets
 from sklearn.datasets import get_data_home
 
-from experiments.run.config import UserError, typed
+from experiments.run.composition import parse_config
+from experiments.run.config import UserError
 from experiments.run.data import load
 from experiments.run.loaders import (
     BUNDLED_LOADERS,
@@ -27,7 +28,7 @@ ALLOWED_BY_ISSUE = re.compile(r"load_(?!files|svmlight)|make_|fetch_(?!file$)")
 
 @pytest.fixture
 def values(composed):
-    return asdict(typed(composed("dataset=iris")))
+    return asdict(parse_config(composed("dataset=iris")))
 
 
 def loader(name, /, **arguments):
@@ -117,7 +118,7 @@ def test_every_data_set_that_needs_no_network_is_had_from_a_record(values, name)
 
 def test_the_presets_of_conf_are_all_known(composed):
     for file in Path("conf/dataset").glob("*.yaml"):
-        from_record(asdict(typed(composed(f"dataset={file.stem}"))))
+        from_record(asdict(parse_config(composed(f"dataset={file.stem}"))))
 
 
 def test_what_is_allowed_by_name_alone_is_called_with_anything(values):
