@@ -92,8 +92,8 @@ def program(calls: Sequence[Call]) -> list[Call]:
     held = [*walks.values(), *(operand.array for operand in seen.values())]
     for known, series in groupby(all_pairs, lambda pair: bool(pair[1])):
         pairs = list(series)
-        table = _table([row for _, rows in pairs for row in rows]) if known else None
-        parts += [call for call, _ in pairs] if table is None else [_Program(machine, table, held)]
+        rows = [row for _, rows in pairs for row in rows]
+        parts += [_Program(machine, _table(rows), held)] if known else [call for call, _ in pairs]
     return parts
 
 
