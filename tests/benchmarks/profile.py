@@ -12,7 +12,7 @@ import numpy as np
 from blocks.arrays import Array, Call
 from blocks.tape import replay
 from blocks.tape.recorder import Operation
-from blocks.training import Workspace
+from blocks.workspace import Workspace
 from tests.benchmarks.step import BATCHES, SHAPES, by_numpy_alone, problem, steps_alone
 from tests.benchmarks.tables import alternate
 

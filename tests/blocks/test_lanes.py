@@ -161,7 +161,7 @@ def test_every_loss_with_orders_of_their_own(loss, weights):
 
 
 def test_labels_too_many_to_encode_at_once_with_orders_of_their_own(monkeypatch):
-    monkeypatch.setattr("blocks.training.ENCODED_AT_ONCE", 0)
+    monkeypatch.setattr("blocks.workspace.ENCODED_AT_ONCE", 0)
     compare([6, 8, 3], "tanh", np.float32, [0.01, 1e30, 0.1], seeds=[1, 2, 3])
 
 

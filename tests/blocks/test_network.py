@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from blocks import KINDS, LOSSES, Network
-from blocks.training import Workspace
+from blocks.workspace import Workspace
 from tests.blocks import oracle
 from tests.blocks.reference import (
     ACTIVATION_NAMES,

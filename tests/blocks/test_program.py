@@ -13,7 +13,7 @@ from blocks import ACTIVATIONS, KINDS, LOSSES, OPTIMIZERS, Network, reshuffled, 
 from blocks.tape import program as module
 from blocks.tape.program import _Program, program
 from blocks.tape.replay import replay_off
-from blocks.training import Workspace
+from blocks.workspace import Workspace
 from tests.blocks import oracle
 from tests.blocks.reference import all_pairs
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import r2_score
 
-from blocks import OPTIMIZERS, GradientDescent, Instrument, Network, losses, reshuffled, train, training
+from blocks import OPTIMIZERS, GradientDescent, Instrument, Network, losses, reshuffled, train, workspace
 from blocks.history import History, log_spaced
 from tests.blocks import oracle
 from tests.blocks.reference import value_and_gradients
@@ -384,8 +384,8 @@ def test_targets_encoded_batch_by_batch_give_the_same_bytes(loss, lanes, monkeyp
     units = 1 if loss == "sigmoid_cross_entropy" else 3
     y = oracle.targets_for(loss, np.random.default_rng(3), units, 11)
     histories = []
-    for limit in (training.ENCODED_AT_ONCE, 0):
-        monkeypatch.setattr(training, "ENCODED_AT_ONCE", limit)
+    for limit in (workspace.ENCODED_AT_ONCE, 0):
+        monkeypatch.setattr(workspace, "ENCODED_AT_ONCE", limit)
         network = Network.create([4, 6, units], "tanh", rng=np.random.default_rng(1), lanes=lanes)
         history = fit(network, x, y, loss=losses.LOSSES[loss], batch_size=4, validation=(x[:, :3], y[..., :3]))
         histories.append((history.loss.tobytes(), [values.tobytes() for values in history.measures.values()]))

@@ -17,7 +17,7 @@ from blocks.tape import memory, program, replay
 from blocks.tape.recorder import Tape, Tracer
 from blocks.tape.replay import Replay, replay_is_on, replay_off
 from blocks.tape.tangent import tangent
-from blocks.training import Workspace
+from blocks.workspace import Workspace
 
 SHAPE = (6, 6)
 
