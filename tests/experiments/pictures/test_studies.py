@@ -312,7 +312,7 @@ SHORTER = {
         "training.epochs=800",
     ],
     "edge_of_stability": ["optimizer.learning_rate=0.4,0.5", "training.epochs=1000"],
-    "transfer": ["seed=0,1"],
+    "transfer": [],
     "feature_learning": ["network.depth=2"],
     "catapult": [],
     "linear_limit": ["dataset=iris,diabetes,moons", "optimizer.learning_rate=0.461,0.484,0.648,0.681,0.715,1.35,1.41,1.48"],
