@@ -86,7 +86,7 @@ def feature_learning(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
             found = _draw_power(axes, gammas[which], best[which], exponent, color=DIVERGED, linestyle=style, label=name)
             told.append(f"depth {depth}, {word} gamma {found:.2f} ({exponent:.2f})")
             holds &= abs(found - exponent) <= OFF
-        axes.legend(fontsize=8, loc="lower right", labelcolor="black")
+        axes.legend(fontsize=8, loc="lower right", framealpha=1)
     all_axes[0].set_ylabel("learning rate")
     figure.colorbar(image, ax=list(all_axes), label="training loss, last epoch (grey: diverged)", extend="max")
     text = f"the best rate's exponent of gamma, up to {LAZY:g} and from {RICH:g} on (in theory): "

@@ -316,7 +316,7 @@ SHORTER = {
         "training.epochs=800",
     ],
     "edge_of_stability": ["optimizer.learning_rate=0.4,0.5", "training.epochs=1000"],
-    "transfer": ["seed=0,1"],
+    "transfer": [],
     "feature_learning": ["network.depth=2"],
     "catapult": [],
     "warm_up": ["optimizer.warmup=1,256", "optimizer.learning_rate=0.18,0.25,0.35,0.5,0.71,1.0", "seed=0"],
