@@ -188,13 +188,15 @@ def test_options_of_a_sqlite_uri_are_honoured_by_a_sweep_and_by_what_reads_it(la
 
 @contextlib.contextmanager
 def locked(file: Path, seconds: float):
-    """Another program has the file for so many seconds."""
+    """Another program has the file for so many seconds at most."""
     holder = sqlite3.connect(file, check_same_thread=False)
     holder.execute("begin exclusive")
     timer = threading.Timer(seconds, holder.rollback)
     timer.start()
     yield
+    timer.cancel()
     timer.join()
+    holder.rollback()
     holder.close()
 
 
@@ -215,7 +217,7 @@ def test_a_file_that_stays_locked_is_one_line(lab, monkeypatch):
     # MLflow's own twenty seconds.
     monkeypatch.setattr("mlflow.store.db.utils.sql.text", lambda query: text(query.replace("20000", "50")))
     store = Store(TrackingConfig(uri=f"{lab.uri}?timeout=1"))
-    with locked(lab.folder / "runs.db", 6), pytest.raises(UserError, match="database is locked") as raised:
+    with locked(lab.folder / "runs.db", 60), pytest.raises(UserError, match="database is locked") as raised:
         store.begin("a run", {"kind": "run"})
     assert len(str(raised.value).splitlines()) == 1
 

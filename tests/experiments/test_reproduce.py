@@ -25,7 +25,7 @@ from experiments.run.trust import from_record
 # Nothing here looks at pictures or models.
 FEW = ["training.epochs=2", "network.width=8", "tracking.pictures=none", "tracking.models=none"]
 AXES = [
-    "network.depth=1,5,17",
+    "network.depth=1,5",
     "optimizer.learning_rate=0.1,1e6",
     "optimizer.name=adam",
     "dtype=float32,float64",
@@ -60,8 +60,8 @@ def test_a_whole_sweep_is_reproduced_bit_for_bit(swept):
     (parent,) = swept.runs("sweep")
     # Each of its runs twice: as the sweep's, and as one of the experiment's.
     output = again(swept, "--sweep", parent.info.run_id, "--all", "depth laboratory")
-    assert "48 of 48 runs are identical" in output
-    assert output.count("  identical") == 48
+    assert "32 of 32 runs are identical" in output
+    assert output.count("  identical") == 32
 
 
 def test_a_changed_value_of_the_stored_config_is_not_identical(one):
@@ -371,7 +371,7 @@ def test_compare_says_what_differs_and_from_which_step(swept, tmp_path):
     # The first step's loss and norms come before any update.
     assert "histories differ from step 1: loss/batch" in output
     assert "histories and final parameters are identical" in compared(slow, slow)
-    assert "cannot be laid side by side: 46 steps of 5 blocks beside 46 steps of 17" in compared(slow, found("17", "0.1"))
+    assert "cannot be laid side by side: 46 steps of 5 blocks beside 46 steps of 1" in compared(slow, found("1", "0.1"))
     assert "cannot be laid side by side: float32 beside float64" in compared(slow, found("5", "0.1", "float64"))
     here = Archive(swept.uri, tmp_path).run(slow).files()
     elsewhere = replace(here, environment={**here.environment, "numpy": "1.26"}, diff=here.diff + "+1")
