@@ -101,10 +101,8 @@ class _Training:
         self.weights = None if weights is None else check_weights(weights, self.m)
         self.batch_size = _checked_batch_size(batch_size, self.m, network.mixes_examples)
         self.batches = [slice(start, min(start + self.batch_size, self.m)) for start in range(0, self.m, self.batch_size)]
-        if np.shape(loss_bound) not in ((), network.lanes) or not np.all(np.asarray(loss_bound) > 0):
-            raise ValueError(f"loss_bound is {loss_bound}, it must be above 0, a number or one a lane")
-        bounds = np.minimum(loss_bound, float(np.finfo(network.parameters.dtype).max))
-        self.loss_bound, self.least_bound = np.broadcast_to(bounds, network.lanes).reshape(-1), float(np.min(bounds))
+        self.loss_bound = _checked_bound(loss_bound, network)
+        self.least_bound = float(np.min(self.loss_bound))
         self.lanes = Lanes(network, optimizer, loss, self.x, self.weights)
 
     def run(
@@ -127,18 +125,13 @@ class _Training:
             self.sets["validation"] = Examples.create(self.lanes.whole, self.loss, *validation, "validation ")
         self.scores = "loss", "r2" if self.loss.decides is None else "accuracy"
         self.evaluated_epochs = log_spaced(epochs + 1, evaluations) if evaluations else np.empty(0, int)
-        self.log = Log(
-            self.lanes.live.size,
-            self.lanes.network.depth,
-            self.lanes.network.parameters.dtype,
-            [batch.stop - batch.start for batch in self.batches],
-            epochs,
-            self.evaluated_epochs,
-            [f"{score}/{name}" for score in self.scores for name in self.sets],
-        )
+        network, sizes = self.lanes.network, [batch.stop - batch.start for batch in self.batches]
+        measures = [f"{score}/{name}" for score in self.scores for name in self.sets]
+        shape = self.lanes.live.size, network.depth
+        self.log = Log(*shape, network.parameters.dtype, sizes, epochs, self.evaluated_epochs, measures)
         factor = rate_schedule(schedule, warmup, self.log.steps)
         self.instruments = {
-            instrument.name: instrument.mounted(self.lanes.network, self.x, self.y, self.loss, self.batch_size, self.log.steps)
+            instrument.name: instrument.mounted(network, self.x, self.y, self.loss, self.batch_size, self.log.steps)
             for instrument in instruments
         }
         # A network that diverges overflows on its way, and one that vanishes underflows: both are results here.
@@ -154,14 +147,14 @@ class _Training:
 
     def _epochs(self, count: int, orders: Iterator[Array] | None, factor: Callable[[int], float], watch: Watch | None) -> None:
         """So many epochs, each with its evaluations and its batches; the evaluations behind the last one."""
-        order = np.arange(self.m) if orders is None else self._checked_order(next(orders, None), 0)
+        order = np.arange(self.m) if orders is None else _checked_order(next(orders, None), 0, self.lanes, self.m)
         if order.ndim > 1:
             self.lanes.give_own_batches()
         batches, step = [order[..., batch] for batch in self.batches], 0
         for epoch in range(count):
             self._evaluate_sets(epoch)
             if epoch and orders is not None:
-                order = self._checked_order(next(orders, None), epoch)
+                order = _checked_order(next(orders, None), epoch, self.lanes, self.m)
                 batches = [order[..., batch] for batch in self.batches]
             for batch in batches:
                 if self.lanes.live.size == 0:
@@ -171,17 +164,6 @@ class _Training:
             if watch:
                 watch(step, partial(self._history, (epoch + 1) * len(batches)))
         self._evaluate_sets(count)
-
-    def _checked_order(self, order: Array | None, epoch: int) -> Array:
-        if order is None:
-            raise ValueError(f"orders ends before epoch {epoch + 1}, it must have an order for every epoch")
-        order = np.asarray(order)
-        fits = order.shape in ((self.m,), (*self.lanes.shape, self.m)) and (
-            not epoch or (order.ndim > 1) == self.lanes.has_own_batches
-        )
-        if not fits or not np.issubdtype(order.dtype, np.integer) or order.min() < 0 or order.max() >= self.m:
-            raise ValueError(f"an order of shape {order.shape} is no order of {self.m} examples, it must hold 0 to {self.m - 1}")
-        return order if order.ndim == 1 else order.reshape(-1, self.m)
 
     def _cycle(self, step: int, examples: Array, factor: float) -> None:
         """One cycle of gradient descent, its loss and norms kept at `step`. examples: (m,), or (lanes, m) of all lanes.
@@ -205,7 +187,10 @@ class _Training:
                 self._update(step, factor)
                 return
             stays, block = np.asarray(np.isfinite(norms).all(axis=-1)), _last_block(norms)
-        self._leave(step, np.reshape(stays, -1), np.reshape(block, -1))
+        stays, block = np.reshape(stays, -1), np.reshape(block, -1)
+        lost = block[~stays]
+        self.log.diverged[:, lanes.live[~stays]] = np.full_like(lost, step), lost
+        lanes.leave(stays)
         if lanes.live.size:
             self._cycle(step, examples, factor)
 
@@ -234,11 +219,6 @@ class _Training:
             lost = np.any([_lost_blocks(lanes.network.forward(self.x[:, batch])[1]) for batch in self.batches], axis=0)
             self.log.diverged[:, lanes.live[bad]] = np.full(bad.sum(), self.log.steps), np.reshape(_first(lost), -1)[bad]
 
-    def _leave(self, step: int, stays: Array, block: Array) -> None:
-        """Lanes leave the stack, the step and the block of their first bad value noted."""
-        self.log.diverged[:, self.lanes.live[~stays]] = np.stack([np.full_like(block, step), block])[:, ~stays]
-        self.lanes.leave(stays)
-
     def _evaluate_sets(self, epoch: int) -> None:
         """Note what the whole sets come to, if they are measured after so many epochs."""
         if self.lanes.live.size == 0 or epoch not in self.evaluated_epochs:
@@ -251,6 +231,25 @@ class _Training:
     def _history(self, steps: int) -> History:
         quantities = {name: instrument.quantity(self.lanes.shape) for name, instrument in self.instruments.items()}
         return self.log.history(steps, self.lanes.shape, quantities)
+
+
+def _checked_order(order: Array | None, epoch: int, lanes: Lanes, m: int) -> Array:
+    """(m,), or (lanes, m)"""
+    if order is None:
+        raise ValueError(f"orders ends before epoch {epoch + 1}, it must have an order for every epoch")
+    order = np.asarray(order)
+    has_fitting_shape = order.shape in ((m,), (*lanes.shape, m)) and (not epoch or (order.ndim > 1) == lanes.has_own_batches)
+    if not has_fitting_shape or not np.issubdtype(order.dtype, np.integer) or order.min() < 0 or order.max() >= m:
+        raise ValueError(f"an order of shape {order.shape} is no order of {m} examples, it must hold 0 to {m - 1}")
+    return order if order.ndim == 1 else order.reshape(-1, m)
+
+
+def _checked_bound(loss_bound: float | Array, network: Network) -> Array:
+    """(lanes,)"""
+    if np.shape(loss_bound) not in ((), network.lanes) or not np.all(np.asarray(loss_bound) > 0):
+        raise ValueError(f"loss_bound is {loss_bound}, it must be above 0, a number or one a lane")
+    bounds = np.minimum(loss_bound, float(np.finfo(network.parameters.dtype).max))
+    return np.broadcast_to(bounds, network.lanes).reshape(-1)
 
 
 def _checked_batch_size(batch_size: int | None, m: int, mixes_examples: bool) -> int:

@@ -1,4 +1,4 @@
-"""python tests/test_size.py: lines of every file of the engine; and what they may be, so that the engine stays one that is read.
+"""python tests/test_size.py: lines of every file of the engine; and what they may be, so that the code stays one that is read.
 
 A line of code has a token of code: no docstring, no comment, no blank line.
 """
@@ -24,9 +24,12 @@ CODE = {
     "measure/hessian.py tape/tangent.py": 200,
 }
 CODE_OF_ALL = 3800
+# The engine as it was meant to be at most 3,800 lines had none of these; they have a limit of their own.
+LATER, CODE_OF_LATER = ("measure/signals.py", "measure/jacobian.py", "parametrizations.py"), 180
 # All lines of a file.
 LINES = {"block.py": 100, "residual.py": 75, "normalized.py": 90}
-LONGEST_FUNCTION = 60
+# Of a function without its docstring, of a class, of a file.
+LONGEST_FUNCTION, LONGEST_CLASS, LONGEST_FILE = 50, 150, 350
 NOT_CODE = (
     *(token.COMMENT, token.NL, token.NEWLINE, token.INDENT, token.DEDENT, token.ENCODING, token.ENDMARKER),
     *(token.TYPE_COMMENT, token.TYPE_IGNORE),
@@ -58,11 +61,20 @@ def docstring_lines(tree):
     return {line for node in texts for line in range(node.lineno, node.end_lineno + 1)}
 
 
-def functions(text):
-    """{name: lines}, decorators and docstring among them."""
-    kinds = ast.FunctionDef | ast.AsyncFunctionDef
-    found = [node for node in ast.walk(ast.parse(text)) if isinstance(node, kinds)]
-    return {node.name: node.end_lineno - min(n.lineno for n in (node, *node.decorator_list)) + 1 for node in found}
+def definitions(text, *kinds):
+    """{name: lines}, decorators among them, of classes and functions; a function's docstring is not counted."""
+    counts = {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, kinds):
+            count = node.end_lineno - min(n.lineno for n in (node, *node.decorator_list)) + 1
+            is_function = not isinstance(node, ast.ClassDef)
+            if is_function and ast.get_docstring(node) is not None:
+                count -= node.body[0].end_lineno - node.body[0].lineno + 1
+            counts[node.name] = max(count, counts.get(node.name, 0))
+    return counts
+
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def table():
@@ -79,7 +91,8 @@ def test_a_line_of_code_is_no_docstring_no_comment_and_no_blank_line():
         '    return [\n        """text""",\n    ]\n'
     )
     assert (lines(text), code_lines(text)) == (13, 5)
-    assert functions(f"@decorated\n{text[text.index('def') :]}") == {"f": 6}
+    assert definitions(f"@decorated\n{text[text.index('def') :]}", *FUNCTIONS) == {"f": 5}
+    assert definitions('class C:\n    """Said."""\n\n    x = 1\n', ast.ClassDef) == {"C": 4}
 
 
 @pytest.mark.parametrize("names", CODE)
@@ -96,11 +109,20 @@ def test_a_block_is_read_on_one_page(name):
 
 def test_the_engine_has_no_more_code_than_it_may():
     print(f"\n{table()}")
-    assert sum(map(code_lines, files().values())) <= CODE_OF_ALL, table()
+    counts = {name: code_lines(text) for name, text in files().items()}
+    later = sum(counts.pop(name) for name in LATER)
+    assert sum(counts.values()) <= CODE_OF_ALL, table()
+    assert later <= CODE_OF_LATER
 
 
-def test_no_function_is_longer_than_a_page():
-    long = {f"{file}: {name}": n for file, text in files().items() for name, n in functions(text).items() if n > LONGEST_FUNCTION}
+@pytest.mark.parametrize("folder", ["blocks", "experiments"])
+def test_a_file_a_class_and_a_function_are_read_at_a_sitting(folder):
+    long = {}
+    for file, text in files(ROOT / folder).items():
+        if lines(text) > LONGEST_FILE:
+            long[file] = lines(text)
+        for kinds, most in ((FUNCTIONS, LONGEST_FUNCTION), ((ast.ClassDef,), LONGEST_CLASS)):
+            long |= {f"{file}: {name}": n for name, n in definitions(text, *kinds).items() if n > most}
     assert not long
 
 

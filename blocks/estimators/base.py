@@ -2,46 +2,27 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
-from numbers import Real
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from blocks.activations import ACTIVATIONS
-from blocks.arrays import Array, check_number, choice, whole_number
+from blocks.arrays import Array
+from blocks.estimators.parameters import Parameters
 from blocks.history import History
-from blocks.initializers import INITIALIZERS
 from blocks.losses import Loss
-from blocks.network import KINDS, Network
-from blocks.optimizers import ALLOWED, OPTIMIZERS, Momentum, Optimizer, State
-from blocks.parametrizations import PARAMETRIZATIONS, rate_factors
+from blocks.network import Network
+from blocks.optimizers import OPTIMIZERS, Momentum, Optimizer, State
+from blocks.parametrizations import rate_factors
 from blocks.training import Watch, reshuffled, train
 
-TABLES: dict[str, Mapping[str, object]] = {
-    "activation": ACTIVATIONS,
-    "initializer": INITIALIZERS,
-    "kind": KINDS,
-    "parametrization": PARAMETRIZATIONS,
-    "optimizer": OPTIMIZERS,
-    "dtype": {"float32": np.float32, "float64": np.float64},
-}
-FLAGS = ("early_stopping", "warm_start")
 # What a network is built by: a training that goes on needs it unchanged.
 BUILT_BY = ("depth", "width", "activation", "kind", "parametrization", "dtype")
-COUNTS = ("depth", "width", "epochs", "batch_size", "n_iter_no_change")
-NUMBERS: dict[str, dict[str, float]] = {
-    **{name: ALLOWED[name] for name in ("learning_rate", "momentum", "weight_decay")},
-    "validation_fraction": {"above": 0, "below": 1},
-    "tol": {"at_least": 0},
-}
 
 
 class _Continued(Optimizer):
@@ -95,76 +76,12 @@ class _EarlyStopping:
             raise _Stop(history())
 
 
-class NetworkEstimator(BaseEstimator):
-    """The parameters of `NetworkClassifier` and `NetworkRegressor`, and their training."""
+class NetworkEstimator(Parameters):
+    """The training of `NetworkClassifier` and `NetworkRegressor`."""
 
     _loss: Loss
     network_: Network
     predictor_: Network
-
-    def __init__(
-        self,
-        *,
-        depth: int = 3,
-        width: int = 64,
-        activation: str = "relu",
-        initializer: str = "he",
-        kind: str = "plain",
-        parametrization: str = "standard",
-        optimizer: str = "adam",
-        learning_rate: float = 1e-3,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        epochs: int = 200,
-        batch_size: int = 200,
-        dtype: str = "float64",
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        tol: float = 1e-4,
-        warm_start: bool = False,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.depth = depth
-        self.width = width
-        self.activation = activation
-        self.initializer = initializer
-        self.kind = kind
-        self.parametrization = parametrization
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.dtype = dtype
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.warm_start = warm_start
-        self.random_state = random_state
-
-    def _check_parameters(self) -> None:
-        for name, table in TABLES.items():
-            choice(name, str(getattr(self, name)), table)
-        for name in (*COUNTS, *NUMBERS):
-            if not isinstance(value := getattr(self, name), Real):
-                raise ValueError(f"{name} is {value!r}, it must be a number")
-        for name in COUNTS:
-            whole_number(name, getattr(self, name), at_least=1)
-        for name, allowed in NUMBERS.items():
-            check_number(name, getattr(self, name), **allowed)
-        for name in FLAGS:
-            if not isinstance(value := getattr(self, name), bool | np.bool_):
-                raise ValueError(f"{name} is {value!r}, it must be True or False")
-
-    def _generator(self) -> np.random.RandomState:
-        try:
-            return check_random_state(self.random_state)
-        except ValueError as error:
-            allowed = "None, a whole number from 0 to 2**32 - 1, or a numpy.random.RandomState"
-            raise ValueError(f"random_state is {self.random_state!r}, it must be {allowed}") from error
 
     def _begin(self, generator: np.random.RandomState, outputs: int) -> None:
         """A new network, optimizer and order of batches."""

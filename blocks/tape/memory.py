@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blocks.arrays import PART, Array
+from blocks.tape.addresses import address_of, array_at, axes_by_stride, strides_for
 from blocks.tape.placement import Placement, joined_axes
-from blocks.tape.recorder import ALIGNED, Operation, Owner, Tracer, address_of, array_at, axes_by_stride, strides_for
+from blocks.tape.recorder import ALIGNED, Operation, Owner, Tracer
 
 FOREVER = 2**60
 

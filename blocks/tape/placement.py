@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blocks.tape.recorder import Operation, Owner, Tracer, axes_by_stride, lies_like
+from blocks.tape.addresses import axes_by_stride
+from blocks.tape.recorder import Operation, Owner, Tracer, lies_like
 
 
 class Destination(NamedTuple):
@@ -25,42 +26,22 @@ class Touch(NamedTuple):
     writes: bool
 
 
-class Placement:
-    """The results of a series of operations that have a destination.
+class Destinations:
+    """The results that are computed in the memory of another one. destinations: by the results' owners."""
 
-    - A result that is copied as a whole into a place, such as the next block's a_prev above its row of ones, is computed there.
-    - So is the operand that an elementwise operation with such a result reads for the last time.
-
-    operations: those that are left. destinations: by the results' owners.
-    """
-
-    def __init__(self, operations: Sequence[Operation], outputs: set[Owner]) -> None:
+    def __init__(self) -> None:
         self.destinations: dict[Owner, Destination] = {}
-        self.outputs = outputs
-        self._numbered = dict(enumerate(operations))
-        self._dropped: set[int] = set()
-        self._first: dict[Owner, int] = {}
-        self._last: dict[Owner, int] = {}
-        self._touches: dict[Owner | None, list[Touch]] = defaultdict(list)
-        for number, operation in self._numbered.items():
-            self._first.setdefault(operation.out.owner, number)
-            for tracer in (*operation.tracers, operation.out):
-                self._last[tracer.owner] = number
-                self._touches[self._key(tracer.owner)].append(Touch(number, tracer, tracer is operation.out))
-        for number, operation in self._numbered.items():
-            self._place_copied(number, operation)
-        for number, operation in reversed(self._numbered.items()):
-            if number not in self._dropped:
-                self._place_operand(number, operation)
-        self.operations = [operation for number, operation in self._numbered.items() if number not in self._dropped]
-        # They weigh as much as a small network's arrays.
-        self._touches.clear()
 
     def root(self, owner: Owner) -> Owner:
         """Whose memory it is that the owner lies in."""
         while owner in self.destinations:
             owner = self.destinations[owner].tracer.owner
         return owner
+
+    def _key(self, owner: Owner) -> Owner | None:
+        """Arrays of the caller's may be views of each other."""
+        root = self.root(owner)
+        return None if root.exists else root
 
     def overlap(self, one: Tracer, other: Tracer) -> bool:
         """Whether both have a number in common."""
@@ -80,10 +61,37 @@ class Placement:
             tracer = destination.tracer
         return tracer
 
-    def _key(self, owner: Owner) -> Owner | None:
-        """Arrays of the caller's may be views of each other."""
-        root = self.root(owner)
-        return None if root.exists else root
+
+class Placement(Destinations):
+    """The results of a series of operations that have a destination.
+
+    - A result that is copied as a whole into a place, such as the next block's a_prev above its row of ones, is computed there.
+    - So is the operand that an elementwise operation with such a result reads for the last time.
+
+    operations: those that are left.
+    """
+
+    def __init__(self, operations: Sequence[Operation], outputs: set[Owner]) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self._numbered = dict(enumerate(operations))
+        self._dropped: set[int] = set()
+        self._first: dict[Owner, int] = {}
+        self._last: dict[Owner, int] = {}
+        self._touches: dict[Owner | None, list[Touch]] = defaultdict(list)
+        for number, operation in self._numbered.items():
+            self._first.setdefault(operation.out.owner, number)
+            for tracer in (*operation.tracers, operation.out):
+                self._last[tracer.owner] = number
+                self._touches[self._key(tracer.owner)].append(Touch(number, tracer, tracer is operation.out))
+        for number, operation in self._numbered.items():
+            self._place_copied(number, operation)
+        for number, operation in reversed(self._numbered.items()):
+            if number not in self._dropped:
+                self._place_operand(number, operation)
+        self.operations = [operation for number, operation in self._numbered.items() if number not in self._dropped]
+        # They weigh as much as a small network's arrays.
+        self._touches.clear()
 
     def _place_copied(self, number: int, copy: Operation) -> None:
         """Give what is copied as a whole its copy's place, and drop the copy."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blocks.arrays import Array, Call
-from blocks.tape.recorder import address_of
+from blocks.tape.addresses import address_of
 
 # A dtype, a shape, strides, and whether there are numbers, each where a loop may read it.
 Kind = tuple[np.dtype, tuple[int, ...], tuple[int, ...], bool]

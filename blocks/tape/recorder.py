@@ -6,62 +6,18 @@ raises TypeError, which names it: a number that is read while recording would st
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from inspect import signature
 from operator import attrgetter
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from blocks.arrays import Array
+from blocks.tape.addresses import EVERYTHING, NOWHERE, address_of, array_at, axes_by_stride, may_change, strides_for
+from blocks.tape.layout import Kind, axes_order, refuse, result_layout
 
-# What of an operand decides how a result looks: dtype, or a Python number's type, shape and strides.
-Kind = tuple[Any, tuple[int, ...], tuple[int, ...]]
 ALIGNED = 64
-
-
-class _Place:
-    """What `array_at` asks NumPy to look through; `memory` lives as long as the array does."""
-
-    __slots__ = ("__array_interface__", "memory")
-
-    def __init__(self, address: int, shape: Sequence[int], strides: Sequence[int], dtype: np.dtype, memory: object) -> None:
-        self.__array_interface__ = {
-            "data": (address, False),
-            "shape": tuple(shape),
-            "strides": tuple(strides),
-            "typestr": dtype.str,
-            "version": 3,
-        }
-        self.memory = memory
-
-
-def array_at(address: int, shape: Sequence[int], strides: Sequence[int], dtype: np.dtype, memory: object = None) -> Array:
-    """The array that lies at an address, in memory that somebody else made."""
-    place = _Place(address, shape, strides, dtype, memory)
-    array = np.asarray(place)
-    # The array holds on to the place, and needs what was said there no more.
-    del place.__array_interface__
-    return array
-
-
-# Where no process has memory: arrays that lie there have shapes and strides, and NumPy's own rules for views of them.
-NOWHERE = 2**60
-_NOWHERE = array_at(NOWHERE, (NOWHERE,), (1,), np.dtype(np.uint8))
-
-
-def strides_for(shape: Sequence[int], itemsize: int, order: Sequence[int] | None = None) -> list[int]:
-    """The strides of an array without gaps, its axes in that order from the longest stride to the shortest; None is C order."""
-    strides = [0] * len(shape)
-    for axis in reversed(range(len(shape)) if order is None else order):
-        strides[axis], itemsize = itemsize, itemsize * shape[axis]
-    return strides
-
-
-def address_of(array: Array) -> int:
-    """Where the array's first number lies."""
-    return cast(int, array.__array_interface__["data"][0])
 
 
 class Owner:
@@ -127,7 +83,7 @@ class Tape:
 
     def new(self, shape: Sequence[int], dtype: np.dtype, order: Sequence[int] | None = None) -> "Tracer":
         """The tracer of a result. order: its axes from the one with the longest stride to the shortest; None is C order."""
-        array = np.ndarray(shape, dtype, _NOWHERE, self._size, strides_for(shape, dtype.itemsize, order))
+        array = np.ndarray(shape, dtype, EVERYTHING, self._size, strides_for(shape, dtype.itemsize, order))
         address = NOWHERE + self._size
         self._size += -(-array.nbytes // ALIGNED) * ALIGNED
         return Tracer(self, Owner(array, address), array, address)
@@ -156,7 +112,7 @@ class Tape:
 
     def call(self, ufunc: np.ufunc, operands: Sequence[Any], out: "Tracer | None") -> "Tracer":
         """Note a ufunc's call, its result as NumPy would make it."""
-        shape, dtype, order = _result(ufunc, tuple(map(_kind, operands)))
+        shape, dtype, order = result_layout(ufunc, tuple(map(_kind, operands)))
         if out is None:
             return self.note(ufunc, operands, self.new(shape, dtype, order))
         if (out.shape, out.dtype) != (shape, dtype):
@@ -189,28 +145,8 @@ def needed(operations: Sequence[Operation], outputs: Iterable[Owner]) -> list[Op
     return chosen[::-1]
 
 
-def refuse(what: str) -> NoReturn:
-    """Raise TypeError: it cannot be recorded."""
-    raise TypeError(f"{what} cannot be recorded: write it with ufuncs, operators and views of whole arrays")
-
-
 def _array(operand: Any) -> Any:
     return operand.array if isinstance(operand, Tracer) else operand
-
-
-def axes_by_stride(array: Array) -> list[int]:
-    """The axes from the one with the longest stride to the shortest."""
-    return sorted(range(array.ndim), key=[-abs(stride) for stride in array.strides].__getitem__)
-
-
-def may_change(array: Any) -> bool:
-    """Whether anybody may write into an array's memory."""
-    memory: Any = array
-    while isinstance(memory, np.ndarray):
-        if memory.flags.writeable:
-            return True
-        memory = memory.base
-    return memory is not None
 
 
 def _kind(operand: Any) -> Kind:
@@ -219,27 +155,6 @@ def _kind(operand: Any) -> Kind:
         return type(operand), (), ()
     array = np.asarray(_array(operand))
     return array.dtype, array.shape, array.strides
-
-
-@lru_cache(1024)
-def _result(ufunc: np.ufunc, kinds: tuple[Kind, ...]) -> tuple[tuple[int, ...], np.dtype, list[int]]:
-    """Shape, dtype and order of axes of a ufunc's result, as NumPy would make it."""
-    dtype = ufunc.resolve_dtypes((*(kind for kind, _, _ in kinds), None))[-1]
-    shapes = [shape for _, shape, _ in kinds]
-    operands = [np.ndarray(shape, np.uint8, _NOWHERE, NOWHERE // 2, strides) for _, shape, strides in kinds]
-    if ufunc.signature is None:
-        return np.broadcast_shapes(*shapes), dtype, _order(operands)
-    if ufunc is np.matmul and min(map(len, shapes)) > 1 and shapes[0][-1] == shapes[1][-2]:
-        shape = (*np.broadcast_shapes(shapes[0][:-2], shapes[1][:-2]), shapes[0][-2], shapes[1][-1])
-        return shape, dtype, [*_order(operand[..., 0, 0] for operand in operands), len(shape) - 2, len(shape) - 1]
-    if ufunc is np.vecdot and shapes[0][-1] == shapes[1][-1]:
-        return np.broadcast_shapes(shapes[0][:-1], shapes[1][:-1]), dtype, _order(operand[..., 0] for operand in operands)
-    refuse(f"{ufunc.__name__} of shapes {shapes}")
-
-
-def _order(operands: Iterable[Any]) -> list[int]:
-    """The order of axes in which NumPy lays out an elementwise result."""
-    return axes_by_stride(np.nditer([*operands, None], flags=["zerosize_ok"]).operands[-1])
 
 
 def _read_elsewhere(operands: Sequence[Any], out: "Tracer") -> bool:
@@ -380,7 +295,7 @@ def _concatenate(tape: Tape, arrays: Sequence[Any], axis: int = 0) -> Tracer:
     shape[axis] = sum(_array(array).shape[axis] for array in arrays)
     pieces = [np.asarray(_array(array)) for array in arrays]
     strides = [[0 if n == 1 else stride for n, stride in zip(piece.shape, piece.strides, strict=True)] for piece in pieces]
-    order = _order(array_at(NOWHERE, shape, own, piece.dtype) for own, piece in zip(strides, pieces, strict=True))
+    order = axes_order(array_at(NOWHERE, shape, own, piece.dtype) for own, piece in zip(strides, pieces, strict=True))
     joined = tape.new(shape, np.result_type(*pieces), order)
     end = 0
     for array in arrays:
@@ -396,7 +311,7 @@ def _where(tape: Tape, condition: Any, x: Any, y: Any) -> Tracer:
     shape = np.broadcast_shapes(*(np.shape(operand) for operand in operands))
     if operands[0].dtype != bool:
         refuse(f"np.where with a condition of {operands[0].dtype}")
-    return tape.note(np.where, [condition, x, y], tape.new(shape, np.result_type(*operands[1:]), _order(operands)))
+    return tape.note(np.where, [condition, x, y], tape.new(shape, np.result_type(*operands[1:]), axes_order(operands)))
 
 
 def _copyto(tape: Tape, destination: Any, source: Any) -> None:

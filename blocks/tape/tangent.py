@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from blocks.arrays import sum_over_units
-from blocks.tape.recorder import Operation, Owner, Tape, Tracer, array_at, axes_by_stride, needed
+from blocks.tape.addresses import array_at, axes_by_stride
+from blocks.tape.recorder import Operation, Owner, Tape, Tracer, needed
 
 # (coefficient, what moves): a tangent is the sum of their products.
 Terms = list[tuple[Any, Tracer]]

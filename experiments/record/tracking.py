@@ -52,7 +52,7 @@ class Store(Experiment):
         """
         (run,) = self.begin_runs([(name, tags, config)], parent)
         if not parent:
-            self.page.open_on(run.run_id, tags["kind"])
+            self.page.open_on(run.run_id, tags.get("kind", ""))
         return run
 
     def begin_runs(self, runs: Sequence[tuple[str, dict[str, str], Config | None]], parent: str = "") -> list[Run]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from blocks import KINDS, LOSSES, Network
-from blocks.workspace import Workspace
+from blocks.workspace import Examples, Workspace
 from tests.blocks import oracle
 from tests.blocks.reference import (
     ACTIVATION_NAMES,
@@ -137,7 +137,7 @@ def test_a_replayed_cycle_has_the_bits_of_forward_and_backward(monkeypatch, shap
     # Whatever an earlier batch has left.
     for rows in rng.standard_normal((3, m, sizes[0] + 1)).astype(dtype):
         rows[:, -1] = 1
-        workspace.gather(rows, target, np.arange(m), None)
+        workspace.gather(Examples(rows, target), np.arange(m), None)
         # OpenBLAS multiplies an output by zero before it writes there: what memory held may be no number.
         with np.errstate(invalid="ignore"):
             workspace.cycle()

@@ -17,7 +17,7 @@ from blocks.tape import memory, program, replay
 from blocks.tape.recorder import Tape, Tracer
 from blocks.tape.replay import Replay, replay_is_on, replay_off
 from blocks.tape.tangent import tangent
-from blocks.workspace import Workspace
+from blocks.workspace import Examples, Workspace
 
 SHAPE = (6, 6)
 
@@ -755,7 +755,7 @@ def recordings(monkeypatch):
             made.append(len(outputs))
             super().__init__(tape, outputs)
 
-    monkeypatch.setattr(blocks.training, "Replay", Counted)
+    monkeypatch.setattr(blocks.workspace, "Replay", Counted)
     monkeypatch.setattr(blocks.optimizers, "Replay", Counted)
     return made
 
@@ -883,7 +883,7 @@ def test_a_workspace_has_the_bytes_of_plain_calls(loss, lanes):
         gradient = np.empty_like(network.parameters)
         workspace = Workspace(network, LOSSES[loss], gradient, target, (5,))
         for examples in (np.arange(5), np.arange(3, 8)):
-            workspace.gather(rows, target, examples, None)
+            workspace.gather(Examples(rows, target), examples, None)
             workspace.cycle()
         return [np.asarray(values).tobytes() for values in (workspace.value, workspace.logits, workspace.norms, gradient)]
 

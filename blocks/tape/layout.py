@@ -1,0 +1,38 @@
+"""How NumPy would lay out a ufunc's result."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, NoReturn
+
+import numpy as np
+
+from blocks.tape.addresses import EVERYTHING, NOWHERE, axes_by_stride
+
+# What of an operand decides how a result looks: dtype, or a Python number's type, shape and strides.
+Kind = tuple[Any, tuple[int, ...], tuple[int, ...]]
+
+
+def refuse(what: str) -> NoReturn:
+    """Raise TypeError: it cannot be recorded."""
+    raise TypeError(f"{what} cannot be recorded: write it with ufuncs, operators and views of whole arrays")
+
+
+@lru_cache(1024)
+def result_layout(ufunc: np.ufunc, kinds: tuple[Kind, ...]) -> tuple[tuple[int, ...], np.dtype, list[int]]:
+    """Shape, dtype and order of axes of a ufunc's result, as NumPy would make it."""
+    dtype = ufunc.resolve_dtypes((*(kind for kind, _, _ in kinds), None))[-1]
+    shapes = [shape for _, shape, _ in kinds]
+    operands = [np.ndarray(shape, np.uint8, EVERYTHING, NOWHERE // 2, strides) for _, shape, strides in kinds]
+    if ufunc.signature is None:
+        return np.broadcast_shapes(*shapes), dtype, axes_order(operands)
+    if ufunc is np.matmul and min(map(len, shapes)) > 1 and shapes[0][-1] == shapes[1][-2]:
+        shape = (*np.broadcast_shapes(shapes[0][:-2], shapes[1][:-2]), shapes[0][-2], shapes[1][-1])
+        return shape, dtype, [*axes_order(operand[..., 0, 0] for operand in operands), len(shape) - 2, len(shape) - 1]
+    if ufunc is np.vecdot and shapes[0][-1] == shapes[1][-1]:
+        return np.broadcast_shapes(shapes[0][:-1], shapes[1][:-1]), dtype, axes_order(operand[..., 0] for operand in operands)
+    refuse(f"{ufunc.__name__} of shapes {shapes}")
+
+
+def axes_order(operands: Iterable[Any]) -> list[int]:
+    """The order of axes in which NumPy lays out an elementwise result."""
+    return axes_by_stride(np.nditer([*operands, None], flags=["zerosize_ok"]).operands[-1])
