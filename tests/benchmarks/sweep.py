@@ -51,7 +51,7 @@ def seeds() -> None:
 
 
 def halving() -> None:
-    """Successive halving of 4 depths x 64 rates on digits, 81 epochs at width 16, beside the full grid, for 10 seeds.
+    """Successive halving of 4 depths x 64 rates on digits, 81 epochs at width 16, 20 evaluations, beside the full grid, for 10 seeds.
 
     Whether the run of the smallest final loss is among those that go on, and at which share of updates and of processor time.
     """
@@ -64,7 +64,7 @@ def halving() -> None:
                 seed=seed,
                 network=NetworkConfig(depth=config.network.depth, width=16),
                 optimizer=OptimizerConfig(learning_rate=float(rate)),
-                training=TrainingConfig(epochs=81, batch_size=BATCH),
+                training=TrainingConfig(epochs=81, batch_size=BATCH, evaluations=20),
             )
             for config in sweep_configs()[: 4 * len(RATES) : len(RATES)]
             for rate in np.geomspace(0.003, 1, 64)
