@@ -18,7 +18,7 @@ PLAIN = ["tracking.pictures=none", "tracking.models=none", "sweep.resume=false"]
 STATUS = {signal.SIGINT: 1, signal.SIGTERM: 143, signal.SIGHUP: 129}
 # (which function, its how manyth call, before or after it, which signal)
 MOMENTS = [
-    ("experiments.record.tracking.open_experiment", 1, "after", signal.SIGTERM),
+    ("experiments.record.experiment._open", 1, "after", signal.SIGTERM),
     ("experiments.record.rows.Rows.create", 1, "after", signal.SIGINT),
     ("experiments.record.rows.Rows.create", 2, "after", signal.SIGHUP),
     ("experiments.record.tracking.Store._finished_run", 2, "before", signal.SIGTERM),
@@ -26,7 +26,7 @@ MOMENTS = [
     ("experiments.record.rows.Rows._use", 1, "before", signal.SIGHUP),
 ]
 MORE = [
-    ("experiments.record.tracking.open_experiment", 1, "before", signal.SIGHUP),
+    ("experiments.record.experiment._open", 1, "before", signal.SIGHUP),
     ("mlflow.MlflowClient.search_runs", 1, "before", signal.SIGINT),
     ("experiments.record.ownership.Owner.acquire_lock", 1, "after", signal.SIGTERM),
     ("experiments.record.rows.Rows.create", 1, "before", signal.SIGHUP),

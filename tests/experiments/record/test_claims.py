@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments.record import claims, ownership, tracking
+from experiments.record import claims, experiment, ownership
 from experiments.record.ownership import HEARTBEAT, OWNER, PROCESS, Owner, TakenOver, Watch
 from experiments.record.reading import Archive
 from experiments.record.tracking import Store
@@ -49,7 +49,7 @@ class Machines:
         """Another machine cannot see this one's locks."""
         place = self.folder / machine
         place.mkdir(exist_ok=True)
-        self.monkeypatch.setattr(tracking, "lock_file", lambda uri: place / "store.lock")
+        self.monkeypatch.setattr(experiment, "lock_file", lambda uri: place / "store.lock")
         return Store(TrackingConfig(uri=self.uri, experiment=self.folder.name))
 
     def status(self, run):
