@@ -51,7 +51,7 @@ def seeds() -> None:
 
 
 def halving() -> None:
-    """Successive halving of 4 depths x 64 rates on digits, beside the full grid, for 10 seeds: 81 epochs at width 16, 20 evaluations.
+    """Successive halving of 4 depths x 64 rates on digits beside the full grid, 10 seeds, 81 epochs at width 16, 20 evaluations.
 
     Whether the run of the smallest final loss is among those that go on, and at which share of updates and of processor time.
     """
