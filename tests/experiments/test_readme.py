@@ -23,6 +23,7 @@ FEWER = {
     "experiments.trainability": ["map.resolution=8", "map.tile=8"],
 }
 SEARCH = ["hydra.sweeper.n_trials=3"]
+HALVED = ["training.epochs=9", "training.evaluations=9", "network.depth=2", "optimizer.learning_rate=0.01,0.1,0.3"]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,8 @@ def test_the_command_runs(trained, command):
             arguments.append("training.epochs=1")
         if any("n_trials" in argument for argument in arguments):
             arguments += SEARCH
+        if any("halving" in argument for argument in arguments):
+            arguments += HALVED
     trained.run(*arguments, module=module)
     for name in re.findall(r"\S+\.(?:html|gif|csv)", typed):
         assert (trained.folder / name).stat().st_size > 100
