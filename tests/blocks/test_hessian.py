@@ -150,9 +150,8 @@ def test_lanes_may_have_data_of_their_own():
 def test_sharpness_is_the_top_of_jaxs_full_hessian(activation, loss):
     network, x, y = problem(activation, loss, SHAPES[3])
     expected = jax_eigenvalues(network, x, y, loss)
-    for count in (1, 5):
-        actual = sharpness(network, x, y, LOSSES[loss], count, rng=np.random.default_rng(2))
-        np.testing.assert_allclose(actual, expected[:count], rtol=1e-8)
+    actual = sharpness(network, x, y, LOSSES[loss], 5, rng=np.random.default_rng(2))
+    np.testing.assert_allclose(actual, expected[:5], rtol=1e-8)
 
 
 @pytest.mark.parametrize("kind", OTHER_KINDS)

@@ -38,6 +38,9 @@ FORKED.set_forkserver_preload(
     ]
 )
 
+# For sweeps of a few small runs: a second process takes longer to start than it saves.
+ALONE = "hydra.launcher.n_jobs=1"
+
 # The commands of the test that runs.
 STARTED: "list[Command | subprocess.Popen[str]]" = []
 

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from tests.experiments.conftest import ALONE
+
 # 8 runs of 5 epochs, measured after each: rungs after 1 and 2 epochs, from which 4 and 2 go on; two diverge at once.
 AXES = ["network.depth=2,5", "optimizer.learning_rate=0.01,0.1,0.3,1e9"]
 SWEEP = ["-m", *AXES, "training.epochs=5", "network.width=8", "tracking.pictures=none", "tracking.models=none"]
@@ -32,7 +34,7 @@ def losses(lab, run):
 
 def test_the_best_go_on_with_their_very_bits_and_a_resumed_sweep_comes_to_the_same(lab):
     lab.run(*SWEEP, "hydra/launcher=basic")
-    output = lab.run(*SWEEP, "sweep.halving=2", "hydra.launcher.n_jobs=1", "hydra.launcher.stack_size=3")
+    output = lab.run(*SWEEP, "sweep.halving=2", ALONE, "hydra.launcher.stack_size=3")
     assert "in the record already" not in output
     whole, halved = ended(lab, 0), ended(lab, 1)
     assert len(whole) == len(halved) == 8
@@ -73,7 +75,7 @@ def test_the_best_go_on_with_their_very_bits_and_a_resumed_sweep_comes_to_the_sa
 
 def test_runs_that_have_all_diverged_before_the_first_of_two_rungs_are_recorded(lab):
     rates = "optimizer.learning_rate=1e6,1e7,1e8,1e9"
-    output = lab.run("-m", *SWEEP[4:], "dataset=iris", "training.epochs=16", rates, "network.depth=3", "sweep.halving=2")
+    output = lab.run("-m", *SWEEP[4:], ALONE, "dataset=iris", "training.epochs=16", rates, "network.depth=3", "sweep.halving=2")
     assert "every run diverged (4 runs)" in output
     assert [run.data.tags["outcome"] for run in ended(lab, 0).values()] == ["diverged"] * 4
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from experiments import results, train
-from tests.experiments.conftest import Lab
+from tests.experiments.conftest import ALONE, Lab
 
 S = ["dataset=iris", "network.width=8", "training.epochs=1", "tracking.pictures=none", "tracking.models=none"]
 LONG = "x" * 260
@@ -81,7 +81,7 @@ def said(tmp_path_factory):
     lab.typed = [
         *("-m", *S, "~experiment", "dataset=blobs,moons", "++dataset.loader.n_samples=100,200", "+dataset.loader.shuffle=true"),
         *("network.depth=choice(2)", "optimizer.block_rates=[0.1,0.2],[0.1,0.20],[0.3,0.4]", "optimizer.learning_rate=1e-1"),
-        *("tracking.experiment=on-${hydra:job.name}-${now:%f}", "hydra.sweep.subdir=${hydra:job.num}"),
+        *("tracking.experiment=on-${hydra:job.name}-${now:%f}", "hydra.sweep.subdir=${hydra:job.num}", ALONE),
     ]
     lab.output = lab.run(*lab.typed)
     return lab
@@ -132,7 +132,7 @@ def test_what_a_sweep_says_to_do_next_can_be_pasted(said):
 
 
 def test_a_sweep_typed_again_in_other_words_is_the_same_sweep(lab):
-    lab.run("-m", *S, "network.depth=2,3", "optimizer.learning_rate=0.1")
+    lab.run("-m", *S, "network.depth=2,3", "optimizer.learning_rate=0.1", ALONE)
     (before,) = lab.runs("sweep")
     lab.client().set_terminated(lab.runs()[0].info.run_id, "KILLED")
     lab.client().set_terminated(before.info.run_id, "KILLED")
@@ -140,7 +140,8 @@ def test_a_sweep_typed_again_in_other_words_is_the_same_sweep(lab):
     with contextlib.closing(sqlite3.connect(lab.folder / "runs.db")) as old, contextlib.closing(sqlite3.connect(moved)) as new:
         old.backup(new)
     lab.uri = f"sqlite:///{moved}"
-    again = ["-m", *S[:3], "tracking.pictures=best", "tracking.models=none", "tracking.uri=sqlite:///moved.db"]
+    again = ["-m", *S[:3], "tracking.pictures=none", "tracking.models=none", "tracking.points=9"]
+    again += ["tracking.uri=sqlite:///moved.db"]
     output = lab.run(*again, "++network.depth=range(2,4)", "optimizer.learning_rate=1e-1,0.10", "hydra/launcher=basic")
     assert "1 of 2 runs are in the record already" in output
     (parent,) = lab.runs("sweep")

@@ -8,6 +8,7 @@ from experiments import results
 from experiments.run.composition import parse_config
 from experiments.run.job import Result
 from experiments.run.stack import train_stack
+from tests.experiments.conftest import ALONE
 from tests.experiments.record.test_view import state
 
 # The larger the rate, the smaller the training loss; the smallest is best at what is held out, and 1e6 diverges.
@@ -27,12 +28,12 @@ def table(lab):
 
 @pytest.mark.parametrize("launcher", ["stacked", pytest.param("basic", marks=pytest.mark.slow)])
 def test_a_sweep_that_is_typed_again_with_another_measure_is_judged_anew_and_not_trained(lab, launcher):
-    own = f"hydra/launcher={launcher}"
-    first = lab.run("-m", *SWEEP, own)
+    own = [ALONE] if launcher == "stacked" else [f"hydra/launcher={launcher}"]
+    first = lab.run("-m", *SWEEP, *own)
     assert "best (*): 0.1263 at optimizer.learning_rate=0.3;" in first
     assert table(lab)[0] == "final/loss_train"
     runs = {run.info.run_id: run for run in lab.runs()}
-    output = lab.run("-m", *SWEEP, own, "sweep.measure=r2/validation", "tracking.register=progression")
+    output = lab.run("-m", *SWEEP, *own, "sweep.measure=r2/validation", "tracking.register=progression")
     assert "3 of 3 runs are in the record already" in output
     assert "final validation r2, network.depth down, optimizer.learning_rate across" in output
     frame, histories = results.load(None, lab.uri)

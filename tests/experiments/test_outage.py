@@ -58,17 +58,6 @@ def test_a_server_that_stays_away_leaves_records_that_wait_and_are_delivered(lab
 
 
 @pytest.mark.slow
-def test_a_sweep_on_a_server_keeps_its_own_pictures_and_no_run_s_files(lab):
-    with server(lab.folder) as there:
-        lab.uri = there.uri
-        lab.run("-m", "network.depth=2,3", "optimizer.learning_rate=0.1,0.2", "network.width=8", "training.epochs=1")
-        (parent,) = of_server(there, lab).search_runs(["1"], "tags.kind = 'sweep'")
-        (folder,) = there.folder.glob(f"artifacts/*/{parent.info.run_id}/artifacts")
-        drawn = {f"{name}.{kind}" for name in ("map", "best_curves", "norm_ratios") for kind in ("png", "svg")}
-        assert {path.name for path in folder.iterdir()} == {"table.csv", "table.json", "report.html"} | drawn
-
-
-@pytest.mark.slow
 def test_a_single_run_waits_too(lab):
     with server(lab.folder) as away:
         lab.uri = away.uri

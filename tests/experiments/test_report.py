@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.experiments.conftest import Lab
+from tests.experiments.conftest import ALONE, Lab
 
 AXES = ["network.depth=2,3", "optimizer.learning_rate=0.1,1e6"]
 SMALL = ["dataset=iris", "network.width=8", "training.epochs=2", "tracking.pictures=none", "tracking.models=none"]
@@ -14,7 +14,7 @@ SMALL = ["dataset=iris", "network.width=8", "training.epochs=2", "tracking.pictu
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     lab = Lab(tmp_path_factory.mktemp("reported"))
-    lab.run("-m", *SMALL, *AXES)
+    lab.run("-m", *SMALL, *AXES, ALONE)
     return lab
 
 

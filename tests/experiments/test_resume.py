@@ -10,12 +10,12 @@ import pytest
 from experiments import results
 from experiments.record.ownership import HEARTBEAT
 from tests.benchmarks.drills import SMALL, Store, kill_and_resume, unbroken
+from tests.experiments.conftest import ALONE
 
 # But for the best model's sake nothing here is drawn or kept.
-FEW = ["training.epochs=1", "network.width=8", "network.depth=2,3", "optimizer.learning_rate=0.1,0.2", "tracking.pictures=none"]
+FEW = ["dataset=iris", "training.epochs=1", "network.width=8", "network.depth=2,3", "optimizer.learning_rate=0.1,0.2"]
+FEW += ["tracking.pictures=none"]
 BARE = [*FEW, "tracking.models=none"]
-# A second process takes longer to start than it saves.
-ALONE = "hydra.launcher.n_jobs=1"
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ import numpy as np
 import optuna
 import pytest
 
+from tests.experiments.conftest import ALONE
+
 TINY = ["dataset=iris", "network.width=8", "training.epochs=2", "tracking.pictures=none", "tracking.models=none"]
 SPACE = ["network.depth=2,3", "optimizer.learning_rate=tag(log,interval(1e-3,1))"]
 RATE = "optimizer.learning_rate"
-# A second process takes longer to start than it saves.
-ALONE = "hydra.launcher.n_jobs=1"
 
 
 def trials(lab):
@@ -64,7 +64,7 @@ def test_optuna_s_batches_are_one_sweep_and_it_is_told_of_every_run(lab):
     # As after a kill: what is missing is trained again, now in stacks, and nothing else is.
     for run in lab.runs()[7:]:
         lab.client().delete_run(run.info.run_id)
-    again = lab.run(*command)
+    again = lab.run(*command, ALONE)
     assert "7 of 14 runs are in the record already" in again
     assert trials(lab) == found
     assert len(lab.runs("sweep")) == 1

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from experiments import results
-from tests.experiments.conftest import Lab
+from tests.experiments.conftest import ALONE, Lab
 from tests.experiments.test_show import SCREENSHOTS, chromium, names, wait_until
 
 SWEEP = [
     *("dataset=iris", "training.epochs=4", "network.width=8", "network.depth=2,4", "optimizer.learning_rate=0.1,1e6"),
-    *("seed=0,1,2", "tracking.models=none"),
+    *("seed=0,1,2", "tracking.models=none", ALONE),
 ]
 
 

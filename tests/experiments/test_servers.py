@@ -14,6 +14,7 @@ from experiments.run.composition import parse_config
 from experiments.run.config import TrackingConfig, UserError
 from experiments.run.stack import train_stack
 from tests.benchmarks.drills import server
+from tests.experiments.conftest import ALONE
 from tests.experiments.proxy import Proxy
 
 PASSWORD = "s3cret-enough"
@@ -75,7 +76,18 @@ def test_a_server_with_a_password_and_a_prefix_takes_a_sweep_and_no_file_has_the
         assert [path for path in written if PASSWORD.encode() in path.read_bytes()] == []
 
 
-@pytest.mark.parametrize("status", [429, 500, 502, 503])
+def test_a_sweep_on_a_server_keeps_its_own_pictures_and_no_run_s_files(lab, behind):
+    lab.uri = behind.uri
+    axes = ["network.depth=2,3", "optimizer.learning_rate=0.1,0.2", "network.width=8", "training.epochs=1", ALONE]
+    lab.run("-m", "dataset=iris", *axes, "tracking.experiment=pictures")
+    store = Store(TrackingConfig(uri=behind.uri, experiment="pictures"))
+    (parent,) = store.client.search_runs([store.experiment_id], "tags.kind = 'sweep'")
+    (folder,) = behind.folder.glob(f"artifacts/*/{parent.info.run_id}/artifacts")
+    drawn = {f"{name}.{kind}" for name in ("map", "best_curves", "norm_ratios") for kind in ("png", "svg")}
+    assert {path.name for path in folder.iterdir()} == {"table.csv", "table.json", "report.html"} | drawn
+
+
+@pytest.mark.parametrize("status", [429, 502])
 def test_a_server_that_is_busy_now_and_then_is_asked_again(status, behind, composed, tracking):
     run = trained(composed)
     with Proxy(behind.uri) as proxy:
@@ -88,7 +100,7 @@ def test_a_server_that_is_busy_now_and_then_is_asked_again(status, behind, compo
     assert statuses(Store(tracking)) == ["FINISHED"] * 3
 
 
-@pytest.mark.parametrize("status", [401, 403, 503])
+@pytest.mark.parametrize("status", [403, 503])
 def test_a_server_that_lets_nobody_in_any_more_gets_the_records_later(status, behind, lab):
     with Proxy(behind.uri) as proxy:
         lab.uri = proxy.uri

@@ -10,9 +10,16 @@ from experiments.record.reading import Archive
 from experiments.record.removal import delete
 from experiments.record.tracking import Store
 from experiments.run.config import SweepConfig, TrackingConfig, UserError
-from tests.experiments.conftest import Lab
+from tests.experiments.conftest import ALONE, Lab
 
-TINY = ["training.epochs=1", "network.width=8", "optimizer.learning_rate=0.1,1e9", "tracking.pictures=none"]
+TINY = [
+    "dataset=iris",
+    "training.epochs=1",
+    "network.width=8",
+    "optimizer.learning_rate=0.1,1e30",
+    "tracking.pictures=none",
+    ALONE,
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +51,7 @@ def test_two_sweeps_are_laid_side_by_side(swept, tmp_path, monkeypatch, capsys):
     for depth in ("2", "3"):
         both = [f"{finals[sweep, depth]:.4g}" for sweep in (swept.first, swept.second)]
         assert [depth, "0.1", *both] in rows
-        assert [depth, "1000000000.0", "nan", "nan"] in rows
+        assert [depth, "1e+30", "nan", "nan"] in rows
     assert all("differ from step 0" in line for line in lines[2:-1])
     assert lines[-1] == "4 pairs of runs, 0 identical; 0 runs are in A alone, 2 in B alone"
 

@@ -21,6 +21,7 @@ from experiments.run.config import SweepConfig, TrackingConfig, UserError
 from experiments.run.data import task
 from experiments.run.stack import train_stack
 from experiments.train import CONF
+from tests.experiments.conftest import ALONE
 
 PRESETS = sorted(file.stem for file in (Path(CONF) / "experiment").glob("*.yaml"))
 # Nothing here looks at pictures or models.
@@ -52,7 +53,7 @@ def test_one_command_trains_one_network_and_records_it(lab, composed):
 
 def test_a_run_alone_is_opened_and_loaded_after_other_sweeps(lab, tmp_path):
     """Its trial is a run like it: a sweeper other than ours leaves no parent."""
-    sweep = lab.run("-m", *FEW, "network.depth=2,3", "training.epochs=1")
+    sweep = lab.run("-m", *FEW, "network.depth=2,3", "training.epochs=1", ALONE)
     output = lab.run(*FEW, "seed=1")
     (parent,), single = lab.runs("sweep"), lab.runs()[-1]
     archive = Archive(lab.uri, tmp_path)
@@ -92,12 +93,10 @@ def test_a_run_alone_is_opened_and_loaded_after_other_sweeps(lab, tmp_path):
         archive.page(single.info.run_id)
 
 
-@pytest.mark.parametrize(
-    "launcher", ["basic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("joblib", "submitit_local"))]
-)
-def test_a_sweep_records_every_job_under_one_parent_and_ends_with_the_table(lab, composed, launcher):
+# The others: test_machine.py.
+def test_a_sweep_records_every_job_under_one_parent_and_ends_with_the_table(lab, composed):
     axes = ["network.depth=2,3", "optimizer.learning_rate=0.1,1e9"]
-    output = lab.run("-m", *FEW, *axes, f"hydra/launcher={launcher}")
+    output = lab.run("-m", *FEW, *axes, "hydra/launcher=basic")
     runs = lab.runs()
     (parent,) = lab.runs("sweep")
     assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {parent.info.run_id}

@@ -386,7 +386,7 @@ def test_memory_is_flat_in_the_grids_size(lab):
         code = (
             "import resource, sys; from experiments.trainability import main; "
             f"sys.argv = ['map', 'trainability=fractal_identity', 'map.resolution={side}', 'tracking.enabled=false', "
-            "'training.epochs=10', 'map.n_jobs=1', 'map.floor=true']; main(); "
+            "'training.epochs=4', 'map.n_jobs=1', 'map.floor=true']; main(); "
             "print(*(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))"
         )
         output = subprocess.run([sys.executable, "-c", code], cwd=lab.folder, capture_output=True, text=True, check=True).stdout
