@@ -28,7 +28,7 @@ def assert_bits_of_the_jobs_alone(lab, composed, *keys):
     """Every run's history has the bytes of the job trained alone in this process; how many histories there are."""
     alone = set()
     for run in lab.runs():
-        (trained,) = train_stack([typed(composed(*FEW, *(f"{key}={run.data.params[key]}" for key in keys)))])
+        (trained,) = train_stack([parse_config(composed(*FEW, *(f"{key}={run.data.params[key]}" for key in keys)))])
         trained.history.save(lab.folder / "alone.npz")
         assert lab.artifact(run, "history.npz").read_bytes() == (lab.folder / "alone.npz").read_bytes()
         alone.add((lab.folder / "alone.npz").read_bytes())
