@@ -90,8 +90,8 @@ def halving() -> None:
         update_share, time_share = np.median(shares[factor, evaluations], axis=0)
         seeds = f"{sum(successes[factor, evaluations])} of {HALVED_SEEDS} seeds"
         print(
-            f"  by {factor}, {evaluations} evaluations: for {seeds}, at {update_share:.1%} of its updates and {time_share:.1%} of its "
-            "processor time (medians)"
+            f"  by {factor}, {evaluations} evaluations: for {seeds}, at {update_share:.1%} of its updates and {time_share:.1%} "
+            "of its processor time (medians)"
         )
 
 
