@@ -94,7 +94,8 @@ class Training:
                 for stack in stacks:
                     if rung > rungs:
                         yield from self.record.end(stack)
-                    trained += stack
+                    else:
+                        trained += stack
             jobs, stopped = self._judge(rung, trained) if rung <= rungs else ([], [])
         yield from self.record.end(stopped)
 
