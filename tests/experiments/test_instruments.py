@@ -1,7 +1,5 @@
 """Instruments by the command: what a real sweep records of them."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -11,7 +9,13 @@ from experiments.record.identity import fingerprint
 from experiments.run.composition import parse_config
 from experiments.run.trust import from_record
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+NOTEBOOK = """
+from experiments import results
+from experiments.pictures import signals
+frame, (history, *others) = results.load()
+signals.distribution(history, "a").savefig("activations.png")
+signals.ridge(history).savefig("pre_activations.png")
+"""
 ASKED = ["instruments.sharpness=2", "instruments.update_ratio=log", "instruments.saturated=1", "instruments.example_norm=log"]
 ASKED += ["instruments.signals=log", "instruments.parameters=log"]
 SMALL = ["dataset=iris", "network.depth=3", "training.epochs=4", "training.batch_size=30", "network.width=8"]
@@ -46,10 +50,8 @@ def test_a_sweep_records_what_its_instruments_measure(lab):
         final = np.load(lab.artifact(run, "parameters.npy"))
         assert theta.shape == (len(signals.at), len(final))
         assert theta.dtype == final.dtype
-    # The README's example, on the newest sweep.
-    start = README.index("    from experiments import results\n    from experiments.pictures")
-    lines = README[start:].split("\n\n", 1)[0].splitlines()
-    (lab.folder / "notebook.py").write_text("\n".join(line[4:] for line in lines))
+    # What a notebook draws of the newest sweep.
+    (lab.folder / "notebook.py").write_text(NOTEBOOK)
     lab.run(module="notebook")
     assert all((lab.folder / f"{name}.png").stat().st_size > 1000 for name in ("activations", "pre_activations"))
     # A run alone writes the very file.

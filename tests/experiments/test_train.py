@@ -176,18 +176,9 @@ def test_bad_input_is_one_line_and_nothing_is_made(lab, bad):
 
 
 def test_help_names_what_every_table_has(lab):
-    output = lab.run("--help", status=0)
-    for key, table in {
-        "network.kind": KINDS,
-        "network.activation": ACTIVATIONS,
-        "network.initializer": INITIALIZERS,
-        "network.parametrization": PARAMETRIZATIONS,
-        "optimizer.name": OPTIMIZERS,
-        "optimizer.schedule": SCHEDULES,
-        "training.loss": LOSSES,
-    }.items():
-        (line,) = [line for line in output.splitlines() if line.strip().startswith(f"{key}: ")]
-        assert line.split(": ")[1].split(", ") == list(table)
+    output = " ".join(lab.run("--help", status=0).split())
+    for table in (KINDS, ACTIVATIONS, INITIALIZERS, PARAMETRIZATIONS, OPTIMIZERS, SCHEDULES, LOSSES):
+        assert f"One of {', '.join(table)}." in output
 
 
 @pytest.mark.parametrize("bad", ["optimizer.learning_rate=0.1,-1", "optimizer=adam", "hydra.sweep.dir=/dev/null/x"])

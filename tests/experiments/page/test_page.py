@@ -52,6 +52,13 @@ def drawn(browser, figure):
     return browser.find_element("css selector", f"#{figure} > div").get_attribute("innerHTML")
 
 
+def open_table(browser):
+    """The table is drawn as it opens, which the browser says in its own time."""
+    browser.find_element("css selector", "#table summary").click()
+    support = pytest.importorskip("selenium.webdriver.support.wait")
+    support.WebDriverWait(browser, 20).until(lambda _: browser.find_elements("css selector", "#table tbody tr"))
+
+
 def slide(browser, share):
     """Move the slider to that share of its range; the step that it shows then."""
     browser.execute_script(
@@ -105,7 +112,7 @@ def test_axes_are_switched_and_lines_are_gathered(opened):
     browser.find_element("css selector", "#choose-by option[value='network.depth']").click()
     assert len(browser.find_elements("css selector", bands)) == 2
     assert len({*pictures, drawn(browser, "curves")}) == 4
-    browser.find_element("css selector", "#table summary").click()
+    open_table(browser)
     assert len(browser.find_elements("css selector", "#table tbody tr")) == 12
     browser.find_elements("css selector", "#table tbody tr")[-1].click()
     assert text(browser, "#card h3") == "depth 5, rate 0.1, seed 2"
@@ -149,7 +156,7 @@ def test_of_accuracies_the_largest_is_the_best(opened):
     assert text(browser, "#card h3") == "depth 2, rate 0.01, seed 0"
     assert [label.text for label in browser.find_elements("css selector", "#map svg text") if "*" in label.text] == ["0.906*"]
     assert not browser.find_element("id", "toggle-logY").is_selected()
-    browser.find_element("css selector", "#table summary").click()
+    open_table(browser)
     rows = [row.text.split()[-1:-3:-1] for row in browser.find_elements("css selector", "#table tbody tr")]
     assert rows[:4] == [["trained", "0.906"]] * 2 + [["trained", "0.372"]] * 2
     assert [outcome for outcome, _ in rows[4:]] == ["diverged"] * 2
