@@ -182,15 +182,15 @@ def _show(store: AnyStore, run: AnyRun, config: Config) -> None:
     """Draw the run and log its model; a single run is the best of its own."""
     if isinstance(store, Untracked) or isinstance(run, Untracked):
         return
-    from experiments.pictures.gallery import keep_model, keep_run
+    from experiments.pictures.gallery import log_network, log_run
     from experiments.record.reading import Archive
 
     with tempfile.TemporaryDirectory() as downloads, tempfile.TemporaryDirectory() as folder:
         kept = Archive(store.uri, Path(downloads)).run(run.run_id).files()
         if config.tracking.pictures != "none":
-            keep_run(run, config, kept, Path(folder))
+            log_run(run, config, kept, Path(folder))
         if config.tracking.models != "none":
-            keep_model(store, run.run_id, config, kept, config.tracking.register)
+            log_network(store, run.run_id, config, kept, config.tracking.register)
 
 
 class CheckRun(Callback):

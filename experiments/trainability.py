@@ -216,10 +216,10 @@ def _describe(run: AnyRun, result: Path) -> None:
     """What came of the map, in words and pictures."""
     text = (result / "map.txt").read_text()
     if not isinstance(run, Untracked):
-        from experiments.pictures.gallery import linked
+        from experiments.pictures.gallery import picture_links
 
         names = [name for name in ("map.png", "floor.png", "boxes.png") if (result / name).exists()]
-        links, images = linked(run.experiment.experiment_id, run.run_id, names)
+        links, images = picture_links(run.experiment.experiment_id, run.run_id, names)
         run.set_description(f"Pictures: {links}.\n\n{text}\n{images}")
 
 

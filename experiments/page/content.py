@@ -67,7 +67,7 @@ def content(heading: Heading, report: Report, runs: "Mapping[int, RecordedRun]")
         "curve": report.measure.name,
         "isLoss": report.measure.is_loss,
         "isSearch": report.is_search,
-        "averaged": report.averaged,
+        "averaged": report.averaging_note,
         "ceiling": CEILING * max(task(row.config).constant_loss for row in rows),
         "floor": FLOOR,
         "keys": keys,
@@ -123,8 +123,8 @@ def _named(row: Row, run: "RecordedRun", history: History) -> dict[str, Any]:
 def _keys(report: Report) -> list[dict[str, Any]]:
     """What is swept: the key, a short word for it, its values as people write them, numbers in ascending order."""
     keys = []
-    for word, key in short_names(report.varied).items():
-        values = list(dict.fromkeys(place[key] for place in report.places))
+    for word, key in short_names(report.varied_keys).items():
+        values = list(dict.fromkeys(place[key] for place in report.swept_values))
         if all(isinstance(value, int | float) for value in values):
             values.sort()
         keys.append({"key": key, "word": word, "values": list(dict.fromkeys(map(format_value, values)))})
@@ -133,7 +133,7 @@ def _keys(report: Report) -> list[dict[str, Any]]:
 
 def _place(report: Report, row: Row, keys: Sequence[Mapping[str, Any]]) -> list[int]:
     """Which of the values of each key the run has."""
-    values = row.place(report.varied)
+    values = row.key_values(report.varied_keys)
     return [key["values"].index(format_value(values[key["key"]])) for key in keys]
 
 
@@ -176,7 +176,7 @@ def _norms(history: History, count: int, grids: list[Array]) -> dict[str, Any]:
 def _distribution(found: Distribution, grids: list[Array]) -> dict[str, Any]:
     """heights: 255 is the highest."""
     return {
-        "grid": _number(found.at, grids),
+        "grid": _number(found.steps, grids),
         "blocks": found.blocks.tolist(),
         "edges": packed.floats(found.edges),
         "log": found.is_logarithmic,
@@ -186,7 +186,7 @@ def _distribution(found: Distribution, grids: list[Array]) -> dict[str, Any]:
 
 def _theory(config: Config, z: Distribution | None) -> dict[str, Any] | None:
     """The heights of mean-field theory's normal densities over those of z in the initial network, where there are both."""
-    if z is None or z.at[0] > 0 or (variances := mean_field_variances(config, task(config))) is None:
+    if z is None or z.steps[0] > 0 or (variances := mean_field_variances(config, task(config))) is None:
         return None
     return packed.floats(z.normal_heights(variances))
 
