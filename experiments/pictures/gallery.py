@@ -158,10 +158,10 @@ def draw_study(report: Report, runs: "Sequence[RecordedRun]", folder: Path) -> s
     name = report.rows[0].config.sweep.study
     if name is None:
         return ""
-    from experiments.pictures.studies import STUDIES, Observed
+    from experiments.pictures.studies import STUDIES, ObservedRun
 
     records_by_job = {int(run.tags["job"]): run for run in runs}
-    observed = [Observed(row.config, row.outcome, records_by_job[row.job]) for row in report.rows if row.job in records_by_job]
+    observed = [ObservedRun(row.config, row.outcome, records_by_job[row.job]) for row in report.rows if row.job in records_by_job]
     figure, verdict = STUDIES[name].draw(observed)
     figures.save(folder, **{name: figure})
     return str(verdict)

@@ -105,7 +105,7 @@ class Report:
     """The runs of a sweep as tables, with the depth down and the learning rate across.
 
     There is one table for each value of the other swept keys. Where the depth or the rate is not swept, another swept key takes
-    its place. A cell has the runs of all seeds. untrained: maps the name of each run that was not trained to the error that prevented it.
+    its place. A cell has the runs of all seeds. untrained: maps the name of a run that was not trained to its error.
     """
 
     def __init__(self, rows: Sequence[Row], untrained: Mapping[str, Exception] | None = None) -> None:
