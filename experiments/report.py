@@ -24,8 +24,8 @@ def report(run_id: str | None, file: Path, uri: str | None, allow: list[str]) ->
 
     allow: see `run.trust`. Raises UserError where there is no such sweep or run, and where it has no finished run.
     """
-    from experiments.page.content import Heading, content
-    from experiments.page.html import page
+    from experiments.page.content import Heading, page_content
+    from experiments.page.html import render_page
     from experiments.pictures.gallery import draw_study
     from experiments.pictures.report import Report, Row
     from experiments.record.reading import Archive
@@ -49,7 +49,7 @@ def report(run_id: str | None, file: Path, uri: str | None, allow: list[str]) ->
         verdict = draw_study(found, list(runs.values()), Path(folder))
         pictures = sorted(Path(folder).glob("*.svg"))
         heading = Heading(run_id, str(archive.get_run(run_id).info.run_name), verdict, *pictures)
-        text = page(content(heading, found, runs))
+        text = render_page(page_content(heading, found, runs))
     file.write_text(text, encoding="utf-8")
 
 

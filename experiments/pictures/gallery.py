@@ -140,13 +140,13 @@ def _draw_study_and_page(report: Report, archive: "Archive", parent: str, folder
     runs = archive.sweep(parent)
     verdict = draw_study(report, runs, folder)
     if sweep.report:
-        from experiments.page.content import Heading, content
-        from experiments.page.html import page
+        from experiments.page.content import Heading, page_content
+        from experiments.page.html import render_page
 
         picture = folder / f"{sweep.study}.svg" if sweep.study else None
         heading = Heading(parent, str(archive.get_run(parent).info.run_name), verdict, picture)
         records_by_job = {int(run.tags["job"]): run for run in runs}
-        (folder / REPORT).write_text(page(content(heading, report, records_by_job)), encoding="utf-8")
+        (folder / REPORT).write_text(render_page(page_content(heading, report, records_by_job)), encoding="utf-8")
     return verdict
 
 
