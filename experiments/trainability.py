@@ -48,7 +48,7 @@ def make(config: MappedConfig, folder: Path, run: AnyRun, engine: Engine) -> Non
     first = Frame(config, folder, engine)
     _record_frame(first, run, 1)
     if config.map.zoom.frames > 1:
-        center = config.map.zoom.center or first.middle()
+        center = config.map.zoom.center or first.boundary_center()
         pictures = [first.result / "map.png"]
         for number, window in enumerate(windows(config, (center[0], center[1])), 1):
             if number > 1:
