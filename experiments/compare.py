@@ -18,25 +18,27 @@ from experiments.run.naming import differing_keys, flatten_values
 if TYPE_CHECKING:
     from experiments.record.reading import RecordedRun
 
-FINAL = "loss/train"
+DEFAULT_MEASURE = "loss/train"
 
 
-def compared(left: Files, right: Files) -> list[str]:
-    """The differences, a line each."""
+def compare_runs(files_a: Files, files_b: Files) -> list[str]:
+    """Return the differences of two runs, a line for each."""
     lines = []
-    one, other = flatten_values(left.config), flatten_values(right.config)
-    for key in dict.fromkeys([*one, *other]):
-        if one.get(key) != other.get(key):
-            lines.append(f"{key}: {_shown(one, key)} and {_shown(other, key)}")
-    for key in dict.fromkeys([*left.environment, *right.environment]):
-        if left.environment.get(key) != right.environment.get(key):
-            lines.append(f"environment {key}: {_shown(left.environment, key)} and {_shown(right.environment, key)}")
-    if left.diff != right.diff:
+    values_a, values_b = flatten_values(files_a.config), flatten_values(files_b.config)
+    for key in dict.fromkeys([*values_a, *values_b]):
+        if values_a.get(key) != values_b.get(key):
+            lines.append(f"{key}: {_value_text(values_a, key)} and {_value_text(values_b, key)}")
+    for key in dict.fromkeys([*files_a.environment, *files_b.environment]):
+        if files_a.environment.get(key) != files_b.environment.get(key):
+            lines.append(
+                f"environment {key}: {_value_text(files_a.environment, key)} and {_value_text(files_b.environment, key)}"
+            )
+    if files_a.diff != files_b.diff:
         lines.append("environment: the code's uncommitted changes differ")
     try:
-        difference = first_training_difference(left, right)
-        if stopped := _stopped_at(difference, left, right):
-            lines.append(f"histories are identical until {stopped}")
+        difference = first_training_difference(files_a, files_b)
+        if stop := _stop_text(difference, files_a, files_b):
+            lines.append(f"histories are identical until {stop}")
         else:
             lines.append(f"histories differ from {difference}" if difference else "histories and final parameters are identical")
     except ValueError as error:
@@ -44,73 +46,77 @@ def compared(left: Files, right: Files) -> list[str]:
     return lines
 
 
-def compared_sweeps(left: "Sequence[RecordedRun]", right: "Sequence[RecordedRun]", measures: Sequence[str]) -> list[str]:
-    """The runs of two sweeps side by side: those with the same values of every key that is swept in either.
+def compare_sweeps(runs_a: "Sequence[RecordedRun]", runs_b: "Sequence[RecordedRun]", measures: Sequence[str]) -> list[str]:
+    """Return the lines that compare two sweeps: the keys that differ, and a table of pairs of runs.
 
-    measures: of a history, whose last values are shown.
+    A pair has the same values of all keys that are swept in either sweep. measures: names of measures whose last values the
+    table has.
     """
-    sides = [[(run, _trained(run.files().config)) for run in runs] for runs in (left, right)]
-    keys = list(dict.fromkeys(key for side in sides for key in differing_keys([config for _, config in side])))
+    sweeps = [[(run, _training_values(run.files().config)) for run in runs] for runs in (runs_a, runs_b)]
+    keys = list(dict.fromkeys(key for sweep in sweeps for key in differing_keys([config for _, config in sweep])))
     lines = []
-    one, other = (side[0][1] for side in sides)
-    for key in dict.fromkeys([*one, *other]):
-        if key not in keys and one.get(key) != other.get(key):
-            lines.append(f"{key}: {_shown(one, key)} and {_shown(other, key)}")
+    values_a, values_b = (sweep[0][1] for sweep in sweeps)
+    for key in dict.fromkeys([*values_a, *values_b]):
+        if key not in keys and values_a.get(key) != values_b.get(key):
+            lines.append(f"{key}: {_value_text(values_a, key)} and {_value_text(values_b, key)}")
 
-    def place(config: dict[str, Any]) -> str:
+    def swept_values(config: dict[str, Any]) -> str:
         return str([config.get(key) for key in keys])
 
-    partners = {place(config): run for run, config in sides[1]}
-    pairs = [(run, config, partners[place(config)]) for run, config in sides[0] if place(config) in partners]
+    partners = {swept_values(config): run for run, config in sweeps[1]}
+    pairs = [(run, config, partners[swept_values(config)]) for run, config in sweeps[0] if swept_values(config) in partners]
     from pandas import DataFrame
 
     rows, identical = [], 0
     for run, config, partner in pairs:
-        mine, theirs = run.files(), partner.files()
+        files_a, files_b = run.files(), partner.files()
         try:
-            difference = first_training_difference(mine, theirs)
-            if stopped := _stopped_at(difference, mine, theirs):
-                told = f"identical until {stopped}"
+            difference = first_training_difference(files_a, files_b)
+            if stop := _stop_text(difference, files_a, files_b):
+                result = f"identical until {stop}"
             else:
-                told = f"differ from step {difference.step}" if difference else "identical"
+                result = f"differ from step {difference.step}" if difference else "identical"
         except ValueError as error:
-            told = str(error)
-        identical += told == "identical"
-        finals = [_last(files, measure) for measure in measures for files in (mine, theirs)]
-        rows.append([*(str(config.get(key, "")) for key in keys), *finals, told])
+            result = str(error)
+        identical += result == "identical"
+        last_values = [_last_value(files, measure) for measure in measures for files in (files_a, files_b)]
+        rows.append([*(str(config.get(key, "")) for key in keys), *last_values, result])
     if rows:
         columns = [*keys, *(f"{measure} {side}" for measure in measures for side in "AB"), "histories"]
         lines.append(DataFrame(rows, columns=columns).to_string(index=False))
-    alone = [len(side) - len(pairs) for side in sides]
-    return [*lines, f"{len(pairs)} pairs of runs, {identical} identical; {alone[0]} runs are in A alone, {alone[1]} in B alone"]
+    unpaired = [len(sweep) - len(pairs) for sweep in sweeps]
+    return [
+        *lines,
+        f"{len(pairs)} pairs of runs, {identical} identical; {unpaired[0]} runs are in A alone, {unpaired[1]} in B alone",
+    ]
 
 
-def _last(files: Files, measure: str) -> str:
-    """The last value of a measure, "" where the run has no such measure."""
+def _last_value(files: Files, measure: str) -> str:
+    """Return the last value of a measure as text, "" where the run does not have the measure."""
     values = files.history.measures.get(measure)
     return "" if values is None else f"{float(values[-1]):.4g}"
 
 
-def _stopped_at(difference: Difference | None, left: Files, right: Files) -> str:
-    """`A is stopped at step 8` where they differ in that alone, "" otherwise; see `run.halving`."""
-    for name, history in (("A", left.history), ("B", right.history)):
-        is_whole = history.diverged_step >= 0 or history.steps_made == len(history.loss)
-        if difference and not is_whole and difference.step == history.steps_made:
+def _stop_text(difference: Difference | None, files_a: Files, files_b: Files) -> str:
+    """Return `A is stopped at step 8` where this is the only difference, "" otherwise; see `run.halving`."""
+    for name, history in (("A", files_a.history), ("B", files_b.history)):
+        is_complete = history.diverged_step >= 0 or history.steps_made == len(history.loss)
+        if difference and not is_complete and difference.step == history.steps_made:
             return f"{name} is stopped at step {difference.step}"
     return ""
 
 
-def _trained(config: dict[str, Any]) -> dict[str, Any]:
+def _training_values(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flatten_values(config).items() if key.partition(".")[0] not in RECORD_GROUPS}
 
 
-def _shown(values: dict[str, Any], key: str) -> str:
+def _value_text(values: dict[str, Any], key: str) -> str:
     return repr(values[key]) if key in values else "absent"
 
 
 @end_in_order()
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m experiments.compare", description=__doc__)
     parser.add_argument("run_a", metavar="A", help="id of a run, or of a sweep's parent run")
     parser.add_argument("run_b", metavar="B", help="id of another one")
@@ -124,15 +130,15 @@ def main() -> None:
             ids = (arguments.run_a, arguments.run_b)
             kinds = {run_id: archive.kind(run_id) for run_id in ids}
             if "sweep" in kinds.values():
-                if other := next((run_id for run_id in ids if kinds[run_id] != "sweep"), None):
-                    raise UserError(f"run {other} is no sweep: a sweep is compared with a sweep, a run with a run")
-                left, right = (archive.sweep(run_id) for run_id in ids)
-                if not (left and right):
-                    raise UserError(f"sweep {ids[len(left) > 0]} has no finished run")
-                judged_by = [archive.get_run(run_id).data.tags.get(MEASURE, FINAL) for run_id in ids]
-                lines = compared_sweeps(left, right, list(dict.fromkeys([FINAL, *judged_by])))
+                if run_alone := next((run_id for run_id in ids if kinds[run_id] != "sweep"), None):
+                    raise UserError(f"run {run_alone} is no sweep: a sweep is compared with a sweep, a run with a run")
+                runs_a, runs_b = (archive.sweep(run_id) for run_id in ids)
+                if not (runs_a and runs_b):
+                    raise UserError(f"sweep {ids[len(runs_a) > 0]} has no finished run")
+                measures = [archive.get_run(run_id).data.tags.get(MEASURE, DEFAULT_MEASURE) for run_id in ids]
+                lines = compare_sweeps(runs_a, runs_b, list(dict.fromkeys([DEFAULT_MEASURE, *measures])))
             else:
-                lines = compared(*(archive.run(run_id).files() for run_id in ids))
+                lines = compare_runs(*(archive.run(run_id).files() for run_id in ids))
             print("\n".join(printable(part) for line in lines for part in line.splitlines()))
     except UserError as error:
         sys.exit(f"error: {error}")

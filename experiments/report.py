@@ -20,12 +20,13 @@ from experiments.run.trust import ALLOW_HELP, from_record
 
 
 def report(run_id: str | None, file: Path, uri: str | None, allow: list[str]) -> None:
-    """Write the page of a sweep, or of a run; None is the newest of either.
+    """Write the page of a sweep or a run into a file.
 
-    allow: see `run.trust`. Raises UserError where there is no such sweep or run, and where it has no finished run.
+    run_id: None takes the newest sweep or run. uri: MLflow's tracking URI. allow: see `run.trust`.
+    Raises UserError where there is no such sweep or run, and where it has no finished run.
     """
-    from experiments.page.content import Heading, content
-    from experiments.page.html import page
+    from experiments.page.content import Heading, page_content
+    from experiments.page.html import render_page
     from experiments.pictures.gallery import draw_study
     from experiments.pictures.report import Report, Row
     from experiments.record.reading import Archive
@@ -36,25 +37,25 @@ def report(run_id: str | None, file: Path, uri: str | None, allow: list[str]) ->
         runs = {int(run.tags.get("job", 0)): run for run in archive.finished_runs(run_id)}
         if not runs:
             raise UserError(f"sweep {run_id} has no finished run")
-        rows, judged_by = [], archive.get_run(run_id).data.tags.get(MEASURE)
+        rows, measure_name = [], archive.get_run(run_id).data.tags.get(MEASURE)
         for job, run in runs.items():
             files = run.files()
             config = from_record(files.config, allow)
-            # Of all alike: a sweep may have been judged anew since the run was trained.
-            config.sweep.measure = judged_by if judged_by in MEASURES else config.sweep.measure
+            # All rows have the measure of the sweep's tag, which may have changed since the run was trained.
+            config.sweep.measure = measure_name if measure_name in MEASURES else config.sweep.measure
             measure = MEASURES[config.sweep.measure]
             value = files.history.final(measure.name)
             rows.append(Row(config, value if math.isfinite(value) else measure.worst, run.tags["outcome"], job))
-        found = Report(rows)
-        verdict = draw_study(found, list(runs.values()), Path(folder))
+        sweep_report = Report(rows)
+        verdict = draw_study(sweep_report, list(runs.values()), Path(folder))
         pictures = sorted(Path(folder).glob("*.svg"))
         heading = Heading(run_id, str(archive.get_run(run_id).info.run_name), verdict, *pictures)
-        text = page(content(heading, found, runs))
-    file.write_text(text, encoding="utf-8")
+        html = render_page(page_content(heading, sweep_report, runs))
+    file.write_text(html, encoding="utf-8")
 
 
 def movie(run_id: str, file: Path, uri: str | None) -> None:
-    """Write the animation of a run. Raises UserError where there is no such finished run."""
+    """Write the animation of a run into a file. Raises UserError where there is no such finished run."""
     from experiments.pictures.movie import write_movie
     from experiments.record.reading import Archive
 
@@ -64,7 +65,7 @@ def movie(run_id: str, file: Path, uri: str | None) -> None:
 
 
 def _check_file(file: Path) -> None:
-    """Raise UserError unless it can be written."""
+    """Raise UserError unless the file can be written."""
     check_folder("--output", str(file.parent))
     if not file.parent.is_dir() or (file.exists() and not (file.is_file() and os.access(file, os.W_OK))):
         raise UserError(f"--output is {str(file)!r}, which is no file that can be written")
@@ -72,7 +73,7 @@ def _check_file(file: Path) -> None:
 
 @end_in_order()
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -42,15 +42,15 @@ if TYPE_CHECKING:
     from experiments.run.data import Task
     from experiments.run.stack import Trained
 
-# What a command ends with in one line.
-EXPECTED = (UserError, WorkerLost, HydraException, OmegaConfBaseException, OSError)
+# A command ends with one line, and not with a traceback, for these errors.
+ONE_LINE_ERRORS = (UserError, WorkerLost, HydraException, OmegaConfBaseException, OSError)
 
 register()
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to be trained. sweep: that it is a job of, None for a run alone. number: in the sweep."""
+    """One run to be trained. sweep: the sweep that has this job, None for a run alone. number: the job's number in the sweep."""
 
     config: Config
     task: "Task"
@@ -60,53 +60,53 @@ class Job:
 
     @property
     def parent(self) -> str:
-        """The id of the sweep's own run, "" for a run alone."""
+        """The id of the sweep's parent run, "" for a run alone."""
         return self.sweep.run_id if self.sweep else ""
 
     @property
     def name(self) -> str:
-        """The name of its run."""
+        """The name of the job's run."""
         return run_name(self.config, self.sweep.keys if self.sweep else ())
 
     @cached_property
     def tags(self) -> dict[str, str]:
-        """What its run is found by."""
+        """The tags by which the run is found in the record."""
         cell = cell_name(self.config, self.sweep.keys) if self.sweep else ""
         return tags_of_run(fingerprint(self.config, self.task.dataset.digest), self.number, cell)
 
 
 def train(cfg: DictConfig) -> Result:
-    """Train one job and record it; a job that its sweep has in the record already is not trained again."""
-    job = _job(cfg)
-    store = _opened(job)
-    if job.parent and (finished := _finished(store, job)):
-        return finished
-    with _recorded(store, job) as run:
-        trained = _trained(job, store, run)
+    """Train one job and record it. A job that its sweep has already recorded is not trained again."""
+    job = _create_job(cfg)
+    store = _open_store(job)
+    if job.parent and (finished_result := _find_finished_result(store, job)):
+        return finished_result
+    with _recording(store, job) as run:
+        trained_run = _train_job(job, store, run)
         with job.outbox.catching_unreachable():
-            store.finish([(run, trained)])
-    result = Result.of(trained)
+            store.finish([(run, trained_run)])
+    result = Result.of(trained_run)
     if not job.parent:
         if not job.outbox.is_closed:
             with job.outbox.catching_unreachable():
-                _show(store, run, job.config)
+                _log_pictures_and_model(store, run, job.config)
         print(result)
     if job.outbox.is_closed:
-        job.outbox.put(job.name, job.tags, job.parent, trained)
+        job.outbox.put(job.name, job.tags, job.parent, trained_run)
         if not job.parent:
             sys.exit(1)
     elif not job.parent:
-        for step in store.page.next_steps:
-            print(step)
+        for line in store.page.next_steps:
+            print(line)
     return result
 
 
-def _job(cfg: DictConfig) -> Job:
-    """The job that Hydra runs with that config; raises UserError where it cannot be."""
+def _create_job(cfg: DictConfig) -> Job:
+    """Return the job that Hydra runs with that config. Raises UserError for a config that cannot be trained."""
     from experiments.run.data import task
 
     hydra_config = HydraConfig.get()
-    # With hydra.job.chdir, this is another folder than the one that the command was typed in.
+    # With hydra.job.chdir, the working directory is not the one in which the command was typed.
     with contextlib.chdir(hydra_config.runtime.cwd):
         config, reason = with_machine(parse_config(cfg))
         sweep = parent_of_job()
@@ -118,7 +118,8 @@ def _job(cfg: DictConfig) -> Job:
     return Job(config, data, sweep, hydra_config.job.num if sweep else 0, outbox)
 
 
-def _opened(job: Job) -> AnyStore:
+def _open_store(job: Job) -> AnyStore:
+    """Open the store of the record. Where it is unreachable, a sweep's job goes on with the outbox alone."""
     try:
         return open_store(job.config.tracking)
     except Unreachable as error:
@@ -128,17 +129,17 @@ def _opened(job: Job) -> AnyStore:
         return Untracked()
 
 
-def _finished(store: AnyStore, job: Job) -> Result | None:
-    """The result that the record has of the sweep's job."""
+def _find_finished_result(store: AnyStore, job: Job) -> Result | None:
+    """Return the result of the sweep's job from the record; None where the record has no finished run of it."""
     measure = MEASURES[job.config.sweep.measure]
     with job.outbox.catching_unreachable():
-        if finished := store.finished_job(job.parent, job.number, job.tags["fingerprint"], measure):
-            return Result.made(*finished, measure)
+        if finished_job := store.finished_job(job.parent, job.number, job.tags["fingerprint"], measure):
+            return Result.made(*finished_job, measure)
     return None
 
 
-def _trained(job: Job, store: AnyStore, run: Any) -> "Trained":
-    """The job's run, trained under a bar; its curves are recorded every few seconds."""
+def _train_job(job: Job, store: AnyStore, run: Any) -> "Trained":
+    """Train the job's run with a progress bar, and record its curves every few seconds."""
     from tqdm import tqdm
 
     from experiments.run.stack import every_few_seconds, steps_of, train_stack
@@ -152,17 +153,17 @@ def _trained(job: Job, store: AnyStore, run: Any) -> "Trained":
             with job.outbox.catching_unreachable():
                 report(step, history)
 
-        (trained,) = train_stack([job.config], job.task, watch)
-    return trained
+        (trained_run,) = train_stack([job.config], job.task, watch)
+    return trained_run
 
 
 @contextlib.contextmanager
-def _recorded(store: AnyStore, job: Job) -> Iterator[Any]:
-    """A RUNNING run in the store; an error on the way ends it as FAILED or KILLED."""
+def _recording(store: AnyStore, job: Job) -> Iterator[Any]:
+    """Begin a run with status RUNNING in the store. An error in the context ends it as FAILED or KILLED."""
     run: AnyRun = Untracked()
     status, reason = "KILLED", "its process has ended"
     try:
-        # Nothing comes between a run and its params.
+        # No interrupt may leave a run without its params.
         with job.outbox.catching_unreachable(), defer_interrupts():
             run = store.begin(job.name, job.tags, job.parent, job.config)
         with run.heartbeats():
@@ -178,78 +179,88 @@ def _recorded(store: AnyStore, job: Job) -> Iterator[Any]:
                 store.close(status, reason)
 
 
-def _show(store: AnyStore, run: AnyRun, config: Config) -> None:
-    """Draw the run and log its model; a single run is the best of its own."""
+def _log_pictures_and_model(store: AnyStore, run: AnyRun, config: Config) -> None:
+    """Draw a run that belongs to no sweep and log its model, as is done for the best run of a sweep."""
     if isinstance(store, Untracked) or isinstance(run, Untracked):
         return
-    from experiments.pictures.gallery import keep_model, keep_run
+    from experiments.pictures.gallery import log_network, log_run
     from experiments.record.reading import Archive
 
     with tempfile.TemporaryDirectory() as downloads, tempfile.TemporaryDirectory() as folder:
-        kept = Archive(store.uri, Path(downloads)).run(run.run_id).files()
+        files = Archive(store.uri, Path(downloads)).run(run.run_id).files()
         if config.tracking.pictures != "none":
-            keep_run(run, config, kept, Path(folder))
+            log_run(run, config, files, Path(folder))
         if config.tracking.models != "none":
-            keep_model(store, run.run_id, config, kept, config.tracking.register)
+            log_network(store, run.run_id, config, files, config.tracking.register)
 
 
 class CheckRun(Callback):
-    """Checks a single run before Hydra makes its folder. (A sweep's jobs are checked by the sweeper.)"""
+    """Checks a single run before Hydra creates its folder. The sweeper checks the jobs of a sweep."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Leave with one line where the run cannot be made."""
+        """Exit with one line where the run cannot be trained."""
         from hydra_plugins.depth_laboratory._context import check_log_files, check_logging, job_context
 
         try:
             with job_context(config, "hydra.run.dir") as task:
                 check_logging(config)
                 check_log_files(config)
-                checked, _ = with_machine(parse_config(task))
-                check_run(checked)
-                if checked.sweep.halving is not None:
+                run_config, _ = with_machine(parse_config(task))
+                check_run(run_config)
+                if run_config.sweep.halving is not None:
                     raise UserError(
-                        f"sweep.halving is {checked.sweep.halving:g}, but without -m there is one run: it must be null"
+                        f"sweep.halving is {run_config.sweep.halving:g}, but without -m there is one run: it must be null"
                     )
                 check_folder("hydra.run.dir", config.hydra.runtime.output_dir)
-                check_tracking(checked.tracking)
+                check_tracking(run_config.tracking)
         except (UserError, HydraException, OmegaConfBaseException) as error:
-            # Any other exception of a callback Hydra turns into a warning.
+            # Hydra turns an exception in a callback into a warning, but not SystemExit.
             sys.exit(one_line(error))
 
 
 def one_line(error: BaseException) -> str:
-    """An error of ours, or one of Hydra's or OmegaConf's that name key, value and what is allowed over several lines."""
+    """Return an error in one line that names the key, the value and what is allowed.
+
+    error: a UserError, or an error of Hydra or OmegaConf, whose messages have several lines.
+    """
     lines: list[str] = []
-    at: BaseException | None = error
-    while at is not None:
-        lines += [line.strip() for line in str(at).splitlines()]
-        at = at.__cause__
-    # Where Hydra looked for files, and its hint to add the unknown key with a +, help nobody here.
-    dull = ("object_type=", "reference_type=", "Config search path", "provider=", "To append to your config", "See https")
-    told = "; ".join(dict.fromkeys(line for line in lines if line and not line.startswith(dull)))
-    if isinstance(error, OverrideParseException) and error.override not in told:
-        told = f"{error.override}: {told}"
-    unknown = re.search(r"Key '(\w+)' not in '(\w+)'", told)
-    if unknown and (known := getattr(schema, unknown[2], None) or getattr(grid, unknown[2], None)):
-        told += f"; allowed: {', '.join(f.name for f in fields(known))}"
-    scalar = re.search(r"override (\S+?)=.*not a subclass of (\w+)", told)
-    if scalar and (group := getattr(schema, scalar[2], None)):
+    cause: BaseException | None = error
+    while cause is not None:
+        lines += [line.strip() for line in str(cause).splitlines()]
+        cause = cause.__cause__
+    # These lines do not help: where Hydra looked for files, and its hint to add an unknown key with a +.
+    unhelpful_prefixes = (
+        "object_type=",
+        "reference_type=",
+        "Config search path",
+        "provider=",
+        "To append to your config",
+        "See https",
+    )
+    text = "; ".join(dict.fromkeys(line for line in lines if line and not line.startswith(unhelpful_prefixes)))
+    if isinstance(error, OverrideParseException) and error.override not in text:
+        text = f"{error.override}: {text}"
+    unknown_key = re.search(r"Key '(\w+)' not in '(\w+)'", text)
+    if unknown_key and (schema_class := getattr(schema, unknown_key[2], None) or getattr(grid, unknown_key[2], None)):
+        text += f"; allowed: {', '.join(f.name for f in fields(schema_class))}"
+    scalar_override = re.search(r"override (\S+?)=.*not a subclass of (\w+)", text)
+    if scalar_override and (group := getattr(schema, scalar_override[2], None)):
         keys = [f.name for f in fields(group)]
-        value = told.partition("value: ")[2].partition(";")[0]
-        close = f": did you mean {scalar[1]}.name={value}?" if "name" in keys else ""
-        told = f"{scalar[1]}={value} sets no key{close or ';'} {scalar[1]} has the keys {', '.join(keys)}"
-    if told.endswith("must be a string or a list. Got NoneType"):
-        told += ": no group is null, ~GROUP leaves one out; '~experiment' has no preset"
-    return f"error: {told}"
+        value = text.partition("value: ")[2].partition(";")[0]
+        hint = f": did you mean {scalar_override[1]}.name={value}?" if "name" in keys else ""
+        text = f"{scalar_override[1]}={value} sets no key{hint or ';'} {scalar_override[1]} has the keys {', '.join(keys)}"
+    if text.endswith("must be a string or a list. Got NoneType"):
+        text += ": no group is null, ~GROUP leaves one out; '~experiment' has no preset"
+    return f"error: {text}"
 
 
 @end_in_order()
 def main() -> None:
-    """The command."""
+    """Run the command."""
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    # Hydra then hands an error on instead of printing it over several lines.
+    # With this setting Hydra raises an error instead of printing several lines.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # A number of more than 4,300 digits is refused by its key, and not by Python.
+    # Without Python's limit of 4,300 digits, the check of its key refuses such a number.
     sys.set_int_max_str_digits(0)
     try:
         strip_typed_passwords()
@@ -261,15 +272,18 @@ def main() -> None:
 
 
 def is_expected(error: Exception) -> bool:
-    """Whether a command ends with it in one line: it is ours, or Hydra's, which also complains by a plain ValueError."""
+    """Return whether a command ends with this error in one line.
+
+    These are the errors in ONE_LINE_ERRORS, and every other error that Hydra or OmegaConf raises, such as a plain ValueError.
+    """
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return isinstance(error, EXPECTED) or str(frame.f_globals.get("__name__")).startswith(("hydra.", "omegaconf."))
+    return isinstance(error, ONE_LINE_ERRORS) or str(frame.f_globals.get("__name__")).startswith(("hydra.", "omegaconf."))
 
 
-train.sweep = Sweep  # type: ignore[attr-defined]  # what the sweeper looks for
+train.sweep = Sweep  # type: ignore[attr-defined]  # the sweeper reads this attribute
 
 if __name__ == "__main__":
-    # Under its own name, so that what a launcher pickles can be found by another process.
+    # The module is imported by its name, so that another process finds the functions that a launcher has pickled.
     from experiments.train import main as command
 
     command()

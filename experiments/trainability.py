@@ -43,24 +43,24 @@ OWNER = "fingerprint.txt"
 register("base_map", MappedConfig)
 
 
-def make(config: MappedConfig, folder: Path, run: AnyRun, engine: Engine) -> None:
-    """All frames of a map: trained, drawn, measured, kept."""
+def train_frames(config: MappedConfig, folder: Path, run: AnyRun, engine: Engine) -> None:
+    """Train, draw, measure and record all frames of a map."""
     first = Frame(config, folder, engine)
     _record_frame(first, run, 1)
     if config.map.zoom.frames > 1:
-        center = config.map.zoom.center or first.middle()
+        center = config.map.zoom.center or first.boundary_center()
         pictures = [first.result / "map.png"]
         for number, window in enumerate(windows(config, (center[0], center[1])), 1):
             if number > 1:
-                frame = Frame(window, folder / f"frame_{_mark(_without_zoom(window))[:12]}", engine)
+                frame = Frame(window, folder / f"frame_{_map_fingerprint(_without_zoom(window))[:12]}", engine)
                 _record_frame(frame, run, number)
                 pictures.append(frame.result / "map.png")
         from experiments.pictures.trainability import animation
 
-        # Not beside the map's own pictures, which a map without a zoom has, too.
-        with tempfile.TemporaryDirectory() as made:
-            animation(pictures, Path(made, "zoom.gif"))
-            run.log_artifacts(Path(made))
+        # The folder of the map's pictures has no animation, since a map without a zoom shares it.
+        with tempfile.TemporaryDirectory() as animation_folder:
+            animation(pictures, Path(animation_folder, "zoom.gif"))
+            run.log_artifacts(Path(animation_folder))
 
 
 def _record_frame(frame: Frame, run: AnyRun, number: int) -> None:
@@ -69,20 +69,20 @@ def _record_frame(frame: Frame, run: AnyRun, number: int) -> None:
 
     config = frame.config
     networks_a_second = frame.train()
-    shares, found = frame.shares(), frame.dimension()
+    shares, dimension = frame.shares(), frame.dimension()
     window = ", ".join(f"{axis.key} {axis.lower!r} to {axis.upper!r}" for axis in axes(config).values())
-    summary = [", ".join(f"{share:.2%} {name}" for name, share in shares.items()), str(found)]
+    summary = [", ".join(f"{share:.2%} {name}" for name, share in shares.items()), str(dimension)]
     title = title_of(config)
     pictures.save(pictures.map_picture(frame.map, config, f"{title}\n{summary[0]}"), frame.result / "map.png")
-    pictures.save(pictures.boxes_picture(found), frame.result / "boxes.png")
+    pictures.save(pictures.boxes_picture(dimension), frame.result / "boxes.png")
     metrics = {f"map/{name}": share for name, share in shares.items()}
-    metrics |= {"map/dimension": found.value, "map/dimension_lower": found.lower, "map/dimension_upper": found.upper}
+    metrics |= {"map/dimension": dimension.value, "map/dimension_lower": dimension.lower, "map/dimension_upper": dimension.upper}
     if config.map.floor:
-        flipped = frame.train_floor()
-        metrics |= {f"floor/{name}": share for name, share in flipped.items()}
+        flipped_shares = frame.train_floor()
+        metrics |= {f"floor/{name}": share for name, share in flipped_shares.items()}
         summary.append(
-            f"labels of boundary pixels flipped by one rounding: {flipped['rounding']:.2%}, "
-            f"by {OTHER[config.dtype]}: {flipped['precision']:.2%}"
+            f"labels of boundary pixels flipped by one rounding: {flipped_shares['rounding']:.2%}, "
+            f"by {OTHER[config.dtype]}: {flipped_shares['precision']:.2%}"
         )
         picture = pictures.floor_picture(frame.floor, config, f"{title}\n{summary[-1]}")
         pictures.save(picture, frame.result / "floor.png")
@@ -97,110 +97,110 @@ def _record_frame(frame: Frame, run: AnyRun, number: int) -> None:
 
 
 def title_of(config: MappedConfig) -> str:
-    """What all networks of the map have in common, and how many they are."""
+    """Return the title of a map: what all its networks share, and their number."""
     rows, columns = grid(config).shape
-    network, mapped = config.network, [axis.key for axis in axes(config).values()]
+    network, mapped_keys = config.network, [axis.key for axis in axes(config).values()]
     depth, width, updates = (
-        "" if key in mapped else f", {text}"
+        "" if key in mapped_keys else f", {text}"
         for key, text in (
             ("network.depth", f"depth {network.depth}"),
             ("network.width", f"width {network.width}"),
             ("training.epochs", f"{config.training.epochs} updates"),
         )
     )
-    what = (
+    headline = (
         f"{network.activation}{width}{updates} (Sohl-Dickstein 2024)"
         if config.map.setup == "paper"
         else f"{config.dataset.name}, {network.activation}{depth}{width}"
     )
-    return f"{what}: {columns} x {rows} networks, {config.dtype}"
+    return f"{headline}: {columns} x {rows} networks, {config.dtype}"
 
 
 def _params(config: MappedConfig) -> dict[str, str]:
     return {key: str(value) for key, value in flatten(config).items() if key.partition(".")[0] not in RECORD_GROUPS}
 
 
-def _digest(config: MappedConfig) -> str:
-    """Of the data, and of the paper's initial weights."""
+def _data_digest(config: MappedConfig) -> str:
+    """Return the digest of the data; in the paper's setup, that of its data and initial weights."""
     if config.map.setup == "config":
         return load(config.dataset).digest
     problem, digest = paper.problem(config, config.map.file), hashlib.sha256()
-    for part in (problem.W0, problem.W1, problem.X, problem.Y):
-        digest.update(part.tobytes())
+    for array in (problem.W0, problem.W1, problem.X, problem.Y):
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 
-def _check_owner(folder: Path, mark: str) -> None:
-    """Raise UserError where the folder holds another map's tiles."""
+def _check_owner(folder: Path, map_fingerprint: str) -> None:
+    """Raise UserError where the folder has the tiles of another map."""
     try:
         owner = read_text(folder / OWNER)
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
         raise UserError(f"map.folder is {str(folder)!r}, whose {OWNER} is damaged: {error}") from None
-    if owner != mark:
+    if owner != map_fingerprint:
         raise UserError(f"map.folder is {str(folder)!r}, which holds the tiles of another map: name another folder")
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Raises UserError where another process trains tiles in the folder."""
+def _folder_lock(folder: Path) -> Iterator[None]:
+    """Lock the folder during the context. Raises UserError where another process trains tiles in it."""
     folder.mkdir(parents=True, exist_ok=True)
     in_use = UserError(f"map.folder is {str(folder)!r}, where another process trains tiles: wait for it")
     with lock_folder(folder, in_use):
         yield
 
 
-def _claim(folder: Path, mark: str, resume: bool) -> None:
-    """The folder is this map's; without `resume`, what an earlier start has trained goes."""
+def _prepare_folder(folder: Path, map_fingerprint: str, resume: bool) -> None:
+    """Write the map's fingerprint into the folder. Without `resume`, delete the tiles of an earlier start."""
     if not resume:
         for tile in folder.rglob("*.npz"):
             tile.unlink()
-    (folder / OWNER).write_text(mark)
+    (folder / OWNER).write_text(map_fingerprint)
 
 
-def _without_place(config: MappedConfig) -> MappedConfig:
-    """The config without where the map is trained, and by how many processes."""
+def _without_resources(config: MappedConfig) -> MappedConfig:
+    """Return the config with the default folder and engine: these keys do not change the map."""
     return replace(config, map=replace(config.map, folder=None, n_jobs=-1, backend="loky", address=None))
 
 
 def _without_zoom(config: MappedConfig) -> MappedConfig:
-    """The map of that window alone, of whatever zoom it is a frame."""
+    """Return the config of that window without a zoom."""
     return replace(config, map=replace(config.map, zoom=ZoomConfig()))
 
 
-def _mark(config: MappedConfig) -> str:
-    """Equal for two maps of the same networks."""
-    return fingerprint(_without_place(config), _digest(config))
+def _map_fingerprint(config: MappedConfig) -> str:
+    """Return a fingerprint that is equal for two maps of the same networks."""
+    return fingerprint(_without_resources(config), _data_digest(config))
 
 
 def run_map(config: MappedConfig) -> None:
-    """Check, train, record."""
+    """Check the config, then train the map and record it."""
     config, reason = with_machine(config)
     if reason:
         print(reason)
     check_trainable(config)
-    # A zoom's first map has the tiles of the map without a zoom.
-    mark = _mark(_without_zoom(config))
-    folder = Path(config.map.folder or Path("outputs", "trainability", mark[:12])).absolute()
+    # The first frame of a zoom shares its tiles with the map without a zoom.
+    map_fingerprint = _map_fingerprint(_without_zoom(config))
+    folder = Path(config.map.folder or Path("outputs", "trainability", map_fingerprint[:12])).absolute()
     check_folder("map.folder", str(folder))
-    _check_owner(folder, mark)
+    _check_owner(folder, map_fingerprint)
     check_tracking(config.tracking)
     with connect(config.map.backend, config.map.address, "map") as engine:
-        _record(config, mark, folder, engine)
+        _record(config, map_fingerprint, folder, engine)
 
 
-def _record(config: MappedConfig, mark: str, folder: Path, engine: Engine) -> None:
-    """One map, with its zoom, as one run. mark: of the map without it, whose tiles are in the folder."""
+def _record(config: MappedConfig, map_fingerprint: str, folder: Path, engine: Engine) -> None:
+    """Train a map with its zoom and record it as one run. map_fingerprint: that of the map without its zoom."""
     store = open_store(config.tracking)
     name = f"map of {config.map.x.key} by {config.map.y.key}"
     try:
-        run, _ = store.begin_sweep(name, {"kind": "map"}, _mark(config), config.sweep)
-        with run.heartbeats(), _held(folder):
-            run.log_summary(_params(_without_place(config)))
-            _claim(folder, mark, config.sweep.resume)
-            make(config, folder, run, engine)
-            _describe(run, folder / "result")
+        run, _ = store.begin_sweep(name, {"kind": "map"}, _map_fingerprint(config), config.sweep)
+        with run.heartbeats(), _folder_lock(folder):
+            run.log_summary(_params(_without_resources(config)))
+            _prepare_folder(folder, map_fingerprint, config.sweep.resume)
+            train_frames(config, folder, run, engine)
+            _set_description(run, folder / "result")
             run.end()
     except BaseException as error:
         with contextlib.suppress(UserError):
@@ -208,24 +208,24 @@ def _record(config: MappedConfig, mark: str, folder: Path, engine: Engine) -> No
         raise
     store.close()
     print(f"folder: {folder}")
-    for step in store.page.next_steps:
-        print(step)
+    for line in store.page.next_steps:
+        print(line)
 
 
-def _describe(run: AnyRun, result: Path) -> None:
-    """What came of the map, in words and pictures."""
+def _set_description(run: AnyRun, result: Path) -> None:
+    """Set the run's description: the text and the pictures of the map."""
     text = (result / "map.txt").read_text()
     if not isinstance(run, Untracked):
-        from experiments.pictures.gallery import linked
+        from experiments.pictures.gallery import picture_links
 
         names = [name for name in ("map.png", "floor.png", "boxes.png") if (result / name).exists()]
-        links, images = linked(run.experiment.experiment_id, run.run_id, names)
+        links, images = picture_links(run.experiment.experiment_id, run.run_id, names)
         run.set_description(f"Pictures: {links}.\n\n{text}\n{images}")
 
 
 @end_in_order("the same command trains the tiles that are missing")
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.trainability", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

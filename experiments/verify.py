@@ -55,9 +55,9 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
 
 
 def columns(rows: list[Row]) -> dict[str, list]:
-    """The table, a value for each row."""
+    """Return the table as columns, with a value for each row."""
     return {
-        "what": [row.what for row in rows],
+        "what": [row.quantity for row in rows],
         "source": [row.source for row in rows],
         "published": [row.published for row in rows],
         "ours": [row.ours for row in rows],
@@ -75,7 +75,7 @@ def record(rows: list[Row], tracking: TrackingConfig) -> None:
         run = store.begin("verify", {"kind": "verify"})
         run.log_table(columns(rows))
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "table.txt").write_text(text(rows))
+            (Path(folder) / "table.txt").write_text(table_text(rows))
             run.log_artifacts(Path(folder))
         run.end("FINISHED" if all(row.holds for row in rows) else "FAILED")
     except BaseException as error:
@@ -86,19 +86,19 @@ def record(rows: list[Row], tracking: TrackingConfig) -> None:
         store.close()
 
 
-def text(rows: list[Row]) -> str:
-    """The table, a line for each row."""
+def table_text(rows: list[Row]) -> str:
+    """Return the table as text, with a line for each row."""
     lines = [f"{'':4}{'what':<76}{'published':>14}{'ours':>14}{'tolerance':>11}  source"]
     for row in rows:
         verdict = "ok" if row.holds else "NO"
-        lines.append(f"{verdict:<4}{row.what:<76}{row.published:>14.7g}{row.ours:>14.7g}{row.tolerance:>11.2g}  {row.source}")
-    held = sum(row.holds for row in rows)
-    return "\n".join([*lines, f"{held} of {len(rows)} results reproduced"])
+        lines.append(f"{verdict:<4}{row.quantity:<76}{row.published:>14.7g}{row.ours:>14.7g}{row.tolerance:>11.2g}  {row.source}")
+    reproduced = sum(row.holds for row in rows)
+    return "\n".join([*lines, f"{reproduced} of {len(rows)} results reproduced"])
 
 
 @end_in_order()
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m experiments.verify", description=__doc__)
     parser.add_argument("--only", metavar="NAME", action="append", choices=SECTIONS, help=f"of {', '.join(SECTIONS)}")
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow's tracking URI")
@@ -116,7 +116,7 @@ def main() -> None:
             bar.set_description_str(name)
             with threadpool_limits(1, user_api="blas"):
                 rows += list(SECTIONS[name]())
-    print(text(rows))
+    print(table_text(rows))
     print(reason or Machine.here())
     try:
         if not arguments.no_record:

@@ -1,4 +1,4 @@
-"""One window of a trainability map: its tiles, the map that is put together from them, and what is counted in it."""
+"""One window of a trainability map: its tiles, the map that is assembled from them, and the counts of its pixels."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,66 +25,70 @@ MAP, FLOOR = "map.npy", "floor.npy"
 
 
 class Frame:
-    """One map: its tiles, and the files that come of them.
+    """One window of a map: its tiles, and the files with the assembled map.
 
-    config: of its window. folder: for the tiles, and in `result` for the files. engine: what trains the tiles.
+    config: the config of the window. folder: has the tiles, and the files in its folder `result`. engine: trains the tiles.
     """
 
     def __init__(self, config: MappedConfig, folder: Path, engine: Engine) -> None:
         self.config, self.folder, self.engine = config, folder, engine
         self.grid: Grid = grid(config)
-        self.places = self.grid.tiles()
+        self.tile_slices = self.grid.tiles()
         self.tiles = Tiles(folder, "tile", PIXEL)
         self.result = folder / "result"
         self.result.mkdir(exist_ok=True)
         self.map, self.floor = self.result / MAP, self.result / FLOOR
 
     def train(self) -> float:
-        """Train the tiles that are missing, and put the map together; the networks a second."""
-        items = [(self.config, self.grid, place) for place in self.places]
-        rate = self._fill(self.tiles, train_tile, items, "map")
+        """Train the missing tiles and assemble the map. Returns the number of networks trained per second."""
+        items = [(self.config, self.grid, tile) for tile in self.tile_slices]
+        rate = self._train_missing_tiles(self.tiles, train_tile, items, "map")
         self._assemble(self.tiles, self.map)
         return rate
 
     def train_floor(self) -> dict[str, float]:
-        """The shares of the boundary's labels that one rounding, and the other precision, flips."""
+        """Train the boundary again, and return the shares of its labels that one rounding and the other precision flip."""
         tiles = Tiles(self.folder, "floor", np.dtype(np.uint8))
-        self._fill(tiles, train_floor, BoundaryItems(self), "floor")
+        self._train_missing_tiles(tiles, train_floor, BoundaryItems(self), "floor")
         self._assemble(tiles, self.floor)
         counts = sum((np.bincount(band.ravel(), minlength=5) for _, band in read_bands(self.floor)), np.zeros(5, int))
         pixels = max(int(counts[1:].sum()), 1)
         return {"rounding": float(counts[3:].sum()) / pixels, "precision": float(counts[2] + counts[4]) / pixels}
 
-    def _fill(self, tiles: Tiles, function: Callable[..., Array], items: Sequence[tuple[Any, ...]], name: str) -> float:
-        missing = [number for number, place in enumerate(self.places) if not self._is_trained(tiles, number, place)]
-        if missing and len(missing) < len(self.places):
-            print(f"{len(self.places) - len(missing)} of {len(self.places)} tiles of the {name} are there already")
-        pixels = sum(_size(self.places[number]) for number in missing)
-        started = time.perf_counter()
+    def _train_missing_tiles(
+        self, tiles: Tiles, function: Callable[..., Array], items: Sequence[tuple[Any, ...]], name: str
+    ) -> float:
+        missing_numbers = [number for number, place in enumerate(self.tile_slices) if not self._is_trained(tiles, number, place)]
+        if missing_numbers and len(missing_numbers) < len(self.tile_slices):
+            print(
+                f"{len(self.tile_slices) - len(missing_numbers)} of {len(self.tile_slices)} tiles of the {name} are there already"
+            )
+        pixels = sum(_size(self.tile_slices[number]) for number in missing_numbers)
+        start = time.perf_counter()
         with tqdm(total=pixels, desc=name, unit=" networks", unit_scale=True, disable=None) as bar:
-            while missing:
-                lost = []
-                with self.engine.pool(function, _Selected(items, missing), self.config.map.n_jobs) as pool:
+            while missing_numbers:
+                lost_numbers = []
+                with self.engine.pool(function, _Selection(items, missing_numbers), self.config.map.n_jobs) as pool:
 
                     def tick() -> None:
                         raise_lost_interrupt()
                         bar.refresh()
 
-                    for index, trained in pool.results(tick, TICK_SECONDS):
-                        if isinstance(trained, WorkerLost):
-                            lost.append(missing[index])
-                        elif isinstance(trained, Exception):
-                            raise trained
+                    for index, tile in pool.results(tick, TICK_SECONDS):
+                        if isinstance(tile, WorkerLost):
+                            lost_numbers.append(missing_numbers[index])
+                        elif isinstance(tile, Exception):
+                            raise tile
                         else:
-                            tiles.write(missing[index], trained)
-                            bar.update(trained.size)
-                if lost == missing:
+                            tiles.write(missing_numbers[index], tile)
+                            bar.update(tile.size)
+                if lost_numbers == missing_numbers:
                     raise UserError(
                         f"every process that trained a tile was killed, perhaps for want of memory: map.tile is "
                         f"{self.config.map.tile}, a smaller one needs less"
                     )
-                missing = lost
-        return pixels / max(time.perf_counter() - started, 1e-9)
+                missing_numbers = lost_numbers
+        return pixels / max(time.perf_counter() - start, 1e-9)
 
     def _is_trained(self, tiles: Tiles, number: int, place: tuple[slice, slice]) -> bool:
         try:
@@ -95,25 +99,27 @@ class Frame:
 
     def _assemble(self, tiles: Tiles, file: Path) -> None:
         def rows() -> Iterator[Array]:
-            across = -(-self.grid.shape[1] // self.grid.tile)
-            for first in range(0, len(self.places), across):
-                numbers = range(first, first + across)
-                row = [tiles.read(number, _shape(self.places[number])) for number in numbers]
+            tiles_per_row = -(-self.grid.shape[1] // self.grid.tile)
+            for first in range(0, len(self.tile_slices), tiles_per_row):
+                numbers = range(first, first + tiles_per_row)
+                row = [tiles.read(number, _shape(self.tile_slices[number])) for number in numbers]
                 yield np.concatenate([tile for tile in row if tile is not None], axis=1)
 
         assemble(file, self.grid.shape, tiles.dtype, rows())
 
     def labels(self, place: tuple[slice, slice]) -> tuple[Array, Array]:
-        """A tile's labels, True where a network has trained, and which of its pixels are the boundary's."""
+        """Return a tile's labels, which are True where a network has trained, and which of its pixels are on the boundary."""
         rows, columns = place
-        above, left = min(rows.start, 1), min(columns.start, 1)
-        around = read_rows(self.map, rows.start - above, rows.stop + 1)["outcome"] == TRAINED
-        around = around[:, columns.start - left : columns.stop + 1]
-        inner = np.s_[above : above + rows.stop - rows.start, left : left + columns.stop - columns.start]
-        return around[inner], beside(around)[inner]
+        rows_before, columns_before = min(rows.start, 1), min(columns.start, 1)
+        has_trained = read_rows(self.map, rows.start - rows_before, rows.stop + 1)["outcome"] == TRAINED
+        has_trained = has_trained[:, columns.start - columns_before : columns.stop + 1]
+        inner = np.s_[
+            rows_before : rows_before + rows.stop - rows.start, columns_before : columns_before + columns.stop - columns.start
+        ]
+        return has_trained[inner], beside(has_trained)[inner]
 
     def shares(self) -> dict[str, float]:
-        """The share of networks of each outcome."""
+        """Return the share of networks of each outcome."""
         counts = sum(
             (np.bincount(band["outcome"].ravel(), minlength=len(OUTCOMES)) for _, band in read_bands(self.map)),
             np.zeros(len(OUTCOMES), int),
@@ -121,40 +127,40 @@ class Frame:
         return {name: float(counts[code]) / counts.sum() for name, code in OUTCOMES.items()}
 
     def dimension(self) -> Dimension:
-        """Of the boundary between what has trained and what has not."""
+        """Return the dimension of the boundary between networks that have trained and networks that have not."""
         largest = box_sizes(self.grid.shape)[-1]
         labels = (band["outcome"] == TRAINED for _, band in read_bands(self.map, rows=largest, rows_after=1))
         return dimension(labels, self.grid.shape)
 
-    def middle(self) -> tuple[float, float]:
-        """x and y of the boundary's pixel next to the map's middle; the middle where there is no boundary."""
+    def boundary_center(self) -> tuple[float, float]:
+        """Return x and y of the boundary's pixel nearest to the map's middle; the middle where there is no boundary."""
         rows, columns = self.grid.shape
-        nearest, found = np.inf, (rows // 2, columns // 2)
-        for place in self.places:
-            down, across = np.nonzero(self.labels(place)[1])
-            down, across = down + place[0].start, across + place[1].start
-            away = np.hypot(down - rows / 2, across - columns / 2)
-            if away.size and away.min() < nearest:
-                nearest, found = away.min(), (int(down[away.argmin()]), int(across[away.argmin()]))
-        return float(self.grid.x[found[1]]), float(self.grid.y[found[0]])
+        nearest, center = np.inf, (rows // 2, columns // 2)
+        for tile in self.tile_slices:
+            row_indices, column_indices = np.nonzero(self.labels(tile)[1])
+            row_indices, column_indices = row_indices + tile[0].start, column_indices + tile[1].start
+            distances = np.hypot(row_indices - rows / 2, column_indices - columns / 2)
+            if distances.size and distances.min() < nearest:
+                nearest, center = distances.min(), (int(row_indices[distances.argmin()]), int(column_indices[distances.argmin()]))
+        return float(self.grid.x[center[1]]), float(self.grid.y[center[0]])
 
 
 class BoundaryItems(Sequence[tuple[Any, ...]]):
-    """Arguments for training each tile's boundary again, read from the map when the tile's turn comes."""
+    """The arguments for training each tile's boundary again. They are read from the map when the tile is trained."""
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
 
     def __len__(self) -> int:
-        return len(self.frame.places)
+        return len(self.frame.tile_slices)
 
     def __getitem__(self, number: Any) -> Any:
-        place = self.frame.places[number]
-        return self.frame.config, self.frame.grid, place, *self.frame.labels(place)
+        tile = self.frame.tile_slices[number]
+        return self.frame.config, self.frame.grid, tile, *self.frame.labels(tile)
 
 
-class _Selected(Sequence[tuple[Any, ...]]):
-    """Some of the items, each made when it is asked for."""
+class _Selection(Sequence[tuple[Any, ...]]):
+    """The items of those numbers; each is created when it is accessed."""
 
     def __init__(self, items: Sequence[tuple[Any, ...]], numbers: Sequence[int]) -> None:
         self.items, self.numbers = items, numbers

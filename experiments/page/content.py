@@ -1,6 +1,6 @@
-"""What a sweep's page shows, as plain values: its runs with their curves, gradient norms and distributions, and their config.
+"""The content of a sweep's page as plain values: the runs with their curves, gradient norms and distributions, and their config.
 
-What a page may take is shared out among the runs: of more runs, or deeper ones, it has fewer steps.
+The size of a page is limited: with more runs, or deeper ones, it has fewer steps of each.
 """
 
 import base64
@@ -15,7 +15,7 @@ import numpy as np
 from blocks.arrays import Array
 from blocks.history import History, evenly_spaced, log_spaced
 from experiments.page import packed
-from experiments.page.question import command, question
+from experiments.page.question import find_question, train_command
 from experiments.pictures.distributions import Distribution, distributions
 from experiments.pictures.figures import CEILING, FLOOR
 from experiments.pictures.report import REPEATS, Report, Row
@@ -28,17 +28,17 @@ from experiments.run.naming import format_value, short_names
 if TYPE_CHECKING:
     from experiments.record.reading import RecordedRun
 
-# Steps of a curve, and of gradient norms; blocks that have one; gradient norms in a page, of all runs.
-POINTS, FEWEST, BLOCKS, NORMS = 200, 8, 65, 400_000
-# Bins of distributions in a page, of all runs.
-BINS_OF_ALL = 1_500_000
-# Of these a record says what it must, and a page that is handed on need not.
-PRIVATE = ("git.branch",)
+# The most steps of a curve; the fewest steps of gradient norms, and their most blocks; the most gradient norms in a page.
+MAX_STEPS, MIN_NORM_STEPS, MAX_BLOCKS, MAX_NORMS = 200, 8, 65, 400_000
+# About so many bins of distributions are in a page.
+MAX_BINS = 1_500_000
+# The keys of a record's environment that a page omits, since it may be given to others.
+OMITTED_ENVIRONMENT = ("git.branch",)
 
 
 @dataclass(frozen=True)
 class Heading:
-    """What a page says of its sweep, or of its one run. picture: its study's, as .svg."""
+    """The heading of a page about a sweep, or about one run. picture: the .svg file of its study, None where it has no study."""
 
     run_id: str
     name: str
@@ -46,71 +46,79 @@ class Heading:
     picture: Path | None = None
 
 
-def content(heading: Heading, report: Report, runs: "Mapping[int, RecordedRun]") -> dict[str, Any]:
-    """All that the page's script draws. runs: job -> its record, of the report's rows.
+def page_content(heading: Heading, report: Report, runs: "Mapping[int, RecordedRun]") -> dict[str, Any]:
+    """Return all that the page's script draws. runs: maps the job of each of the report's rows to its record.
 
-    A run whose files are not what was recorded is left out, and the page says so; raises UserError where none is left.
+    A run with damaged files is omitted, and the page says so. Raises UserError where every run is damaged.
     """
     grids: list[Array] = []
-    rows, drawn, environments, damaged = _drawn(report, runs, grids)
+    rows, run_contents, environments, errors = _read_runs(report, runs, grids)
     if not rows:
-        raise UserError(damaged[0])
+        raise UserError(errors[0])
     keys = _keys(report)
     return {
         "name": printable(heading.name),
-        "question": question([row.config for row in report.rows]),
+        "question": find_question([row.config for row in report.rows]),
         "outcomes": report.outcomes,
-        "damaged": damaged,
+        "damaged": errors,
         "verdict": printable(heading.verdict),
         "picture": _data_uri(heading.picture) if heading.picture else "",
         "measure": report.measure.title,
         "curve": report.measure.name,
         "isLoss": report.measure.is_loss,
         "isSearch": report.is_search,
-        "averaged": report.averaged,
+        "averaged": report.averaging_note,
         "ceiling": CEILING * max(task(row.config).constant_loss for row in rows),
         "floor": FLOOR,
         "keys": keys,
         "down": report.down,
         "across": report.across,
         "seed": REPEATS,
-        "runs": [{**one, "place": _place(report, row, keys)} for row, one in zip(rows, drawn, strict=True)],
-        "grids": [packed.floats(grid) for grid in grids],
-        "config": _common([row.values for row in rows]),
-        "environment": _common(environments, PRIVATE),
+        "runs": [
+            {**run_content, "place": _value_indices(report, row, keys)}
+            for row, run_content in zip(rows, run_contents, strict=True)
+        ],
+        "grids": [packed.pack_floats(grid) for grid in grids],
+        "config": _shared_values([row.values for row in rows]),
+        "environment": _shared_values(environments, OMITTED_ENVIRONMENT),
         "commands": _commands(heading, report),
     }
 
 
-def _drawn(
+def _read_runs(
     report: Report, runs: "Mapping[int, RecordedRun]", grids: list[Array]
 ) -> tuple[list[Row], list[dict[str, Any]], list[dict[str, str]], list[str]]:
-    """The rows that can be read in the order of the jobs, what is drawn of each, their environments; what cannot be read."""
+    """Return the rows with readable files, in the order of jobs, their contents and environments, and the errors of others."""
     rows = [row for row in report.rows if row.job in runs]
-    steps, room, damaged = _steps_of_norms(rows), BINS_OF_ALL, []
-    found: dict[int, tuple[Row, dict[str, Any], dict[str, str]]] = {}
-    # The best first: they have distributions while there is room.
+    steps, bins_left, errors = _count_norm_steps(rows), MAX_BINS, []
+    contents_by_job: dict[int, tuple[Row, dict[str, Any], dict[str, str]]] = {}
+    # The best runs come first: they have distributions until the page has MAX_BINS bins.
     for row in sorted(rows, key=lambda row: report.measure.cost(row.value)):
         try:
             files = runs[row.job].files()
         except UserError as error:
-            damaged.append(str(error))
+            errors.append(str(error))
             continue
-        history, shares = files.history, distributions(files.history) if room > 0 else {}
-        room -= sum(distribution.shares.size for distribution in shares.values())
-        one = {
-            **_named(row, runs[row.job], history),
+        history, shares = files.history, distributions(files.history) if bins_left > 0 else {}
+        bins_left -= sum(distribution.shares.size for distribution in shares.values())
+        run_content = {
+            **_identity(row, runs[row.job], history),
             "curves": {name: _curve(*curve, grids) for name, curve in _curves(history).items()},
             "norms": _norms(history, steps, grids),
             "distributions": {symbol: _distribution(distribution, grids) for symbol, distribution in shares.items()},
             "theory": _theory(row.config, shares.get("z")),
         }
-        found[row.job] = row, one, files.environment
-    ordered = [found[job] for job in sorted(found)]
-    return [row for row, _, _ in ordered], [one for _, one, _ in ordered], [own for _, _, own in ordered], damaged
+        contents_by_job[row.job] = row, run_content, files.environment
+    contents = [contents_by_job[job] for job in sorted(contents_by_job)]
+    return (
+        [row for row, _, _ in contents],
+        [run_content for _, run_content, _ in contents],
+        [environment for _, _, environment in contents],
+        errors,
+    )
 
 
-def _named(row: Row, run: "RecordedRun", history: History) -> dict[str, Any]:
+def _identity(row: Row, run: "RecordedRun", history: History) -> dict[str, Any]:
     return {
         "id": run.run_id,
         "name": run.name,
@@ -121,79 +129,79 @@ def _named(row: Row, run: "RecordedRun", history: History) -> dict[str, Any]:
 
 
 def _keys(report: Report) -> list[dict[str, Any]]:
-    """What is swept: the key, a short word for it, its values as people write them, numbers in ascending order."""
+    """Return for each swept key the key, a short word for it, and its values as text, numbers in ascending order."""
     keys = []
-    for word, key in short_names(report.varied).items():
-        values = list(dict.fromkeys(place[key] for place in report.places))
+    for word, key in short_names(report.varied_keys).items():
+        values = list(dict.fromkeys(values_of_run[key] for values_of_run in report.swept_values))
         if all(isinstance(value, int | float) for value in values):
             values.sort()
         keys.append({"key": key, "word": word, "values": list(dict.fromkeys(map(format_value, values)))})
     return keys
 
 
-def _place(report: Report, row: Row, keys: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Which of the values of each key the run has."""
-    values = row.place(report.varied)
+def _value_indices(report: Report, row: Row, keys: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the index of the run's value among the values of each key."""
+    values = row.key_values(report.varied_keys)
     return [key["values"].index(format_value(values[key["key"]])) for key in keys]
 
 
 def _curves(history: History) -> dict[str, tuple[Array, Array]]:
-    """name -> (steps, values) of a single lane."""
-    batches = log_spaced(history.loss.shape[-1], POINTS)
-    whole = evenly_spaced(len(history.evaluated), POINTS)
-    curves = {name: (history.evaluated[whole], values[whole]) for name, values in history.measures.items()}
-    return {**curves, "loss/batch": (batches, history.loss[batches])}
+    """Return (steps, values) by name for a history of a single lane."""
+    batch_steps = log_spaced(history.loss.shape[-1], MAX_STEPS)
+    epoch_indices = evenly_spaced(len(history.evaluated), MAX_STEPS)
+    curves = {name: (history.evaluated[epoch_indices], values[epoch_indices]) for name, values in history.measures.items()}
+    return {**curves, "loss/batch": (batch_steps, history.loss[batch_steps])}
 
 
 def _curve(steps: Array, values: Array, grids: list[Array]) -> dict[str, Any]:
-    return {"grid": _number(steps, grids), "values": packed.floats(values)}
+    return {"grid": _grid_index(steps, grids), "values": packed.pack_floats(values)}
 
 
-def _number(steps: Array, grids: list[Array]) -> int:
-    """Where those steps stand among the grids, to which they are added: most runs share them."""
-    for number, grid in enumerate(grids):
+def _grid_index(steps: Array, grids: list[Array]) -> int:
+    """Return the index of those steps among the grids, and append them where they are new. Most runs share a grid."""
+    for index, grid in enumerate(grids):
         if np.array_equal(grid, steps):
-            return number
+            return index
     grids.append(steps)
     return len(grids) - 1
 
 
-def _steps_of_norms(rows: Iterable[Row]) -> int:
-    """At how many steps a run's gradient norms are in the page."""
-    blocks = sum(min(row.config.network.depth, BLOCKS) for row in rows)
-    return max(FEWEST, min(POINTS, NORMS // max(blocks, 1)))
+def _count_norm_steps(rows: Iterable[Row]) -> int:
+    """Return the number of steps at which the page has the gradient norms of a run."""
+    blocks = sum(min(row.config.network.depth, MAX_BLOCKS) for row in rows)
+    return max(MIN_NORM_STEPS, min(MAX_STEPS, MAX_NORMS // max(blocks, 1)))
 
 
 def _norms(history: History, count: int, grids: list[Array]) -> dict[str, Any]:
-    """log10 ||dW_l|| of blocks 1..L, -inf for a norm of 0: norms may be smaller than any float32."""
+    """Return log10 ||dW_l||, since norms may be smaller than any float32; it is -inf for a norm of 0."""
     steps = log_spaced(history.loss.shape[-1], count)
-    blocks = evenly_spaced(history.grad_norm.shape[-1], BLOCKS)
+    blocks = evenly_spaced(history.grad_norm.shape[-1], MAX_BLOCKS)
     with np.errstate(divide="ignore"):
         norms = np.log10(history.grad_norm[np.ix_(steps, blocks)])
     return {"blocks": (blocks + 1).tolist(), **_curve(steps, norms, grids)}
 
 
-def _distribution(found: Distribution, grids: list[Array]) -> dict[str, Any]:
-    """heights: 255 is the highest."""
+def _distribution(distribution: Distribution, grids: list[Array]) -> dict[str, Any]:
+    """Return a distribution with its heights as whole numbers; 255 is the largest height of a block and step."""
     return {
-        "grid": _number(found.at, grids),
-        "blocks": found.blocks.tolist(),
-        "edges": packed.floats(found.edges),
-        "log": found.is_logarithmic,
-        "heights": packed.bytes_of(np.round(255 * found.heights)),
+        "grid": _grid_index(distribution.steps, grids),
+        "blocks": distribution.blocks.tolist(),
+        "edges": packed.pack_floats(distribution.edges),
+        "log": distribution.is_logarithmic,
+        "heights": packed.pack_bytes(np.round(255 * distribution.heights)),
     }
 
 
 def _theory(config: Config, z: Distribution | None) -> dict[str, Any] | None:
-    """The heights of mean-field theory's normal densities over those of z in the initial network, where there are both."""
-    if z is None or z.at[0] > 0 or (variances := mean_field_variances(config, task(config))) is None:
+    """Return the normal heights of mean-field theory for the initial z; None where z or the theory is missing."""
+    if z is None or z.steps[0] > 0 or (variances := mean_field_variances(config, task(config))) is None:
         return None
-    return packed.floats(z.normal_heights(variances))
+    return packed.pack_floats(z.normal_heights(variances))
 
 
-def _common(runs: Sequence[Mapping[str, Any]], without: Sequence[str] = ()) -> dict[str, str]:
-    """The values that all runs share, as text; those of where a record goes are no one else's concern."""
-    keys = [key for key in runs[0] if key.partition(".")[0] not in RECORD_GROUPS and key not in without]
+def _shared_values(runs: Sequence[Mapping[str, Any]], omitted_keys: Sequence[str] = ()) -> dict[str, str]:
+    """Return the values, as text, that all runs share, without the keys about the record, which concern nobody else."""
+    keys = [key for key in runs[0] if key.partition(".")[0] not in RECORD_GROUPS and key not in omitted_keys]
     shared = {key: runs[0][key] for key in keys if all(run.get(key) == runs[0][key] for run in runs)}
     return {key: "null" if value is None else printable(format_value(value)) for key, value in shared.items()}
 
@@ -203,16 +211,16 @@ def _data_uri(picture: Path) -> str:
 
 
 def _commands(heading: Heading, report: Report) -> list[dict[str, str]]:
-    """What is typed for what."""
-    again = command([row.config for row in report.rows])
-    whole = "--sweep " if len(report.rows) > 1 else ""
+    """Return the commands of the page, each with what it does."""
+    command = train_command([row.config for row in report.rows])
+    sweep_option = "--sweep " if len(report.rows) > 1 else ""
     lines = [
-        {"does": "Run it again", "types": again},
-        {"does": "Train it again from its record, and prove it identical", "types": f"reproduce {whole}{heading.run_id}"},
+        {"does": "Run it again", "types": command},
+        {"does": "Train it again from its record, and prove it identical", "types": f"reproduce {sweep_option}{heading.run_id}"},
         {"does": "Write this page again", "types": f"report {heading.run_id}"},
     ]
     return [
-        {**line, "types": line["types"] if line["types"] == again else f"python -m experiments.{line['types']}"}
+        {**line, "types": line["types"] if line["types"] == command else f"python -m experiments.{line['types']}"}
         for line in lines
         if line["types"]
     ]

@@ -1,4 +1,4 @@
-"""The file of a page: markup, style, script and the libraries that it draws with, in one."""
+"""The one file of a page, which has its markup, style and scripts, and the libraries that draw it."""
 
 import html
 import json
@@ -7,25 +7,25 @@ from string import Template
 from typing import Any
 
 ASSETS = Path(__file__).parent / "assets"
-# In the order in which they are run.
+# The scripts in the order in which they run.
 SCRIPTS = ("d3.min.js", "plot.min.js", "content.js", "charts.js", "page.js")
 
 
-def page(content: dict[str, Any]) -> str:
-    """The page that draws that content, see `page.content`."""
+def render_page(content: dict[str, Any]) -> str:
+    """Return the HTML of the page. content: see `page.content.page_content`."""
     title = content["question"] or content["name"]
-    return Template(_asset("page.html")).substitute(
+    return Template(_read_asset("page.html")).substitute(
         title=html.escape(title),
-        style=_asset("page.css"),
-        content=_inside_script(json.dumps(content, allow_nan=False)),
-        scripts="\n".join(f"<script>{_asset(name)}</script>" for name in SCRIPTS),
+        style=_read_asset("page.css"),
+        content=_escape_script(json.dumps(content, allow_nan=False)),
+        scripts="\n".join(f"<script>{_read_asset(name)}</script>" for name in SCRIPTS),
     )
 
 
-def _inside_script(text: str) -> str:
-    """JSON that no browser takes for the end of a script, whatever is in its texts."""
+def _escape_script(text: str) -> str:
+    """Escape JSON so that no text in it can end the script element."""
     return text.replace("<", "\\u003c")
 
 
-def _asset(name: str) -> str:
+def _read_asset(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a sweep asks, and the command that runs it again: both found in its configs alone."""
+"""The question of a sweep, and the command that trains it again; both are derived from its configs alone."""
 
 import json
 import math
@@ -16,91 +16,99 @@ from experiments.run.config import Config
 from experiments.run.naming import differing_keys, flatten, flatten_values
 
 SEED, DATASET, LOADER = "seed", "dataset.name", "dataset.loader."
-# What a command need not say: where the record goes, and what becomes of an earlier one.
-ELSEWHERE = ("tracking.uri", "tracking.experiment", "tracking.register", "sweep.resume", "sweep.stale")
-# Values of keys that are swept together: the line of a search, which has as many as runs, would fill the page.
-MOST_OF_GROUP = 36
+# A command omits these keys: they say where the record goes, and what is done with an earlier one.
+OMITTED_KEYS = ("tracking.uri", "tracking.experiment", "tracking.register", "sweep.resume", "sweep.stale")
+# Keys that are swept together have at most so many values: those of a search, one for each run, would fill the page.
+MAX_GROUP_VALUES = 36
 
 
-def question(configs: Sequence[Config]) -> str:
-    """The first line of the preset that the sweep is, or is a part of, "" where there is none; the seeds may be any.
+def find_question(configs: Sequence[Config]) -> str:
+    """Return the first line of the preset to which the sweep belongs; "" where there is none.
 
-    Every run has the values that the preset fixes, each of the preset's axes is swept, over values of its own, and nothing else.
+    A sweep belongs to a preset where every run has the values that the preset fixes, and where it sweeps exactly the preset's
+    axes, over two or more of their values. The seeds do not count.
     """
     runs = [flatten(config) for config in configs]
     swept = set(differing_keys(runs)) - {SEED}
     for text, axes, fixed in _presets():
-        found = [{tuple(str(run.get(key)) for key in keys) for run in runs} for keys, _ in axes]
-        asked = all(len(values) > 1 and values <= own for values, (_, own) in zip(found, axes, strict=True))
-        along = swept <= {key for keys, _ in axes for key in keys}
-        if asked and along and all(run.get(key) == value for run in runs for key, value in fixed.items()):
+        values_by_axis = [{tuple(str(run.get(key)) for key in keys) for run in runs} for keys, _ in axes]
+        is_subset = all(
+            len(values) > 1 and values <= preset_values for values, (_, preset_values) in zip(values_by_axis, axes, strict=True)
+        )
+        is_covered = swept <= {key for keys, _ in axes for key in keys}
+        if is_subset and is_covered and all(run.get(key) == value for run in runs for key, value in fixed.items()):
             return text
     return ""
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """OmegaConf's, on libyaml where there is one: the same values in a tenth of the time."""
+    """OmegaConf's loader, based on libyaml where it is installed: it reads the same values in a tenth of the time."""
 
     yaml_implicit_resolvers = get_yaml_loader().yaml_implicit_resolvers
 
 
-# The keys of an axis, of which a group has several at once, and their values, as text.
-Sweep = tuple[tuple[str, ...], set[tuple[str, ...]]]
+# The keys of an axis, several for a group, and the set of their values as text.
+AxisValues = tuple[tuple[str, ...], set[tuple[str, ...]]]
 
 
-def _presets() -> Iterator[tuple[str, list[Sweep], dict[str, Any]]]:
-    """(first line, axes, what every run has) of the files in conf/experiment, without the seeds."""
+def _presets() -> Iterator[tuple[str, list[AxisValues], dict[str, Any]]]:
+    """Yield (first line, axes, fixed values) of the files in conf/experiment, without the axis of the seeds."""
     for file in sorted(Path(CONF, "experiment").glob("*.yaml")):
         content = file.read_text(encoding="utf-8")
         text, values = content.splitlines()[1].removeprefix("# "), yaml.load(content, _Loader)
         params = values.pop("hydra")["sweeper"]["params"]
         axes = [_axis(DATASET if key == "dataset" else key, str(axis)) for key, axis in params.items() if key != SEED]
-        chosen = {key: name for default in values.pop("defaults", []) for key, name in default.items()}
+        defaults = {key: name for default in values.pop("defaults", []) for key, name in default.items()}
         fixed = flatten_values(values)
-        if "override /dataset" in chosen:
-            fixed[DATASET] = chosen["override /dataset"]
+        if "override /dataset" in defaults:
+            fixed[DATASET] = defaults["override /dataset"]
         yield text, axes, fixed
 
 
-def _axis(key: str, axis: str) -> Sweep:
-    """Of `network.depth` and "2,5", or of `network` and "{activation: relu, gain: 2.0},{activation: tanh, gain: 1.0}"."""
+def _axis(key: str, axis: str) -> AxisValues:
+    """Return the keys and values of an axis.
+
+    Examples are `network.depth` with "2,5", and `network` with "{activation: relu, gain: 2.0},{activation: tanh, gain: 1.0}".
+    """
     if not axis.startswith("{"):
         return (key,), {(value,) for value in axis.split(",")}
     groups: Any = OmegaConf.to_container(OmegaConf.create(f"[{axis}]"))
     return tuple(f"{key}.{name}" for name in groups[0]), {tuple(map(str, group.values())) for group in groups}
 
 
-def command(configs: Sequence[Config]) -> str:
-    """The `experiments.train` command of a sweep, or of one run; "" where its runs are no full grid of the values of its axes,
-    and where a data set's loader has other arguments than its file in conf/dataset gives it.
+def train_command(configs: Sequence[Config]) -> str:
+    """Return the `experiments.train` command of a sweep, or of one run.
+
+    It is "" where the runs are not a full grid of the axes' values, and where a data set's loader has other arguments than in its
+    file in conf/dataset.
     """
     runs, defaults = [flatten(config) for config in configs], flatten(Config())
-    # One of each data set: it takes OmegaConf milliseconds.
+    # One run of each data set is checked, since a check takes OmegaConf milliseconds.
     loaders = {str([value for key, value in run.items() if key.startswith("dataset.")]): run for run in runs}
     if not all(_has_own_loader(run) for run in loaders.values()):
         return ""
-    columns = {key: [_typed(run[key]) for run in runs] for key in runs[0] if not key.startswith((LOADER, *ELSEWHERE))}
+    columns = {key: [_hydra_text(run[key]) for run in runs] for key in runs[0] if not key.startswith((LOADER, *OMITTED_KEYS))}
     axes = {axis: _combinations(axis, columns) for axis in _axes(columns)}
     if math.prod(map(len, axes.values())) != len(runs):
         return ""
-    by_default = {axis: [tuple(_typed(defaults.get(key)) for key in axis)] for axis in axes}
-    arguments = [_argument(axis, values) for axis, values in axes.items() if values != by_default[axis]]
-    many = ["-m", "~experiment"] if len(runs) > 1 else []
-    return shlex.join(["python", "-m", "experiments.train", *many, *arguments])
+    default_values = {axis: [tuple(_hydra_text(defaults.get(key)) for key in axis)] for axis in axes}
+    arguments = [_argument(axis, values) for axis, values in axes.items() if values != default_values[axis]]
+    sweep_arguments = ["-m", "~experiment"] if len(runs) > 1 else []
+    return shlex.join(["python", "-m", "experiments.train", *sweep_arguments, *arguments])
 
 
-# Key -> its value in every run, as Hydra reads it.
+# Maps each key to its value in every run, as Hydra reads it.
 Columns = Mapping[str, Sequence[str]]
 
 
 def _axes(columns: Columns) -> list[tuple[str, ...]]:
-    """The keys one by one, but those of one group together that have not every combination of their values."""
+    """Return the axes: one key each, or several keys of one group that do not have every combination of their values."""
     axes: list[tuple[str, ...]] = []
     for key, values in columns.items():
-        alike = [axis for axis in axes if _group(key) == _group(axis[0]) != ""] if len(set(values)) > 1 else []
-        for axis in alike:
-            found = len(_combinations((*axis, key), columns))
-            if found < len(set(values)) * len(_combinations(axis, columns)) and found <= MOST_OF_GROUP:
+        group_axes = [axis for axis in axes if _group(key) == _group(axis[0]) != ""] if len(set(values)) > 1 else []
+        for axis in group_axes:
+            count = len(_combinations((*axis, key), columns))
+            if count < len(set(values)) * len(_combinations(axis, columns)) and count <= MAX_GROUP_VALUES:
                 axes[axes.index(axis)] = *axis, key
                 break
         else:
@@ -109,36 +117,36 @@ def _axes(columns: Columns) -> list[tuple[str, ...]]:
 
 
 def _group(key: str) -> str:
-    """`network` of `network.depth`; "" of what is set for itself."""
+    """Return the group of a key: `network` for `network.depth`, "" for a key without a group."""
     return "" if key == DATASET else key.rpartition(".")[0]
 
 
 def _combinations(axis: Sequence[str], columns: Columns) -> list[tuple[str, ...]]:
-    """The values that its keys have together in the runs."""
+    """Return the combinations of values that the axis's keys have in the runs."""
     return list(dict.fromkeys(zip(*(columns[key] for key in axis), strict=True)))
 
 
 def _argument(axis: Sequence[str], values: Sequence[Sequence[str]]) -> str:
-    """`network.depth=2,5`, or `network={activation: relu, gain: 2.0},{activation: tanh, gain: 1.0}`."""
+    """Return an axis as `network.depth=2,5`, or `network={activation: relu, gain: 2.0},{activation: tanh, gain: 1.0}`."""
     if len(axis) == 1:
         return f"{'dataset' if axis[0] == DATASET else axis[0]}={','.join(value for (value,) in values)}"
     names = [key.rpartition(".")[2] for key in axis]
-    groups = (", ".join(f"{name}: {value}" for name, value in zip(names, each, strict=True)) for each in values)
+    groups = (", ".join(f"{name}: {value}" for name, value in zip(names, group_values, strict=True)) for group_values in values)
     return f"{_group(axis[0])}={','.join(f'{{{group}}}' for group in groups)}"
 
 
-def _typed(value: Any) -> str:
-    """The value as Hydra reads it."""
+def _hydra_text(value: Any) -> str:
+    """Return the value as text that Hydra reads as this value."""
     if value is None or isinstance(value, bool | list):
         return json.dumps(value)
     return "inf" if isinstance(value, float) and math.isinf(value) else str(value)
 
 
 def _has_own_loader(run: dict[str, Any]) -> bool:
-    """Whether the run's data set has the loader that its file gives it."""
+    """Return whether the loader of the run's data set is the one in the data set's file."""
     file = Path(CONF, "dataset", f"{run[DATASET]}.yaml")
     if not file.is_file():
         return False
     values = OmegaConf.merge({"dataset": {"seed": run["dataset.seed"]}}, {"dataset": OmegaConf.load(file)})
-    given = flatten_values(OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
-    return all(run.get(key) == given.get(key) for key in run.keys() | given if key.startswith(LOADER))
+    file_values = flatten_values(OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
+    return all(run.get(key) == file_values.get(key) for key in run.keys() | file_values if key.startswith(LOADER))

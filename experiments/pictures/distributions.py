@@ -1,4 +1,4 @@
-"""The distributions of a run's pre-activations, activations and gradients, block by block, in bins that can be drawn."""
+"""The distributions of a run's pre-activations, activations and gradients, block by block, in bins for drawing."""
 
 from dataclasses import dataclass
 
@@ -8,25 +8,25 @@ from scipy.special import ndtr
 from blocks.arrays import Array
 from blocks.history import History, evenly_spaced
 
-# The instrument that has them.
+# The instrument that measures the histograms.
 SIGNALS = "signals"
-# Of these |v| is drawn, on a log axis: they span decades.
+# Of these signals |v| is drawn, on a logarithmic axis, since they span decades.
 GRADIENTS = ("da", "dW")
-# Bins across, an odd number, so that 0 is inside of one; blocks; the share of entries that may lie on a side of what is drawn.
-BINS, BLOCKS, BESIDE = 65, 12, 0.005
-# Of a normal density that is narrower than what was measured.
-HIGHEST = 1.25
+# The number of bins, which is odd so that 0 is inside a bin; the most blocks; the largest share of entries outside on each side.
+BINS, BLOCKS, MAX_OUTSIDE = 65, 12, 0.005
+# The largest height of a normal density, which may be narrower than what was measured.
+MAX_HEIGHT = 1.25
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """How one signal is distributed at E steps in some of the blocks.
+    """The distribution of one signal v at E steps in B of the blocks.
 
-    at: (E,) steps. blocks: (B,) of 1..L. edges: (BINS + 1,), of v, or of |v| on a log scale. shares: (E, B, BINS) of all
-    entries, 0 where nothing was measured.
+    steps: (E,). blocks: (B,), numbers from 1 to L. edges: (BINS + 1,) of v, or of |v| where is_logarithmic. shares: (E, B, BINS)
+    of all entries, 0 where nothing was measured.
     """
 
-    at: Array
+    steps: Array
     blocks: Array
     edges: Array
     shares: Array
@@ -34,68 +34,79 @@ class Distribution:
 
     @property
     def largest(self) -> Array:
-        """(E, B, 1) the largest share of each block and step, 1 where nothing was measured.
+        """The largest share (E, B, 1) of each block and step; 1 where nothing was measured.
 
-        Of a signal with a sign the bin around 0 is not looked at for it, where all dead units of relu are.
+        For a signal with a sign, the bin around 0 does not count, since it has all dead units of relu.
         """
-        seen = self.shares if self.is_logarithmic else np.delete(self.shares, BINS // 2, axis=-1)
-        largest = seen.max(axis=-1, keepdims=True)
-        # All entries may be 0.
+        counted_shares = self.shares if self.is_logarithmic else np.delete(self.shares, BINS // 2, axis=-1)
+        largest = counted_shares.max(axis=-1, keepdims=True)
+        # Where all entries are 0, the bin around 0 counts.
         largest = np.where(largest > 0, largest, self.shares.max(axis=-1, keepdims=True))
         return np.where(largest > 0, largest, 1)
 
     @property
     def heights(self) -> Array:
-        """(E, B, BINS) the shares over the largest one of each block and step, at most 1."""
+        """The shares (E, B, BINS) over the largest one of each block and step, at most 1."""
         heights: Array = np.minimum(self.shares / self.largest, 1)
         return heights
 
     @np.errstate(divide="ignore")
     def normal_heights(self, variances: Array) -> Array:
-        """(B, BINS) what the heights of the first step would be if each block's v were N(0, its variance), at most HIGHEST.
+        """Return the heights (B, BINS) of the first step for v ~ N(0, variance) in each block, at most MAX_HEIGHT.
 
         variances: (L,) of blocks 1..L.
         """
-        below = ndtr(self.edges / np.sqrt(variances[self.blocks - 1, None]))
-        return np.minimum(np.diff(below) / self.largest[0], HIGHEST)
+        cumulative = ndtr(self.edges / np.sqrt(variances[self.blocks - 1, None]))
+        return np.minimum(np.diff(cumulative) / self.largest[0], MAX_HEIGHT)
 
 
 def distributions(history: History) -> dict[str, Distribution]:
-    """symbol -> distribution of z, a, da and dW of a single lane; none where the run had no such instrument."""
-    measured = history.quantities.get(SIGNALS)
-    if measured is None:
+    """Return the distributions of z, a, da and dW of a single lane, by symbol; none where they were not measured."""
+    quantity = history.quantities.get(SIGNALS)
+    if quantity is None:
         return {}
-    return {symbol: _distribution(symbol, measured.at, h.edges, h.counts) for symbol, h in measured.histograms.items()}
+    return {
+        symbol: _distribution(symbol, quantity.at, histogram.edges, histogram.counts)
+        for symbol, histogram in quantity.histograms.items()
+    }
 
 
-def _distribution(symbol: str, at: Array, edges: Array, counts: Array) -> Distribution:
-    """Of histograms with fine bins. edges: (N + 1,), the outermost may be infinite. counts: (E, L, N)."""
+def _distribution(symbol: str, steps: Array, edges: Array, counts: Array) -> Distribution:
+    """Return the distribution for histograms with fine bins.
+
+    edges: (N + 1,), the outermost may be infinite. counts: (E, L, N).
+    """
     blocks = evenly_spaced(counts.shape[1], BLOCKS)
     counts = counts[:, blocks].astype(np.float64)
-    total = np.maximum(counts.sum(axis=-1, keepdims=True), 1)
+    entries = np.maximum(counts.sum(axis=-1, keepdims=True), 1)
     inner = np.isfinite(edges[:-1]) & np.isfinite(edges[1:])
     logarithmic = symbol in GRADIENTS
     if logarithmic:
         inner &= edges[:-1] > 0
     ends = np.append(edges[:-1][inner], edges[1:][inner][-1])
     scaled = np.log10(ends) if logarithmic else ends
-    # (E, B, N + 1) share below each edge: within a bin the entries are spread evenly.
-    below = np.concatenate([np.zeros((*counts.shape[:2], 1)), (counts[..., inner] / total).cumsum(axis=-1)], axis=-1)
-    low, high = _range(scaled, below, logarithmic)
-    drawn = np.linspace(low, high, BINS + 1)
-    shares = np.diff(np.array([[np.interp(drawn, scaled, row) for row in step] for step in below]), axis=-1)
-    return Distribution(at, blocks + 1, 10**drawn if logarithmic else drawn, shares, logarithmic)
+    # The share of entries below each edge, (E, B, N + 1). Within a bin it is interpolated linearly.
+    cumulative = np.concatenate([np.zeros((*counts.shape[:2], 1)), (counts[..., inner] / entries).cumsum(axis=-1)], axis=-1)
+    low, high = _range(scaled, cumulative, logarithmic)
+    coarse_edges = np.linspace(low, high, BINS + 1)
+    shares = np.diff(
+        np.array([[np.interp(coarse_edges, scaled, block_row) for block_row in block_rows] for block_rows in cumulative]), axis=-1
+    )
+    return Distribution(steps, blocks + 1, 10**coarse_edges if logarithmic else coarse_edges, shares, logarithmic)
 
 
-def _range(edges: Array, below: Array, logarithmic: bool) -> tuple[float, float]:
-    """Between which edges all but BESIDE of the entries lie, on either side, every block and step as one; of signals around 0."""
-    rows = below.reshape(-1, len(edges))
+def _range(edges: Array, cumulative: Array, logarithmic: bool) -> tuple[float, float]:
+    """Return the edges between which the entries lie, except for the share MAX_OUTSIDE on each side.
+
+    Every block and step has the same weight. The range of a signal with a sign is symmetric about 0.
+    """
+    rows = cumulative.reshape(-1, len(edges))
     rows = rows[rows[:, -1] > 0]
     if not len(rows):
         return -1.0, 1.0
-    under = (rows / rows[:, -1:]).mean(axis=0)
-    first, last = edges[under <= BESIDE].max(), edges[under >= 1 - BESIDE].min()
+    mean_cumulative = (rows / rows[:, -1:]).mean(axis=0)
+    first, last = edges[mean_cumulative <= MAX_OUTSIDE].max(), edges[mean_cumulative >= 1 - MAX_OUTSIDE].min()
     if logarithmic:
         return float(first), float(last)
-    reach = float(max(abs(first), abs(last)))
-    return -reach, reach
+    limit = float(max(abs(first), abs(last)))
+    return -limit, limit

@@ -1,4 +1,4 @@
-"""The picture of runs that span no grid, as a search draws them: what they are judged by against every key that differs."""
+"""The picture of a search, whose runs are no grid: the measure against every key that differs."""
 
 import math
 
@@ -7,22 +7,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.pictures.figures import COLOURS, DIVERGED, words
+from experiments.pictures.figures import COLOURS, DIVERGED, axis_label
 from experiments.pictures.report import Report
 from experiments.run.naming import format_value
 
-ABREAST = 4
-# Positive numbers of which the largest is so many times the smallest have a logarithmic axis.
-DECADES = 100
+MAX_PANELS_PER_ROW = 4
+# An axis is logarithmic where all numbers are positive and the largest is at least so many times the smallest.
+MIN_LOG_RATIO = 100
 
 
 def slices(report: Report) -> Figure:
-    """The measure of every run against each key that differs, a panel a key.
+    """Draw the measure of every run against each key that differs, in one panel for each key.
 
-    A star is the best run; runs that diverged or were stopped stand at the end of the axis where the worst are.
+    A star marks the best run. Runs that diverged or were stopped are drawn at the worst end of the axis.
     """
-    keys = report.varied
-    across = min(len(keys), ABREAST)
+    keys = report.varied_keys
+    across = min(len(keys), MAX_PANELS_PER_ROW)
     down = math.ceil(len(keys) / across)
     figure = Figure(figsize=(1 + 3.6 * across, 0.6 + 3.6 * down), layout="constrained")
     figure.suptitle(f"{report.measure.title}, {len(report.rows)} runs: {report.outcomes}", fontsize=10)
@@ -31,33 +31,34 @@ def slices(report: Report) -> Figure:
         _draw(axes, report, key)
     for axes in panels.flat[len(keys) :]:
         axes.remove()
-    for first in panels[:, 0]:
-        first.set_ylabel(report.measure.title)
+    for left_axes in panels[:, 0]:
+        left_axes.set_ylabel(report.measure.title)
     panels[0, 0].legend(fontsize=8)
     return figure
 
 
 def _draw(axes: Axes, report: Report, key: str) -> None:
-    places = [values[key] for values in report.places]
-    if all(isinstance(place, int | float) for place in places):
-        x = np.array(places, np.float64)
-        if x.min() > 0 and x.max() >= DECADES * x.min():
+    key_values = [values[key] for values in report.swept_values]
+    if all(isinstance(value, int | float) for value in key_values):
+        x = np.array(key_values, np.float64)
+        if x.min() > 0 and x.max() >= MIN_LOG_RATIO * x.min():
             axes.set_xscale("log")
-        elif all(isinstance(place, int) for place in places):
+        elif all(isinstance(value, int) for value in key_values):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     else:
-        names = list(dict.fromkeys(map(format_value, places)))
-        x = np.array([names.index(format_value(place)) for place in places])
-        axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > ABREAST else 0)
+        names = list(dict.fromkeys(map(format_value, key_values)))
+        x = np.array([names.index(format_value(value)) for value in key_values])
+        axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > MAX_PANELS_PER_ROW else 0)
     values, outcomes = np.array([row.value for row in report.rows]), np.array([row.outcome for row in report.rows])
     best, finite = np.array([row is report.best for row in report.rows]), np.isfinite(values)
     axes.scatter(x[finite], values[finite], s=14, color=COLOURS[0], alpha=0.6)
     axes.scatter(x[best], values[best], s=140, color=COLOURS[1], marker="*", label="the best")
     for outcome, marker, colour in (("stopped", ".", "0.5"), ("diverged", "x", DIVERGED)):
-        if (ended := ~finite & (outcomes == outcome)).any():
-            worst = np.full(ended.sum(), 0.98 if report.measure.is_loss else 0.02)
-            axes.scatter(x[ended], worst, s=20, color=colour, marker=marker, label=outcome, transform=axes.get_xaxis_transform())
-    # What stands at an end of the axis has a place on the other one too.
+        if (is_marked := ~finite & (outcomes == outcome)).any():
+            heights = np.full(is_marked.sum(), 0.98 if report.measure.is_loss else 0.02)
+            transform = axes.get_xaxis_transform()
+            axes.scatter(x[is_marked], heights, s=20, color=colour, marker=marker, label=outcome, transform=transform)
+    # The runs at the end of the y axis count for the limits of the x axis, too.
     axes.dataLim.update_from_data_x(x, ignore=False)
     axes.autoscale_view()
-    axes.set(xlabel=words(key), yscale="log" if report.measure.is_loss else "linear")
+    axes.set(xlabel=axis_label(key), yscale="log" if report.measure.is_loss else "linear")

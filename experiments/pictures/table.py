@@ -1,93 +1,98 @@
-"""A sweep's report as the text that its command ends with."""
+"""The report of a sweep as the text that its command prints at the end."""
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.pictures.report import MOST, REPEATS, SENSITIVITY, Cell, Report, Row, with_deviation
+from experiments.pictures.report import MAX_CELLS, REPEATS, SENSITIVITY, Cell, Report, Row, with_deviation
 from experiments.run.naming import format_value, short_names
 
-# Runs of a search that are listed.
-BEST = 10
-# What stands for the value of a run that has none.
-MISSING = {"diverged": "-", "stopped": "."}
-SENSITIVITY_IS = "the mean over the rates of min(loss, initial loss), less the smallest loss (Wortsman et al. 2023)"
+# The best runs of a search are listed, so many of them.
+LISTED_RUNS = 10
+# The text in place of a value that a run does not have.
+PLACEHOLDERS = {"diverged": "-", "stopped": "."}
+SENSITIVITY_NOTE = "the mean over the rates of min(loss, initial loss), less the smallest loss (Wortsman et al. 2023)"
 
 
-def text(report: Report) -> str:
-    """The tables as text; * marks the best cell, `-` a cell in which every run diverged, `.` one in which one was stopped.
+def report_text(report: Report) -> str:
+    """Return the tables as text, or the list of the best runs where the report prefers it.
 
-    Of a search, its best runs.
+    `*` marks the best cell, `-` a cell in which every run diverged, `.` a cell without values in which a run was stopped.
     """
-    if report.scattered:
-        return "\n".join([*_ranking(report), *_best_lines(report)])
+    if report.prefers_ranking:
+        return "\n".join([*_ranking_lines(report), *_best_lines(report)])
     lines = []
     for name, cells in report.tables().items():
         lines += [f"{report.measure.title}, {report.down} down, {report.across} across" + (f" ({name})" if name else "")]
-        lines += [report.averaged] if report.averaged else []
-        lines += _table(report, cells)
+        lines += [report.averaging_note] if report.averaging_note else []
+        lines += _table_lines(report, cells)
     if report.sensitivities:
-        lines.append(f"{SENSITIVITY}: {SENSITIVITY_IS}")
+        lines.append(f"{SENSITIVITY}: {SENSITIVITY_NOTE}")
     return "\n".join([*lines, *_best_lines(report)])
 
 
-def _table(report: Report, cells: Mapping[tuple[Any, Any], Cell]) -> list[str]:
-    """One table's lines, at the end of each its sensitivity, the mean over the seeds."""
-    downs, acrosses = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
-    if len(acrosses) > MOST:
-        return [f"{len(acrosses)} values across, too many to print: table.csv has them"]
-    lines = _aligned(
-        [["", *map(format_value, acrosses)]]
-        + [[format_value(down), *(_text(report, cells.get((down, across), Cell())) for across in acrosses)] for down in downs]
+def _table_lines(report: Report, cells: Mapping[tuple[Any, Any], Cell]) -> list[str]:
+    """Return the lines of one table. The last column has each row's sensitivity, the mean over its runs."""
+    row_values, column_values = (list(dict.fromkeys(key[axis] for key in cells)) for axis in (0, 1))
+    if len(column_values) > MAX_CELLS:
+        return [f"{len(column_values)} values across, too many to print: table.csv has them"]
+    lines = _align(
+        [["", *map(format_value, column_values)]]
+        + [
+            [format_value(down), *(_cell_text(report, cells.get((down, across), Cell())) for across in column_values)]
+            for down in row_values
+        ]
     )
     if not report.sensitivities:
         return lines
-    last = [SENSITIVITY]
-    for down in downs:
-        mean = statistics.fmean(report.sensitivities[row.job] for (at, _), cell in cells.items() if at == down for row in cell)
-        last.append(f"{mean:.3g}" if math.isfinite(mean) else MISSING["diverged"])
-    return [f"{line}  {value:>{len(SENSITIVITY)}}" for line, value in zip(lines, last, strict=True)]
+    sensitivity_column = [SENSITIVITY]
+    for down in row_values:
+        rows = [row for (value, _), cell in cells.items() if value == down for row in cell]
+        mean = statistics.fmean(report.sensitivities[row.job] for row in rows)
+        sensitivity_column.append(f"{mean:.3g}" if math.isfinite(mean) else PLACEHOLDERS["diverged"])
+    return [f"{line}  {value:>{len(SENSITIVITY)}}" for line, value in zip(lines, sensitivity_column, strict=True)]
 
 
-def _ranking(report: Report) -> list[str]:
-    """The best runs first, with the values of the keys that differ."""
-    best = sorted(report.rows, key=lambda row: report.measure.cost(row.value))[:BEST]
+def _ranking_lines(report: Report) -> list[str]:
+    """Return the lines of the best runs, the best first, with their values of the swept keys."""
+    best = sorted(report.rows, key=lambda row: report.measure.cost(row.value))[:LISTED_RUNS]
     lines = [f"{report.measure.title}, the best {len(best)} of {len(report.rows)} runs"]
-    named = short_names(report.varied)
-    table = [[_value(report, row), *(format_value(row.values.get(key, "")) for key in named.values())] for row in best]
-    return lines + _aligned([["", *named], *table])
+    keys_by_name = short_names(report.varied_keys)
+    keys = keys_by_name.values()
+    table = [[_value_text(report, row), *(format_value(row.values.get(key, "")) for key in keys)] for row in best]
+    return lines + _align([["", *keys_by_name], *table])
 
 
-def _value(report: Report, row: Row) -> str:
+def _value_text(report: Report, row: Row) -> str:
     if not math.isfinite(row.value):
-        return MISSING[Cell([row]).missing]
+        return PLACEHOLDERS[Cell([row]).missing_reason]
     return f"{row.value:.4g}{'*' * (row is report.best)}"
 
 
 def _best_lines(report: Report) -> list[str]:
     best, cell = report.best, report.best_cell
     if best is None:
-        return [f"every run {report.ended_early} ({len(report.rows)} runs)"]
-    if report.seeds == 1 or report.scattered:
-        return [f"best (*): {best.value:.4g} at {report.place(best) or 'the only run'};  {report.outcomes}"]
-    lines = [f"no best cell: in each of them a seed {report.ended_early}"]
+        return [f"every run {report.early_outcomes} ({len(report.rows)} runs)"]
+    if report.seeds == 1 or report.prefers_ranking:
+        return [f"best (*): {best.value:.4g} at {report.label(best) or 'the only run'};  {report.outcomes}"]
+    lines = [f"no best cell: in each of them a seed {report.early_outcomes}"]
     if cell:
-        place = report.place(cell[0], REPEATS) or "the only cell"
-        lines = [f"best cell (*): {with_deviation(cell, 4)}, the mean of {len(cell)} seeds, at {place}"]
-    return [*lines, f"best run: {best.value:.4g} at {report.place(best)};  {report.outcomes}"]
+        cell_label = report.label(cell[0], REPEATS) or "the only cell"
+        lines = [f"best cell (*): {with_deviation(cell, 4)}, the mean of {len(cell)} seeds, at {cell_label}"]
+    return [*lines, f"best run: {best.value:.4g} at {report.label(best)};  {report.outcomes}"]
 
 
-def _text(report: Report, cell: Cell) -> str:
-    if not cell.survivors:
-        return MISSING[cell.missing] if cell else ""
+def _cell_text(report: Report, cell: Cell) -> str:
+    if not cell.finite_rows:
+        return PLACEHOLDERS[cell.missing_reason] if cell else ""
     mark = "*" if report.best_cell is not None and cell[0] is report.best_cell[0] else ""
-    return f"{with_deviation(cell, 3)}{mark}  {cell.share}".rstrip()
+    return f"{with_deviation(cell, 3)}{mark}  {cell.trained_share}".rstrip()
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows as lines, their cells one below the other."""
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the rows as lines with aligned columns."""
     longest = max(len(cell) for row in rows for cell in row)
-    # Two spaces part cells that have a space themselves.
+    # Cells that contain a space are separated by two spaces.
     width = max(10, longest + 1 + any(" " in cell for row in rows for cell in row))
     return ["".join(f"{cell:>{width}}" for cell in row) for row in rows]

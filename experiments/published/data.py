@@ -1,12 +1,15 @@
-"""scikit-learn's data sets as the published results take them."""
+"""scikit-learn's data sets, standardised as in the published results."""
 
 import numpy as np
 
 from blocks.arrays import Array
 
 
-def standardised(name: str) -> tuple[Array, Array]:
-    """x (n_x, m) with mean 0 and variance 1 in every feature that varies, and y, all examples."""
+def load_standardised(name: str) -> tuple[Array, Array]:
+    """Return all examples of a data set, x (n_x, m) and y (m,).
+
+    Every feature of x has mean 0, and variance 1 unless it is constant.
+    """
     import sklearn.datasets
     from sklearn.preprocessing import StandardScaler
 

@@ -1,13 +1,16 @@
-"""One published result beside this engine's."""
+"""One published result with this engine's result."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Row:
-    """One result. tolerance: of |ours - published|, in the quantity's own units."""
+    """One result.
 
-    what: str
+    source: who published it. tolerance: the largest |ours - published|, in the units of the quantity.
+    """
+
+    quantity: str
     source: str
     published: float
     ours: float
@@ -15,5 +18,5 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        """Whether ours is the published one, within the tolerance."""
+        """Whether this engine's result equals the published one within the tolerance."""
         return bool(abs(self.ours - self.published) <= self.tolerance)

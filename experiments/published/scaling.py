@@ -1,4 +1,4 @@
-"""The best learning rate against the size of a network, and the strength of feature learning, on digits."""
+"""The best learning rate by the size of a network, and by the strength of feature learning, on digits."""
 
 from collections.abc import Iterator
 
@@ -15,15 +15,22 @@ ATANASOV = "Atanasov et al. 2024"
 
 
 def transfer() -> Iterator[Row]:
-    """mup: the best rate of Adam is the same at every width and depth, here to a factor of 2."""
-    widths = [_best_of_adam(width, 4) for width in (32, 64, 128, 256)]
-    yield Row("digits, mup, widths 32 to 256: best rate, largest over smallest", YANG_2022, 1, max(widths) / min(widths), 1)
-    depths = [_best_of_adam(32, depth) for depth in (2, 4, 8, 16, 32, 64)]
-    yield Row("digits, mup, depths 2 to 64: best rate, largest over smallest", BORDELON, 1, max(depths) / min(depths), 1)
+    """With mup the best rate of Adam is the same at every width and depth, here within a factor of 2."""
+    width_rates = [_best_adam_rate(width, 4) for width in (32, 64, 128, 256)]
+    yield Row(
+        "digits, mup, widths 32 to 256: best rate, largest over smallest", YANG_2022, 1, max(width_rates) / min(width_rates), 1
+    )
+    depth_rates = [_best_adam_rate(32, depth) for depth in (2, 4, 8, 16, 32, 64)]
+    yield Row(
+        "digits, mup, depths 2 to 64: best rate, largest over smallest", BORDELON, 1, max(depth_rates) / min(depth_rates), 1
+    )
 
 
-def _best_of_adam(width: int, depth: int) -> float:
-    """The rate of the smallest loss in the third epoch of residual blocks, batches of 64, its geometric mean over 3 seeds."""
+def _best_adam_rate(width: int, depth: int) -> float:
+    """Return the rate of the smallest loss in the third epoch, for residual blocks and batches of 64.
+
+    The loss is the geometric mean over 3 seeds.
+    """
     x, labels = _digits()
     rates, seeds = 0.002 * 2.0 ** np.arange(6), 3
     network = Network.create(
@@ -35,16 +42,16 @@ def _best_of_adam(width: int, depth: int) -> float:
         kind="residual",
         parametrization="mup",
     )
-    # Seeds side by side, each at every rate.
+    # Each lane is a pair of a seed and a rate.
     network = network.with_parameters(np.repeat(network.parameters, len(rates), axis=0))
     factors = rate_factors(network.layout, "residual", Adam.scale_free, "mup")
-    rule, orders = Adam(np.tile(rates, seeds)[:, None] * factors), reshuffled(np.random.default_rng(1), len(labels))
+    optimizer, orders = Adam(np.tile(rates, seeds)[:, None] * factors), reshuffled(np.random.default_rng(1), len(labels))
     history = train(
         network,
         x,
         labels,
         loss="softmax_cross_entropy",
-        optimizer=rule,
+        optimizer=optimizer,
         epochs=3,
         batch_size=64,
         orders=orders,
@@ -55,18 +62,21 @@ def _best_of_adam(width: int, depth: int) -> float:
 
 
 def feature_learning() -> Iterator[Row]:
-    """Outputs divided by gamma: the best rate goes as gamma^2 where gamma is small, as gamma^(2/L) where it is large."""
+    """Outputs are divided by gamma: the best rate is proportional to gamma^2 for small gamma, to gamma^(2/L) for large gamma."""
     for depth in (2, 3, 4):
         for word, gammas, exponent in (("small", (1e-4, 1e-3, 1e-2), 2.0), ("large", (1e1, 1e2, 1e3), 2 / depth)):
-            best = [_best_of_descent(depth, gamma, gamma**exponent) for gamma in gammas]
+            best = [_best_descent_rate(depth, gamma, gamma**exponent) for gamma in gammas]
             ours = float(np.polyfit(np.log(gammas), np.log(best), 1)[0])
             yield Row(f"digits, depth {depth}, {word} gamma: exponent of the best rate", ATANASOV, exponent, ours, 0.15)
 
 
-def _best_of_descent(depth: int, gamma: float, about: float) -> float:
-    """The rate of the smallest loss in the fifth epoch, batches of 64, of rates 10^(k / 6) from `about` / 300 to 10 `about`."""
+def _best_descent_rate(depth: int, gamma: float, predicted: float) -> float:
+    """Return the rate of the smallest loss in the fifth epoch, with batches of 64.
+
+    The rates are 10^(k / 6), about from predicted / 300 to 10 predicted.
+    """
     x, labels = _digits()
-    rates = 10.0 ** (np.arange(*np.round(6 * np.log10(about) + np.array([-15, 7]))) / 6)
+    rates = 10.0 ** (np.arange(*np.round(6 * np.log10(predicted) + np.array([-15, 7]))) / 6)
     network = Network.create(
         [64, *[64] * (depth - 1), 10],
         "relu",
@@ -91,7 +101,7 @@ def _best_of_descent(depth: int, gamma: float, about: float) -> float:
 
 
 def _digits() -> tuple[Array, Array]:
-    """x (64, 1797), standardised, and labels."""
+    """Return x (64, 1797), standardised, and the labels (1797,)."""
     import sklearn.datasets
     from sklearn.preprocessing import StandardScaler
 

@@ -1,4 +1,4 @@
-"""scikit-learn's MLP as a reference: what it begins with, in which order it takes the examples, its Adam, its curves."""
+"""scikit-learn's MLP as a reference: its initial weights, its order of examples, its Adam, and its results."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,21 +14,21 @@ from blocks import Adam, Network, Optimizer, losses, train
 from blocks.arrays import Array
 
 
-class Recording(MLPClassifier):
-    """Keeps the weights it begins with and the state of its generator just before the first epoch's shuffle.
+class RecordingMLP(MLPClassifier):
+    """An MLPClassifier that stores its initial weights, and its generator's state before the shuffle of the first epoch.
 
     initial: (W, b) of each block, in this engine's shapes.
     """
 
     def _fit_stochastic(self, *arguments: Any) -> Any:
         self.initial = [(W.T.copy(), b[:, None].copy()) for W, b in zip(self.coefs_, self.intercepts_, strict=True)]
-        self.before_shuffles = self._random_state.get_state()
+        self.state_before_shuffles = self._random_state.get_state()
         return super()._fit_stochastic(*arguments)
 
     def orders(self, m: int) -> Iterator[Array]:
-        """The order of m examples in each of its epochs, see `blocks.reshuffled`."""
+        """Yield the order of the m examples in each of its epochs, see `blocks.reshuffled`."""
         random_state = check_random_state(0)
-        random_state.set_state(self.before_shuffles)
+        random_state.set_state(self.state_before_shuffles)
         order = np.arange(m)
         while True:
             order = shuffle(order, random_state=random_state)
@@ -36,30 +36,31 @@ class Recording(MLPClassifier):
 
 
 class ReorderedAdam(Adam):
-    """Adam as scikit-learn computes it, theta := theta - alpha_t m / (sqrt(v) + epsilon): the order that Kingma and Ba 2015
-    give at the end of section 2, in which epsilon is divided by sqrt(1 - beta_2^t). Units that are dead but for the penalty
-    move otherwise.
+    """Adam as scikit-learn computes it: theta := theta - alpha_t m / (sqrt(v) + epsilon).
+
+    Kingma and Ba 2015 give this order at the end of section 2. It is `blocks.Adam` with epsilon divided by sqrt(1 - beta_2^t).
+    The two differ in dead units, whose only gradient is the small one of the penalty.
     """
 
     def _epsilon(self, t: int) -> Array:
         return self.epsilon / np.sqrt(1 - self.beta_2**t)
 
 
-def trained_as_theirs(name: str, rule: Callable[[float], Optimizer], options: dict) -> tuple[float, float]:
-    """Final training score and loss of a network trained as scikit-learn's `plot_mlp_training_curves` trains its own.
+def train_like_scikit_learn(name: str, create_optimizer: Callable[[float], Optimizer], options: dict) -> tuple[float, float]:
+    """Train a network as scikit-learn's `plot_mlp_training_curves` does, and return its final training score and loss.
 
-    name: iris or digits. rule: weight decay -> the update. options: of their MLPClassifier.
+    name: iris or digits. create_optimizer: takes the weight decay. options: arguments of MLPClassifier.
     """
     X, y = getattr(sklearn.datasets, f"load_{name}")(return_X_y=True)
     X = MinMaxScaler().fit_transform(X)
     m, alpha = len(X), 1e-4
     rate = 0.01 if options["solver"] == "adam" else 0.2
-    theirs = Recording(learning_rate_init=rate, max_iter=15 if name == "digits" else 400, random_state=0, **options)
+    mlp = RecordingMLP(learning_rate_init=rate, max_iter=15 if name == "digits" else 400, random_state=0, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        theirs.fit(X, y)
+        mlp.fit(X, y)
     network = Network.create([X.shape[1], 100, len(np.unique(y))], "relu", "zeros", rng=np.random.default_rng(0))
-    for block, (W, b) in zip(network.blocks, theirs.initial, strict=True):
+    for block, (W, b) in zip(network.blocks, mlp.initial, strict=True):
         block.W[...], block.b[...] = W, b
 
     squares: list[float] = [sum(float((block.W**2).sum()) for block in network.blocks)]
@@ -69,10 +70,10 @@ def trained_as_theirs(name: str, rule: Callable[[float], Optimizer], options: di
         X.T,
         y,
         loss=losses.softmax_cross_entropy,
-        optimizer=rule(alpha / batch_size),
-        epochs=theirs.n_iter_,
+        optimizer=create_optimizer(alpha / batch_size),
+        epochs=mlp.n_iter_,
         batch_size=batch_size,
-        orders=theirs.orders(m),
+        orders=mlp.orders(m),
         evaluations=2,
         watch=lambda step, history: squares.append(sum(float((block.W**2).sum()) for block in network.blocks)),
     )

@@ -1,4 +1,4 @@
-"""Networks before training: what normalisation does to gradients, and weights to the Jacobian."""
+"""Networks before training: how normalisation changes gradients, and how the weights change the Jacobian."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ WIDE = "wide blocks, exact"
 
 
 def normalization() -> Iterator[Row]:
-    """Standardised inputs behind relu: the squared gradient grows pi / (pi - 1) times a block, at any gain."""
+    """With relu and standardised inputs, each block multiplies the squared gradient by pi / (pi - 1), at any gain."""
     growth = np.pi / (np.pi - 1)
     yield Row("normalized chi_1 of relu, theory", YANG, growth, MeanField("relu", 3.0).normalized_chi_1, 1e-12)
     for kind, source in (("batch_normalized", YANG), ("normalized", WIDE)):
@@ -30,35 +30,35 @@ def normalization() -> Iterator[Row]:
 
 
 def _growth(kind: str, activation: str, gain: float, m: int) -> float:
-    """The factor of ||dJ/dz_l||^2 from block to block, going down, of 4 random networks of 20 blocks and m random examples."""
+    """Return the factor of ||dJ/dz_l||^2 from block to block, going down, in 4 random networks of 20 blocks, for m examples."""
     rng = np.random.default_rng(0)
     network = Network.create([256] * 21, activation, "normal", rng=rng, gain=gain, lanes=4, kind=kind)
     logits, caches = network.forward(rng.standard_normal((256, m)))
     signals = network.signals(rng.standard_normal(logits.shape), caches)
-    squares = np.array([np.log((dz**2).sum(axis=(-2, -1))).mean() for _, dz in signals])
-    # From block 17 down to block 5: above, the random dlogits are not yet what blocks make of them.
-    inner = squares[3:16]
-    return float(np.exp(np.polyfit(np.arange(len(inner)), inner, 1)[0]))
+    log_squares = np.array([np.log((dz**2).sum(axis=(-2, -1))).mean() for _, dz in signals])
+    # Only blocks 17 down to 5 count. Above them the gradients still depend on the random dlogits.
+    inner_squares = log_squares[3:16]
+    return float(np.exp(np.polyfit(np.arange(len(inner_squares)), inner_squares, 1)[0]))
 
 
 def isometry() -> Iterator[Row]:
-    """Orthogonal weights: all singular values of linear blocks' Jacobian are 1; the spread of the others' grows with depth."""
+    """The Jacobian of linear blocks with orthogonal weights has singular values of 1; others have a variance that grows by depth."""
     rng = np.random.default_rng(0)
     network = Network.create([64] * 101, "identity", "orthogonal", rng=rng)
     error = float(np.abs(singular_values(network, np.zeros((64, 1))) - 1).max())
     yield Row("identity, orthogonal, depth 100: largest |s - 1|", SAXE, 0, error, 1e-12)
-    bias = 0.0025
-    for activation, gain in (("identity", 1.0), ("tanh", critical_gain("tanh", bias)), ("relu", 2.0)):
-        bias_variance = bias if activation == "tanh" else 0.0
+    tanh_bias_variance = 0.0025
+    for activation, gain in (("identity", 1.0), ("tanh", critical_gain("tanh", tanh_bias_variance)), ("relu", 2.0)):
+        bias_variance = tanh_bias_variance if activation == "tanh" else 0.0
         field = MeanField(activation, gain, bias_variance)
-        for initializer, more in (("orthogonal", 0), ("normal", 1)):
-            theory = 8 * (field.jacobian_spread + more)
-            ours = _spread(field, initializer)
-            what = f"{activation}, {initializer}, 8 blocks: variance / mean^2 of s^2"
-            yield Row(what, PENNINGTON, theory, ours, max(0.1 * theory, 1e-12))
+        for initializer, extra in (("orthogonal", 0), ("normal", 1)):
+            theory = 8 * (field.jacobian_spread + extra)
+            ours = _relative_variance(field, initializer)
+            quantity = f"{activation}, {initializer}, 8 blocks: variance / mean^2 of s^2"
+            yield Row(quantity, PENNINGTON, theory, ours, max(0.1 * theory, 1e-12))
 
 
-def _spread(field: MeanField, initializer: str) -> float:
+def _relative_variance(field: MeanField, initializer: str) -> float:
     """Of 8 blocks, 300 wide, whose z have the variance q* from the first on; the mean over 4 examples of each of 2 networks."""
     rng = np.random.default_rng(0)
     gain, bias_variance = field.weight_variance, field.bias_variance

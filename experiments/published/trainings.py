@@ -1,4 +1,4 @@
-"""Whole trainings, number by number: scikit-learn's, a map of the fractal's author, and this engine's own bits."""
+"""Complete trainings: those of scikit-learn, the maps of the fractal's author, and the published bits of this engine."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from blocks import GradientDescent, Momentum, Nesterov, Optimizer
 from experiments.published.row import Row
-from experiments.published.scikit_learn import ReorderedAdam, trained_as_theirs
+from experiments.published.scikit_learn import ReorderedAdam, train_like_scikit_learn
 from experiments.record.identity import trajectory_hash
 from experiments.run.composition import compose_config, parse_config, register
 from experiments.run.paper import agreement
@@ -14,14 +14,14 @@ from experiments.run.stack import train_stack
 
 SCIKIT_LEARN = "scikit-learn, plot_mlp_training_curves"
 SOHL_DICKSTEIN = "Sohl-Dickstein 2024"
-# In a clone of the project; what they are: tests/published/README.md.
-PUBLISHED = Path(__file__).resolve().parents[2] / "tests" / "published"
+# The folder exists only in a clone of the project. Its files are described in tests/published/README.md.
+PUBLISHED_FOLDER = Path(__file__).resolve().parents[2] / "tests" / "published"
 
 register()
 
 
 def training_curves() -> Iterator[Row]:
-    """From scikit-learn's initial weights and in its order of examples: final training score and loss."""
+    """Final training scores and losses, with scikit-learn's initial weights and its order of examples."""
     rules: dict[str, tuple[Callable[[float], Optimizer], dict]] = {
         "constant 0.2": (lambda decay: GradientDescent(0.2, weight_decay=decay), {"solver": "sgd", "momentum": 0}),
         "momentum 0.9": (
@@ -47,29 +47,35 @@ def training_curves() -> Iterator[Row]:
     }
     for name, numbers in published.items():
         for strategy, (score, loss) in numbers.items():
-            rule, options = rules[strategy]
-            ours_score, ours_loss = trained_as_theirs(name, rule, options)
+            create_optimizer, options = rules[strategy]
+            ours_score, ours_loss = train_like_scikit_learn(name, create_optimizer, options)
             yield Row(f"{name}, {strategy}: score", SCIKIT_LEARN, score, ours_score, 6e-7)
-            # scikit-learn adds the penalty of the weights before each update, ours that of the epoch's last ones.
+            # scikit-learn adds the penalty of the weights before each update; ours is that of the epoch's last weights.
             yield Row(f"{name}, {strategy}: loss", SCIKIT_LEARN, loss, ours_loss, 2e-6)
 
 
 def trainability() -> Iterator[Row]:
-    """The labels that the author's own functions gave two maps: which pairs of learning rates train."""
+    """The labels of two maps, which say what pairs of learning rates train, against those of the author's own functions."""
     for name, tolerance in (("identity", 0.0), ("tanh", 0.005)):
-        share = agreement(PUBLISHED / f"trainability_{name}_n8.npz", name)
+        share = agreement(PUBLISHED_FOLDER / f"trainability_{name}_n8.npz", name)
         yield Row(f"{name}, n = 8: share of labels that are the author's", SOHL_DICKSTEIN, 1.0, share, tolerance)
 
 
 def bits() -> Iterator[Row]:
-    """Trainings' bits on any x86-64 processor with AVX2: every sixth run of the default sweep, and small ones."""
-    for name, runs in json.loads((PUBLISHED / "bits.json").read_text()).items():
-        some = list(runs)[:: 6 if name == "default sweep" else 1]
-        equal = sum(trajectory(overrides) in runs[overrides] for overrides in some)
-        yield Row(f"{name}: runs of {len(some)} with the published bits", "tests/published/bits.json", len(some), equal, 0)
+    """The bits of trainings on any x86-64 processor with AVX2: every sixth run of the default sweep, and small runs."""
+    for name, runs in json.loads((PUBLISHED_FOLDER / "bits.json").read_text()).items():
+        selected_runs = list(runs)[:: 6 if name == "default sweep" else 1]
+        equal_runs = sum(run_trajectory_hash(overrides) in runs[overrides] for overrides in selected_runs)
+        yield Row(
+            f"{name}: runs of {len(selected_runs)} with the published bits",
+            "tests/published/bits.json",
+            len(selected_runs),
+            equal_runs,
+            0,
+        )
 
 
-def trajectory(overrides: str) -> str:
-    """What `record.identity.trajectory_hash` is of the run with those overrides, separated by spaces."""
-    (trained,) = train_stack([parse_config(compose_config("config", overrides.split()))])
-    return trajectory_hash(trained.history, trained.parameters)
+def run_trajectory_hash(overrides: str) -> str:
+    """Return `record.identity.trajectory_hash` of the run with those overrides, which are separated by spaces."""
+    (trained_run,) = train_stack([parse_config(compose_config("config", overrides.split()))])
+    return trajectory_hash(trained_run.history, trained_run.parameters)

@@ -62,7 +62,7 @@ def check_study(configs: Sequence[Config]) -> None:
     if not configs[0].tracking.enabled:
         raise UserError(f"tracking.enabled is false, but sweep.study {name} reads what is recorded: it must be true")
     for config in configs:
-        study.needs(config)
+        study.check(config)
 
 
 def halving(configs: Sequence[Config], search: str) -> "Halving | None":

@@ -140,14 +140,14 @@ class SweepRecord:
 
     def _save(self, store: AnyStore, report: "Report | None", folder: Path, interrupted: bool) -> None:
         """The files of `folder`, and pictures and models, or why there are none. One that is interrupted should end at once."""
-        from experiments.pictures.gallery import describe_failure, keep_sweep, pictures_of
+        from experiments.pictures.gallery import describe_failure, list_pictures, log_sweep
 
         self.parent.log_summary(self.jobs.values())
         if not (interrupted or isinstance(store, Untracked) or isinstance(self.parent, Untracked)):
             if report:
-                self.verdict = keep_sweep(store, self.parent, report, folder)
+                self.verdict = log_sweep(store, self.parent, report, folder)
                 if report.best:
-                    self._save_view(store, [picture.stem for picture in pictures_of(folder)])
+                    self._save_view(store, [picture.stem for picture in list_pictures(folder)])
             else:
                 describe_failure(store, self.parent, len(self.jobs))
         self.parent.log_artifacts(folder)

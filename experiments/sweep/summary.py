@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 def print_outcomes(record: SweepRecord, report: "Report | None", untrained: Mapping[str, Exception], interrupted: bool) -> None:
     """The table, and which jobs have not finished. untrained: the name of such a job -> what kept it from that."""
-    from experiments.pictures.report import fate
-    from experiments.pictures.table import text
+    from experiments.pictures.report import outcome_of_error
+    from experiments.pictures.table import report_text
 
     if report:
-        print(f"\n{text(report)}")
+        print(f"\n{report_text(report)}")
     ended, jobs = len(report.rows) if report else 0, record.jobs
     # Of a search that came to its end, what was proposed twice is one run.
     if ended < (jobs.count if interrupted else len(jobs)) and record.parent.run_id:
         print(f"{ended} of {jobs.count} runs finished")
     for name, reason in untrained.items():
-        print(f"{fate(reason)}: {name}: {reason}")
+        print(f"{outcome_of_error(reason)}: {name}: {reason}")
 
 
 def print_halving(training: Training) -> None:

@@ -30,7 +30,7 @@ STAGES = {
     "record: the sweep": ["experiments.sweep.record:SweepRecord._save"],
     "jobs' folders, as Hydra's": ["hydra_plugins.depth_laboratory._jobs:_run_callbacks"],
     "pictures": ["experiments.pictures.figures:save", "experiments.pictures.gallery:draw_run"],
-    "model": ["experiments.pictures.gallery:keep_model"],
+    "model": ["experiments.pictures.gallery:log_network"],
 }
 
 

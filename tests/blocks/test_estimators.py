@@ -21,7 +21,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from blocks import OPTIMIZERS, Network
 from blocks.estimators import NetworkClassifier, NetworkRegressor
 from blocks.estimators import base as network_estimator
-from experiments.published.scikit_learn import Recording
+from experiments.published.scikit_learn import RecordingMLP
 from tests.blocks import oracle
 from tests.blocks.reference import value_and_gradients
 
@@ -58,7 +58,7 @@ def test_the_loss_curve_is_mlp_classifiers_from_the_same_weights_in_the_same_ord
     X, y = load_digits(return_X_y=True)
     X = MinMaxScaler().fit_transform(X)
     sample_weight = np.random.default_rng(0).uniform(0.1, 10, len(y)) if weighted else None
-    theirs = Recording(
+    theirs = RecordingMLP(
         (32,),
         solver="sgd",
         alpha=0,

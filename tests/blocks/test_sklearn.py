@@ -9,7 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import MinMaxScaler
 
 from blocks import GradientDescent, Momentum, Nesterov, Network, losses, train
-from experiments.published.scikit_learn import Recording
+from experiments.published.scikit_learn import RecordingMLP
 
 RULES = {
     "gradient descent": (GradientDescent(0.2), {"momentum": 0, "nesterovs_momentum": False}),
@@ -25,7 +25,7 @@ def test_the_loss_curve_is_scikit_learns_at_every_epoch(loader, epochs, rule):
     X, y = loader(return_X_y=True)
     X = MinMaxScaler().fit_transform(X)
     m, batch_size = len(X), min(200, len(X))
-    theirs = Recording(
+    theirs = RecordingMLP(
         (100,),
         solver="sgd",
         alpha=0,
@@ -75,7 +75,7 @@ def test_the_final_score_and_loss_on_iris_are_the_published_ones(rule):
     optimizer, epochs, score, final_loss = PUBLISHED_ON_IRIS[rule]
     X, y = load_iris(return_X_y=True)
     X = MinMaxScaler().fit_transform(X)
-    theirs = Recording((100,), max_iter=1, random_state=0)
+    theirs = RecordingMLP((100,), max_iter=1, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         theirs.fit(X, y)

@@ -375,7 +375,7 @@ def test_compare_says_what_differs_and_from_which_step(swept, tmp_path):
     assert "cannot be laid side by side: float32 beside float64" in compared(slow, found("5", "0.1", "float64"))
     here = Archive(swept.uri, tmp_path).run(slow).files()
     elsewhere = replace(here, environment={**here.environment, "numpy": "1.26"}, diff=here.diff + "+1")
-    assert experiments.compare.compared(here, elsewhere) == [
+    assert experiments.compare.compare_runs(here, elsewhere) == [
         f"environment numpy: '{np.__version__}' and '1.26'",
         "environment: the code's uncommitted changes differ",
         "histories and final parameters are identical",

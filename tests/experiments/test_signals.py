@@ -34,7 +34,7 @@ MORE = [
     ("experiments.run.pool.Pool.__exit__", 1, "before", signal.SIGINT),
     ("experiments.record.rows.Rows.finish", 1, "before", signal.SIGINT),
     ("experiments.record.rows.Rows.finish", 1, "after", signal.SIGTERM),
-    ("experiments.pictures.gallery.keep_sweep", 1, "after", signal.SIGTERM),
+    ("experiments.pictures.gallery.log_sweep", 1, "after", signal.SIGTERM),
     ("experiments.record.run.Run.log_table", 1, "before", signal.SIGHUP),
     ("experiments.sweep.record.SweepRecord.close", 1, "before", signal.SIGTERM),
 ]

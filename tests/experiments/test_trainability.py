@@ -19,7 +19,7 @@ from experiments.run.config import UserError
 from experiments.run.data import load
 from experiments.run.grid import MappedConfig, grid, typed_map
 from experiments.run.paper import DIVERGED, PIXEL, TRAINED, Problem, losses, score
-from experiments.trainability import OWNER, _check_owner, _held, title_of
+from experiments.trainability import OWNER, _check_owner, _folder_lock, title_of
 
 MODULE = "experiments.trainability"
 PUBLISHED = Path(__file__).parents[1] / "published"
@@ -311,7 +311,7 @@ def test_a_zoom_has_the_tiles_of_the_map_before_it_and_another_zoom_tiles_of_its
 
 def test_a_folder_in_which_another_process_trains_is_one_line(tmp_path):
     line = "where another process trains tiles: wait for it"
-    with _held(tmp_path / "there"), pytest.raises(UserError, match=line), _held(tmp_path / "there"):
+    with _folder_lock(tmp_path / "there"), pytest.raises(UserError, match=line), _folder_lock(tmp_path / "there"):
         pass
 
 

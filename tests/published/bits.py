@@ -33,13 +33,13 @@ def runs() -> dict[str, list[str]]:
 
 def main() -> None:
     """Write the file."""
-    from experiments.published.trainings import trajectory
+    from experiments.published.trainings import run_trajectory_hash
 
     published = json.loads(FILE.read_text()) if FILE.exists() else {}
     for name, group in runs().items():
         for overrides in group:
             known = published.setdefault(name, {}).setdefault(overrides, [])
-            if (made := trajectory(overrides)) not in known:
+            if (made := run_trajectory_hash(overrides)) not in known:
                 known.append(made)
     FILE.write_text(json.dumps(published, indent=1) + "\n")
 

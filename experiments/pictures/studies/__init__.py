@@ -1,11 +1,11 @@
-"""The studies: what is known, drawn over what a sweep has measured.
+"""The studies: the theory drawn together with the measurements of a sweep. They may not import MLflow or commands.
 
-A sweep names its study in `sweep.study`; the presets of that name in conf/experiment ask for one each.
+A sweep names its study in `sweep.study`; each study has a preset of the same name in conf/experiment.
 """
 
 from experiments.pictures.studies import curvature, noise, scaling, start, warm_up
-from experiments.pictures.studies.study import Observed, Study, Verdict
+from experiments.pictures.studies.study import ObservedRun, Study, Verdict
 
 STUDIES: dict[str, Study] = start.STUDIES | curvature.STUDIES | scaling.STUDIES | warm_up.STUDIES | noise.STUDIES
 
-__all__ = ["STUDIES", "Observed", "Study", "Verdict"]
+__all__ = ["STUDIES", "ObservedRun", "Study", "Verdict"]

@@ -1,4 +1,4 @@
-"""The study of the gradient noise scale: the batch size from which on larger ones save ever fewer updates."""
+"""The study of the gradient noise scale, the batch size above which larger batches save fewer and fewer updates."""
 
 from collections.abc import Sequence
 
@@ -9,35 +9,41 @@ from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 from blocks.arrays import Array
 from experiments.pictures import figures
 from experiments.pictures.figures import COLOURS
-from experiments.pictures.studies.study import Observed, Study, Verdict, require
+from experiments.pictures.studies.study import ObservedRun, Study, Verdict, require
 from experiments.run.config import Config
 from experiments.run.data import task
 
-# The training loss to which the updates are counted.
-REACHED = 0.1
+# The updates are counted until the training loss is this one.
+TARGET_LOSS = 0.1
 
 
-def noise_scale(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
-    """The fewest updates to a training loss by batch size, and S_min (1 + B / batch size), B the noise scale on the way."""
-    figure, axes = figures.new_axes(f"updates to a training loss of {REACHED:g}, at each batch size's best rate")
+def noise_scale(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
+    """Draw the fewest updates to a training loss by batch size, and S_min (1 + B / batch size) with the noise scale B."""
+    figure, axes = figures.new_axes(f"updates to a training loss of {TARGET_LOSS:g}, at each batch size's best rate")
     sizes, updates, scales = [], [], []
-    for (batch_size, _), alike in _by_size(runs).items():
-        reached, run = min(((_updates(run), run) for run in alike), key=lambda pair: pair[0])
-        if np.isfinite(reached):
-            measured = run.history.quantities["noise_scale"]
+    for (batch_size, _), size_runs in _group_by_size(runs).items():
+        step, run = min(((_updates_to_target(run), run) for run in size_runs), key=lambda pair: pair[0])
+        if np.isfinite(step):
+            quantity = run.history.quantities["noise_scale"]
             sizes.append(batch_size)
-            updates.append(reached)
-            scales.append(_mean_until(reached, measured.at, measured.values[:, 0]))
+            updates.append(step)
+            scales.append(_mean_until(step, quantity.at, quantity.values[:, 0]))
     if len(set(sizes)) < 3:
-        return figure, Verdict(f"fewer than three batch sizes reach a training loss of {REACHED:g}", None)
-    B, S, at = float(np.exp(np.nanmean(np.log(scales)))), np.array(updates), np.array(sizes)
-    fitted, least = _fit(at, S)
-    fine = np.geomspace(at.min(), at.max(), 100)
-    axes.plot(at, S, "o", color=COLOURS[0], label="measured")
-    axes.plot(fine, least * (1 + fitted / fine), color=COLOURS[0], linewidth=1, label=f"fit: B = {fitted:.0f}")
-    predicted = np.exp(np.mean(np.log(S / (1 + B / at))))
-    axes.plot(fine, predicted * (1 + B / fine), color=COLOURS[1], linestyle="--", label=f"noise scale on the way: B = {B:.0f}")
-    for scale, colour in ((fitted, COLOURS[0]), (B, COLOURS[1])):
+        return figure, Verdict(f"fewer than three batch sizes reach a training loss of {TARGET_LOSS:g}", None)
+    B, S, batch_sizes = float(np.exp(np.nanmean(np.log(scales)))), np.array(updates), np.array(sizes)
+    fitted_B, S_min = _fit(batch_sizes, S)
+    curve_sizes = np.geomspace(batch_sizes.min(), batch_sizes.max(), 100)
+    axes.plot(batch_sizes, S, "o", color=COLOURS[0], label="measured")
+    axes.plot(curve_sizes, S_min * (1 + fitted_B / curve_sizes), color=COLOURS[0], linewidth=1, label=f"fit: B = {fitted_B:.0f}")
+    predicted_S_min = np.exp(np.mean(np.log(S / (1 + B / batch_sizes))))
+    axes.plot(
+        curve_sizes,
+        predicted_S_min * (1 + B / curve_sizes),
+        color=COLOURS[1],
+        linestyle="--",
+        label=f"noise scale on the way: B = {B:.0f}",
+    )
+    for scale, colour in ((fitted_B, COLOURS[0]), (B, COLOURS[1])):
         axes.axvline(scale, color=colour, linestyle=":", linewidth=1)
     axes.set(xlabel="batch size", ylabel="updates", xscale="log", yscale="log")
     axes.set_xticks(sorted(set(sizes)), [str(size) for size in sorted(set(sizes))])
@@ -46,41 +52,44 @@ def noise_scale(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_locator(NullLocator())
     axes.legend(fontsize=8, frameon=False)
-    text = f"the updates fall as 1 + B / batch size with B = {fitted:.0f}, beyond which returns diminish; the gradient noise "
-    text += f"scale on the way is {B:.0f}, {B / fitted:.1f} times it"
-    return figure, Verdict(text, bool(1 / 2 <= B / fitted <= 2))
+    text = f"the updates fall as 1 + B / batch size with B = {fitted_B:.0f}, beyond which returns diminish; the gradient noise "
+    text += f"scale on the way is {B:.0f}, {B / fitted_B:.1f} times it"
+    return figure, Verdict(text, bool(1 / 2 <= B / fitted_B <= 2))
 
 
-def _by_size(runs: Sequence[Observed]) -> dict[tuple[int, int], list[Observed]]:
-    """(batch size, seed) -> its runs, one a rate; ascending."""
-    groups: dict[tuple[int, int], list[Observed]] = {}
+def _group_by_size(runs: Sequence[ObservedRun]) -> dict[tuple[int, int], list[ObservedRun]]:
+    """Return the runs, one for each rate, by (batch size, seed) in ascending order."""
+    groups: dict[tuple[int, int], list[ObservedRun]] = {}
     for run in runs:
         batch_size = run.config.training.batch_size or task(run.config).dataset.x.shape[-1]
         groups.setdefault((batch_size, run.config.seed), []).append(run)
     return dict(sorted(groups.items()))
 
 
-def _updates(run: Observed) -> float:
-    """The updates to the loss REACHED, the logarithm of the loss interpolated between two epochs' ends; inf where it is not."""
+def _updates_to_target(run: ObservedRun) -> float:
+    """Return the number of updates until the loss is TARGET_LOSS, inf where it never is.
+
+    The logarithm of the loss is interpolated between the ends of two epochs.
+    """
     history = run.history
-    loss, at = history.measures["loss/train"], history.evaluated
-    below = np.flatnonzero(loss <= REACHED)
+    loss, steps = history.measures["loss/train"], history.evaluated
+    below = np.flatnonzero(loss <= TARGET_LOSS)
     if run.outcome == "diverged" or not below.size or below[0] == 0:
         return np.inf
-    ends = slice(below[0] - 1, below[0] + 1)
-    return float(np.interp(-np.log(REACHED), -np.log(loss[ends]), at[ends]))
+    neighbours = slice(below[0] - 1, below[0] + 1)
+    return float(np.interp(-np.log(TARGET_LOSS), -np.log(loss[neighbours]), steps[neighbours]))
 
 
-def _mean_until(step: float, at: Array, values: Array) -> float:
-    """The mean of the logarithm over the updates before `step`, raised again; what is missing between two is interpolated."""
-    known = np.isfinite(values) & (values > 0)
-    if not known.any():
+def _mean_until(step: float, steps: Array, values: Array) -> float:
+    """Return the geometric mean over the updates before `step`, with the logarithm interpolated between measured steps."""
+    is_known = np.isfinite(values) & (values > 0)
+    if not is_known.any():
         return np.nan
-    return float(np.exp(np.interp(np.arange(max(step, 1)), at[known], np.log(values[known])).mean()))
+    return float(np.exp(np.interp(np.arange(max(step, 1)), steps[is_known], np.log(values[is_known])).mean()))
 
 
 def _fit(sizes: Array, updates: Array) -> tuple[float, float]:
-    """B and S_min of log updates = log S_min + log(1 + B / size), least squares."""
+    """Return B and S_min of the least-squares fit of log updates = log S_min + log(1 + B / size)."""
     from scipy.optimize import minimize_scalar
 
     def residuals(log_B: float) -> Array:
@@ -90,16 +99,16 @@ def _fit(sizes: Array, updates: Array) -> tuple[float, float]:
     return float(np.exp(log_B)), float(np.exp(residuals(log_B).mean()))
 
 
-def _needs(config: Config) -> None:
-    optimizer, measured = config.optimizer, config.instruments.noise_scale is not None
+def _check(config: Config) -> None:
+    optimizer, is_measured = config.optimizer, config.instruments.noise_scale is not None
     require(
         "noise_scale",
         config,
-        ("instruments.noise_scale", measured, "a schedule"),
+        ("instruments.noise_scale", is_measured, "a schedule"),
         ("optimizer.name", optimizer.name == "gradient_descent", "gradient_descent"),
         ("optimizer.schedule", optimizer.schedule == "constant", "constant"),
         ("training.evaluations", config.training.evaluations > config.training.epochs, "more than training.epochs, one an epoch"),
     )
 
 
-STUDIES = {"noise_scale": Study(noise_scale, _needs)}
+STUDIES = {"noise_scale": Study(noise_scale, _check)}

@@ -1,4 +1,4 @@
-"""The study of warm-up: which rates it lets train, and what becomes of the sharpness meanwhile."""
+"""The study of warm-up: which rates train with it, and how the sharpness changes during it."""
 
 from collections.abc import Sequence
 
@@ -8,35 +8,35 @@ from matplotlib.figure import Figure
 from blocks.arrays import Array
 from blocks.schedules import rate_schedule
 from experiments.pictures.figures import COLOURS
-from experiments.pictures.studies.curvature import curved
-from experiments.pictures.studies.study import Observed, Study, Verdict, grouped, largest_rate, require
+from experiments.pictures.studies.curvature import curvature_check
+from experiments.pictures.studies.study import ObservedRun, Study, Verdict, group_runs, largest_rate, require
 from experiments.run.config import Config
 from experiments.run.data import task
 from experiments.run.stack import steps_of
 
-# The largest sharpness that counts as one at the edge, times 2 / rate.
-AT_THE_EDGE = 1.1
+# A sharpness of at most so many times 2 / rate counts as one at the edge of stability.
+MAX_EDGE_RATIO = 1.1
 
 
-def warm_up(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
-    """The largest rate that trains by warm-up, times lambda_0, the first sharpness; and the sharpness beside 2 / rate_t."""
+def warm_up(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
+    """Draw the largest rate that trains, times the first sharpness lambda_0, by warm-up; and the sharpness with 2 / rate_t."""
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     means: dict[float, float] = {}
-    below: list[bool] = []
-    for colour, ((length,), alike) in zip(COLOURS, grouped(runs, "optimizer.warmup").items(), strict=False):
+    is_below: list[bool] = []
+    for colour, ((length,), length_runs) in zip(COLOURS, group_runs(runs, "optimizer.warmup").items(), strict=False):
         largest = []
-        for (seed,), same in grouped(alike, "seed").items():
-            lambda_0, rate = float(same[0].history.quantities["sharpness"].values[0, 0]), largest_rate(same)
+        for (seed,), seed_runs in group_runs(length_runs, "seed").items():
+            lambda_0, rate = float(seed_runs[0].history.quantities["sharpness"].values[0, 0]), largest_rate(seed_runs)
             largest.append(rate * lambda_0)
             left.plot(length, largest[-1], "o", color=colour)
-            for run in [run for run in same if run.config.optimizer.learning_rate == rate]:
-                at, sharpness, edge = _path(run)
-                below.append(bool(np.nanmedian((sharpness / edge)[edge == edge.min()]) <= AT_THE_EDGE))
+            for run in [run for run in seed_runs if run.config.optimizer.learning_rate == rate]:
+                steps, sharpness, edge = _sharpness_and_edge(run)
+                is_below.append(bool(np.nanmedian((sharpness / edge)[edge == edge.min()]) <= MAX_EDGE_RATIO))
                 if seed == runs[0].config.seed:
                     label = f"warm-up {length:g}, rate {largest[-1]:.2g} / $\\lambda_0$"
-                    right.plot(at + 1, sharpness / lambda_0, color=colour, label=label)
-                    right.plot(at + 1, edge / lambda_0, "--", color=colour, linewidth=1)
+                    right.plot(steps + 1, sharpness / lambda_0, color=colour, label=label)
+                    right.plot(steps + 1, edge / lambda_0, "--", color=colour, linewidth=1)
         means[length] = float(np.exp(np.mean(np.log(largest)))) if min(largest) > 0 else 0.0
     lengths, rates = list(means), np.array(list(means.values()))
     left.plot(lengths, rates, color="0.5", zorder=0, label="mean of the logarithm")
@@ -56,21 +56,21 @@ def warm_up(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
     right.legend(fontsize=7, frameon=False, loc="lower left")
     by_length = ", ".join(f"{rate:.1f} with {length:g}" for length, rate in means.items())
     text = f"the largest rate that trains is, in units of 1 / lambda_0, {by_length} updates of warm-up; after it the sharpness "
-    text += f"is at most {AT_THE_EDGE:g} times 2 / rate in {sum(below)} of {len(below)} of these runs"
+    text += f"is at most {MAX_EDGE_RATIO:g} times 2 / rate in {sum(is_below)} of {len(is_below)} of these runs"
     return figure, Verdict(text, bool((np.diff(rates) >= 0).all() and rates[-1] >= 2 * rates[0] > 0))
 
 
-def _path(run: Observed) -> tuple[Array, Array, Array]:
-    """At which updates the sharpness was measured, the sharpness, and 2 / rate_t, the edge at that update."""
-    optimizer, measured = run.config.optimizer, run.history.quantities["sharpness"]
+def _sharpness_and_edge(run: ObservedRun) -> tuple[Array, Array, Array]:
+    """Return the updates at which the sharpness was measured, the sharpness, and 2 / rate_t, the edge at these updates."""
+    optimizer, quantity = run.config.optimizer, run.history.quantities["sharpness"]
     factor = rate_schedule(optimizer.schedule, optimizer.warmup, steps_of(run.config, task(run.config)))
-    rates = optimizer.learning_rate * np.array([factor(int(step)) for step in measured.at])
-    return measured.at, measured.values[:, 0], 2 / rates
+    rates = optimizer.learning_rate * np.array([factor(int(step)) for step in quantity.at])
+    return quantity.at, quantity.values[:, 0], 2 / rates
 
 
-def _needs(config: Config) -> None:
-    curved("warm_up")(config)
+def _check(config: Config) -> None:
+    curvature_check("warm_up")(config)
     require("warm_up", config, ("optimizer.warmup", config.optimizer.warmup >= 1, "updates, 1 for no warm-up"))
 
 
-STUDIES = {"warm_up": Study(warm_up, _needs)}
+STUDIES = {"warm_up": Study(warm_up, _check)}

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from blocks.history import History, Quantity
-from experiments.page.content import Heading, content
+from experiments.page.content import Heading, page_content
 from experiments.pictures.report import Report, Row
 from experiments.run.config import Config, DatasetConfig, UserError
 from experiments.run.measure import MEASURES
@@ -90,4 +90,4 @@ def sweep(
         rows.append(Row(config, measure.worst if lost else value, "diverged" if lost else "trained", job))
         runs[job] = (Damaged if job in damaged else Kept)(f"{job:032x}", f"depth {depth}, rate {rate:g}, seed {seed}", made)
     heading = Heading("f" * 32, texts.get("name", "a sweep"), texts.get("verdict", ""))
-    return content(heading, Report(rows), runs)
+    return page_content(heading, Report(rows), runs)

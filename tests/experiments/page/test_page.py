@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from experiments.page.html import page
+from experiments.page.html import render_page
 from tests.experiments.page.synthetic import STEPS, sweep
 from tests.experiments.test_show import SCREENSHOTS, chromium
 
@@ -26,7 +26,7 @@ def opened(browser, tmp_path):
 
     def show(content, width=1400):
         file = tmp_path / "report.html"
-        file.write_text(page(content), encoding="utf-8")
+        file.write_text(render_page(content), encoding="utf-8")
         metrics = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 600}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         browser.get(f"file://{file}")
@@ -190,7 +190,7 @@ def test_without_the_instrument_the_page_says_how_to_have_it(opened):
 @pytest.mark.slow
 def test_of_a_thousand_runs_cells_and_bands_are_drawn(opened):
     content = sweep(range(1, 26), np.geomspace(1e-3, 1, 20).round(4).tolist(), (0, 1), lambda depth, rate, _: depth * rate > 15)
-    assert len(page(content)) < 6e6
+    assert len(render_page(content)) < 6e6
     browser = opened(content)
     assert len(browser.find_elements("css selector", ".cell")) == 500
     assert len(browser.find_elements("css selector", "#curves g[aria-label=line] path")) <= 26
@@ -203,4 +203,4 @@ def test_of_a_thousand_runs_cells_and_bands_are_drawn(opened):
 
 @pytest.mark.slow
 def test_a_hundred_deep_runs_with_distributions_are_six_megabytes_at_most():
-    assert len(page(sweep(range(20, 70), (0.1, 1.0), signals=True))) < 6e6
+    assert len(render_page(sweep(range(20, 70), (0.1, 1.0), signals=True))) < 6e6

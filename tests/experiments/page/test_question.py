@@ -8,7 +8,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from experiments.page.question import command, question
+from experiments.page.question import find_question, train_command
 from experiments.run.composition import CONF, parse_config
 from experiments.run.naming import flatten
 
@@ -42,9 +42,9 @@ def test_a_preset_s_own_runs_ask_its_question_and_are_typed_again(composed, name
     configs = preset(composed, name)
     line = Path(CONF, "experiment", f"{name}.yaml").read_text().splitlines()[1]
     # It is a page's heading.
-    assert f"# {question(configs)}" == line
+    assert f"# {find_question(configs)}" == line
     assert line[-1] in ".?"
-    python, m, module, many, *words = shlex.split(command(configs))
+    python, m, module, many, *words = shlex.split(train_command(configs))
     assert (python, m, module, many) == ("python", "-m", "experiments.train", "-m")
     again = jobs(composed, *words)
     assert sorted(str(flatten(config)) for config in again) == sorted(str(flatten(config)) for config in configs)
@@ -56,31 +56,33 @@ def test_a_preset_s_own_runs_ask_its_question_and_are_typed_again(composed, name
 def test_values_that_are_swept_together_are_typed_together(composed, name, keys):
     params = OmegaConf.load(Path(CONF, "experiment", f"{name}.yaml")).hydra.sweeper.params
     configs = jobs(composed, f"experiment={name}", *(f"{key}={params[key]}" for key in keys))
-    words = shlex.split(command(configs))[5:]
+    words = shlex.split(train_command(configs))[5:]
     assert [word.partition("=")[0] for word in words if "," in word] == keys
     again = jobs(composed, *words)
     assert sorted(str(flatten(config)) for config in again) == sorted(str(flatten(config)) for config in configs)
 
 
 def test_values_that_no_preset_has_ask_nothing(composed):
-    assert question(jobs(composed, "~experiment", "network.depth=2,4", "optimizer.learning_rate=0.003,0.19")) == ""
-    assert question(jobs(composed, "~experiment", "network.depth=2,3", "optimizer.learning_rate=0.003,0.19", "seed=7,8")) != ""
+    assert find_question(jobs(composed, "~experiment", "network.depth=2,4", "optimizer.learning_rate=0.003,0.19")) == ""
+    assert (
+        find_question(jobs(composed, "~experiment", "network.depth=2,3", "optimizer.learning_rate=0.003,0.19", "seed=7,8")) != ""
+    )
 
 
 def test_what_is_no_full_grid_has_no_command(composed):
     configs = jobs(composed, "~experiment", "network.depth=2,3", "optimizer.learning_rate=0.1,0.2")
-    assert command(configs) != ""
-    assert command(configs[:3]) == ""
-    assert command(configs[:1]) == "python -m experiments.train dataset=digits network.depth=2"
+    assert train_command(configs) != ""
+    assert train_command(configs[:3]) == ""
+    assert train_command(configs[:1]) == "python -m experiments.train dataset=digits network.depth=2"
 
 
 def test_a_loader_with_arguments_of_its_own_has_no_command(composed):
-    assert command(jobs(composed, "dataset=moons", "seed=1,2")) != ""
-    assert command(jobs(composed, "dataset=moons", "dataset.loader.noise=0.1", "seed=1,2")) == ""
+    assert train_command(jobs(composed, "dataset=moons", "seed=1,2")) != ""
+    assert train_command(jobs(composed, "dataset=moons", "dataset.loader.noise=0.1", "seed=1,2")) == ""
 
 
 def test_lists_and_nothing_are_typed_as_hydra_reads_them(composed):
     words = ["~experiment", "network.depth=2", "optimizer.block_rates=[0.1, 0.2],[0.3, 0.4]", "training.batch_size=null"]
     configs = jobs(composed, *words)
-    again = jobs(composed, *shlex.split(command(configs))[4:])
+    again = jobs(composed, *shlex.split(train_command(configs))[4:])
     assert [flatten(config) for config in again] == [flatten(config) for config in configs]

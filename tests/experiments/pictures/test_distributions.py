@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.pictures.distributions import BINS, HIGHEST, Distribution, distributions
+from experiments.pictures.distributions import BINS, MAX_HEIGHT, Distribution, distributions
 from experiments.pictures.movie import write_movie
 from tests.experiments.page.synthetic import history, measured
 
@@ -95,4 +95,4 @@ def test_normal_heights_are_the_shares_of_a_normal_density():
     for row, deviation in zip(heights, (0.5, 2.0), strict=True):
         below = np.array([math.erf(edge / (deviation * math.sqrt(2))) for edge in edges]) / 2
         np.testing.assert_allclose(row, np.diff(below) / 0.1, rtol=1e-6, atol=1e-12)
-    assert found.normal_heights(np.array([1e-300, 0.0, 0.0])).max() == HIGHEST
+    assert found.normal_heights(np.array([1e-300, 0.0, 0.0])).max() == MAX_HEIGHT

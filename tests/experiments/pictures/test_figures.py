@@ -74,7 +74,7 @@ def test_a_sweep_that_diverged_everywhere_still_has_its_map(composed):
     axes = figures.sweep_map(lost).axes[0]
     assert [text.get_text() for text in axes.texts] == ["diverged", "diverged"]
     assert not axes.patches
-    assert "every run diverged (2 runs)" in table.text(lost)
+    assert "every run diverged (2 runs)" in table.report_text(lost)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_an_argument_that_one_runs_loader_has_not_is_empty_in_its_row(composed):
     configs = [parse_config(composed("dataset=wine", *more)) for more in ([], ["+dataset.loader.as_frame=false"])]
     swept = Report([Row(config, 1.0, "trained", job) for job, config in enumerate(configs)])
     assert swept.columns()["dataset.loader.as_frame"] == ["", False]
-    assert "dataset.loader.as_frame=" in table.text(swept)
+    assert "dataset.loader.as_frame=" in table.report_text(swept)
 
 
 @pytest.mark.parametrize(("measure", "best", "end"), [("loss/train", 0.2, 0.98), ("accuracy/train", 0.5, 0.02)])

@@ -58,4 +58,4 @@ def test_updates_are_compared_with_the_noise_scale(observed, scale, holds):  # n
 def test_what_they_cannot_use_is_named(composed, preset, override, message):
     config = parse_config(composed(f"experiment={preset}", override))
     with pytest.raises(UserError, match=re.escape(message)):
-        STUDIES[config.sweep.study].needs(config)
+        STUDIES[config.sweep.study].check(config)

@@ -55,12 +55,12 @@ SEEDS = {
 
 
 def test_seeds_alone_are_one_cell(report):
-    text = table.text(report({(2, 0.1, 0): (0.02, "trained"), (2, 0.1, 1): (0.04, "trained")}))
+    text = table.report_text(report({(2, 0.1, 0): (0.02, "trained"), (2, 0.1, 1): (0.04, "trained")}))
     assert "best cell (*): 0.03 +- 0.01, the mean of 2 seeds, at the only cell\nbest run: 0.02 at seed=0;" in text
 
 
 def test_a_cell_says_how_many_of_its_seeds_trained_and_the_table_what_it_averages(report):
-    lines = table.text(report(SEEDS)).splitlines()
+    lines = table.report_text(report(SEEDS)).splitlines()
     assert lines[1] == "mean +- standard deviation of 2 seeds without those that diverged; 1/2: one of them has trained"
     assert len({len(line) for line in lines[2:5]}) == 1
     # The standard deviation of 0.02 and 0.04 is 0.0141, of 2 and 2.4 it is 0.283.
@@ -72,7 +72,7 @@ def test_a_cell_says_how_many_of_its_seeds_trained_and_the_table_what_it_average
 
 
 def test_best_cell_and_best_run_are_told_apart(report):
-    lines = table.text(report(SEEDS)).splitlines()
+    lines = table.report_text(report(SEEDS)).splitlines()
     assert lines[6] == "best cell (*): 0.03 +- 0.01, the mean of 2 seeds, at network.depth=2, optimizer.learning_rate=0.1"
     assert lines[7] == (
         "best run: 0.001 at network.depth=2, optimizer.learning_rate=1.0, seed=0;  4 trained, 1 stuck, 3 diverged"
@@ -87,14 +87,14 @@ def test_of_each_depth_the_cell_is_drawn_of_which_the_fewest_seeds_diverged_then
 
 def test_where_a_seed_diverged_in_every_cell_there_is_no_best_one(report):
     half = {(2, 0.1, 0): (0.5, "trained"), (2, 0.1, 1): (INF, "diverged")}
-    text = table.text(report(half))
+    text = table.report_text(report(half))
     assert "no best cell: in each of them a seed diverged\nbest run: 0.5 at seed=0;" in text
     assert "*" not in text
 
 
 def test_one_seed_has_the_table_of_the_readme(config, report):
     first = initial_loss(config({DEPTH: 9}), "train")
-    text = table.text(report({key: value for key, value in SEEDS.items() if key[2] == 0}))
+    text = table.report_text(report({key: value for key, value in SEEDS.items() if key[2] == 0}))
     assert text.splitlines() == [
         "final training loss, network.depth down, optimizer.learning_rate across",
         "                 0.1         1  sensitivity",
@@ -108,7 +108,7 @@ def test_one_seed_has_the_table_of_the_readme(config, report):
 
 def test_a_search_over_seeds_lists_its_runs_each_with_what_became_of_it(report):
     drawn = {(2, 0.13, 0): (INF, "stopped"), (3, 0.27, 1): (0.25, "trained"), (4, 0.39, 2): (INF, "diverged")}
-    lines = table.text(report(drawn)).splitlines()
+    lines = table.report_text(report(drawn)).splitlines()
     assert [line.split() for line in lines[2:-1]] == [
         ["0.25*", "3", "0.27", "1"],
         [".", "2", "0.13", "0"],
@@ -125,7 +125,7 @@ def test_of_accuracies_the_largest_is_the_best(config):
         for job, ((depth, seed), value) in enumerate(cells.items())
     ]
     found = Report(runs)
-    lines = table.text(found).splitlines()
+    lines = table.report_text(found).splitlines()
     assert lines[0] == "final validation accuracy, network.depth down, optimizer.learning_rate across"
     assert lines[-2] == "best cell (*): 0.75 +- 0.07, the mean of 2 seeds, at network.depth=5"
     assert lines[-1].startswith("best run: 0.99 at network.depth=9, seed=0;")
@@ -166,4 +166,4 @@ def test_every_category_has_its_best_runs(config, swept, lines_by):
     assert {(str(value), category): cell[0].job for (value, category), cell in best.items()} == expected
     values = [value for value, _ in best]
     assert values == sorted(values) if down == DEPTH else list(map(str, values)) == list(map(str, swept[down]))
-    assert table.text(found)
+    assert table.report_text(found)

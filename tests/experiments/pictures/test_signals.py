@@ -134,7 +134,7 @@ def test_z_has_the_variance_of_mean_field_theory_at_every_block(composed, gain):
 def test_a_saturation_map_marks_what_is_saturated_and_which_way(run, composed):
     config, of, trained = run
     axes, _ = landscape.saturation_map(config, of, trained.parameters, block=2).axes
-    network = landscape.network_of(config, of, trained.parameters)
+    network = landscape.build_network(config, of, trained.parameters)
     _, caches = network.forward(of.dataset.x[:, :100])
     a = caches[1].a
     marked = axes.images[0].get_array()
@@ -155,7 +155,7 @@ def test_decision_regions_are_those_of_the_network_at_its_steps(run):
     drawn = [axes for axes in figure.axes if axes.get_title()]
     assert len(drawn) == 6
     assert drawn[0].get_title().startswith("after 0 updates: ")
-    network = landscape.network_of(config, of, quantity.values[-1])
+    network = landscape.build_network(config, of, quantity.values[-1])
     right = ((network.forward(of.dataset.x)[0][0] > 0) == of.dataset.y).mean()
     assert drawn[-1].get_title() == f"after {quantity.at[-1]} updates: {100 * right:.0f} % right"
     points = [each for each in drawn[-1].collections if isinstance(each, PathCollection)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from blocks.history import History, Quantity
-from experiments.pictures.studies import STUDIES, Observed, Verdict
+from experiments.pictures.studies import STUDIES, ObservedRun, Verdict
 from experiments.run.composition import parse_config
 
 
@@ -40,7 +40,7 @@ def observed(composed):
     """observed(preset, overrides, outcome, history) -> a run of it."""
 
     def one(preset, overrides, outcome, made):
-        return Observed(parse_config(composed(f"experiment={preset}", *overrides)), outcome, Made(made))
+        return ObservedRun(parse_config(composed(f"experiment={preset}", *overrides)), outcome, Made(made))
 
     return one
 
@@ -270,7 +270,7 @@ def test_what_the_others_cannot_use_is_named(composed, preset, overrides, messag
 
     config = parse_config(composed(f"experiment={preset}", *overrides))
     with pytest.raises(UserError, match=re.escape(message)):
-        STUDIES[config.sweep.study].needs(config)
+        STUDIES[config.sweep.study].check(config)
 
 
 @pytest.mark.parametrize(("wide", "holds"), [(1e-2, True), (4e-2, False)])

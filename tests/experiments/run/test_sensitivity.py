@@ -60,12 +60,12 @@ def test_it_is_the_last_column_of_a_sweep_over_rates(report):
     first = initial_loss(found.rows[2].config, "train")
     expected = [0.2, 0.2, (0.3 + first) / 2 - 0.3, (0.3 + first) / 2 - 0.3]
     np.testing.assert_allclose(found.columns()["sensitivity"], expected)
-    lines = table.text(found).splitlines()
+    lines = table.report_text(found).splitlines()
     assert [line.split()[-1] for line in lines[1:4]] == ["sensitivity", "0.2", f"{expected[2]:.3g}"]
     assert lines[4].startswith("sensitivity: the mean over the rates of min(loss, initial loss), less the smallest loss")
     assert list(found.columns())[-3:] == ["sensitivity", "final/loss_train", "outcome"]
     for other in (report({(2, 0.1): 0.5, (9, 0.1): 0.1}), report(runs, "sweep.measure=accuracy/train")):
-        assert "sensitivity" not in table.text(other)
+        assert "sensitivity" not in table.report_text(other)
         assert "sensitivity" not in other.columns()
 
 
