@@ -103,7 +103,7 @@ def train(cfg: DictConfig) -> Result:
 
 def _job(cfg: DictConfig) -> Job:
     """The job that Hydra runs with that config; raises UserError where it cannot be."""
-    from experiments.run.data import task
+    from experiments.run.data import load_task
 
     hydra_config = HydraConfig.get()
     # With hydra.job.chdir, this is another folder than the one that the command was typed in.
@@ -113,7 +113,7 @@ def _job(cfg: DictConfig) -> Job:
         if reason and not sweep:
             print(reason)
         config = replace(config, tracking=sweep.tracking if sweep else with_absolute_uri(config.tracking))
-        data = task(config)
+        data = load_task(config)
     outbox = Outbox(config.tracking, Path(hydra_config.runtime.output_dir), targets_to_allow([config.dataset.loader]))
     return Job(config, data, sweep, hydra_config.job.num if sweep else 0, outbox)
 

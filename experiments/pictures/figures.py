@@ -19,7 +19,7 @@ from blocks.arrays import Array
 from blocks.history import History, evenly_spaced
 from experiments.pictures.bands import plot_band, span
 from experiments.pictures.report import COLUMNS, MOST, REPEATS, Cell, Report
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.naming import format_value
 from experiments.run.repeats import name_of_band
 
@@ -86,7 +86,7 @@ def _scale(report: Report) -> tuple[Normalize, str, str]:
     values = [row.value for row in report.rows if math.isfinite(row.value)]
     if report.measure.is_loss:
         losses = [value for value in values if value > 0]
-        ceiling = CEILING * max(task(row.config).constant_loss for row in report.rows)
+        ceiling = CEILING * max(load_task(row.config).constant_loss for row in report.rows)
         logarithmic = LogNorm(max(min([*losses, ceiling / 10]), 1e-8), min(max([*losses, 1e-2]), ceiling))
         above = max(losses, default=0) > ceiling
         return (logarithmic, f" (all above {ceiling:.2g} alike)", "max") if above else (logarithmic, "", "neither")

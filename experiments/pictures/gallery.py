@@ -19,7 +19,7 @@ from experiments.pictures import figures
 from experiments.pictures.report import REPEATS, ROWS, Cell, Report, with_deviation
 from experiments.pictures.slices import slices
 from experiments.run.config import Config
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.interrupts import raise_lost_interrupt
 from experiments.run.naming import format_value
 from experiments.run.pool import Pool, cores
@@ -172,18 +172,18 @@ def _of_instruments(config: Config, kept: "Files") -> dict[str, Figure]:
     """Name -> picture of what the run's instruments have measured."""
     from experiments.pictures import landscape, signals
 
-    history, of, drawn = kept.history, task(config), {}
+    history, task, drawn = kept.history, load_task(config), {}
     if signals.NAME in history.quantities:
         for name, symbol in (("activations", "a"), ("gradients", "da"), ("weight_gradients", "dW")):
             word = "dead" if config.network.activation == "relu" else "saturated"
             drawn[name] = signals.distribution(history, symbol, word)
         drawn["update_to_data"] = signals.update_to_data(history)
-        drawn["pre_activations"] = signals.ridge(history, signals.mean_field_variances(config, of))
-        drawn["saturation"] = landscape.saturation_map(config, of, kept.parameters)
-    if landscape.NAME in history.quantities and landscape.has_regions(of):
-        drawn["decisions"] = landscape.decision_regions(config, of, history)
+        drawn["pre_activations"] = signals.ridge(history, signals.mean_field_variances(config, task))
+        drawn["saturation"] = landscape.saturation_map(config, task, kept.parameters)
+    if landscape.NAME in history.quantities and landscape.has_regions(task):
+        drawn["decisions"] = landscape.decision_regions(config, task, history)
     if "sharpness" in history.quantities and history.diverged_step < 0:
-        drawn["loss_slice"] = landscape.loss_slice(config, of, kept.parameters)
+        drawn["loss_slice"] = landscape.loss_slice(config, task, kept.parameters)
     return drawn
 
 
@@ -200,7 +200,7 @@ def keep_model(store: "Store", run_id: str, config: Config, kept: "Files", regis
     """One run's network as an MLflow model."""
     from experiments.record.model import log_model
 
-    log_model(store, run_id, config, kept, task(config), register)
+    log_model(store, run_id, config, kept, load_task(config), register)
 
 
 def description(

@@ -30,19 +30,19 @@ SHOWN, MEASURED = 100, 256
 ABREAST = 3
 
 
-def network_of(config: Config, of: Task, parameters: Array) -> Network:
+def network_of(config: Config, task: Task, parameters: Array) -> Network:
     """The network of a run, with those parameters (..., P)."""
-    return Network(sizes(config, of), config.network.activation, parameters, config.network.kind)
+    return Network(sizes(config, task), config.network.activation, parameters, config.network.kind)
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def saturation_map(config: Config, of: Task, parameters: Array, block: int | None = None) -> Figure:
+def saturation_map(config: Config, task: Task, parameters: Array, block: int | None = None) -> Figure:
     """Which entries of one block's activations are saturated: an example a row, a unit a column, units with most of them first.
 
     block: 1 to L; None is the one with the largest share. Saturated is as the instrument `signals` has it; with relu, dead.
     """
-    network = network_of(config, of, parameters)
-    _, caches = network.forward(of.dataset.x[:, :SHOWN])
+    network = network_of(config, task, parameters)
+    _, caches = network.forward(task.dataset.x[:, :SHOWN])
     by_block = [saturated_entries(each, cache) for each, cache in zip(network.blocks, caches, strict=True)]
     index = int(np.argmax([entries.mean() for entries in by_block])) if block is None else block - 1
     entries, (z, _) = by_block[index], network.blocks[index].activation_at(caches[index])
@@ -66,7 +66,7 @@ def saturation_map(config: Config, of: Task, parameters: Array, block: int | Non
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def decision_regions(config: Config, of: Task, history: History) -> Figure:
+def decision_regions(config: Config, task: Task, history: History) -> Figure:
     """What the network decides on two-dimensional data, after some of the steps at which its parameters were measured."""
     quantity = history.quantities[NAME]
     measured = np.flatnonzero(np.isfinite(quantity.values).all(axis=-1))
@@ -74,17 +74,17 @@ def decision_regions(config: Config, of: Task, history: History) -> Figure:
     rows = max(1, -(-len(places) // ABREAST))
     figure = Figure(figsize=(3.2 * ABREAST, 3.2 * rows), layout="constrained")
     figure.suptitle("decision regions", fontsize=11)
-    x, y = of.dataset.x, of.dataset.y
+    x, y = task.dataset.x, task.dataset.y
     low, high = x.min(axis=-1) - 0.5, x.max(axis=-1) + 0.5
     grid = [np.linspace(low[k], high[k], FINE) for k in (0, 1)]
     points = np.stack([each.ravel() for each in np.meshgrid(*grid)])
-    classes, decides = of.dataset.classes or 0, of.loss.decides
+    classes, decides = task.dataset.classes or 0, task.loss.decides
     assert decides is not None
     for number, axes in enumerate(figure.subplots(rows, ABREAST, squeeze=False).flat):
         if number >= len(places):
             axes.set_axis_off()
             continue
-        network = network_of(config, of, quantity.values[places[number]])
+        network = network_of(config, task, quantity.values[places[number]])
         decided = decides(network.forward(points)[0]).reshape(FINE, FINE)
         axes.contourf(*grid, decided, levels=np.arange(classes + 1) - 0.5, colors=COLOURS[:classes], alpha=0.35)
         for label in range(classes):
@@ -96,33 +96,33 @@ def decision_regions(config: Config, of: Task, history: History) -> Figure:
     return figure
 
 
-def has_regions(of: Task) -> bool:
+def has_regions(task: Task) -> bool:
     """Whether there are decisions to be drawn: of two-dimensional data with classes that have a colour each."""
-    return of.dataset.x.shape[0] == 2 and of.dataset.classes is not None and of.dataset.classes <= len(COLOURS)
+    return task.dataset.x.shape[0] == 2 and task.dataset.classes is not None and task.dataset.classes <= len(COLOURS)
 
 
 # More threads than one would wait for each other at products as small as these.
 @threadpool_limits.wrap(limits=1, user_api="blas")
 @np.errstate(over="ignore", invalid="ignore")
-def loss_slice(config: Config, of: Task, parameters: Array) -> Figure:
+def loss_slice(config: Config, task: Task, parameters: Array) -> Figure:
     """The loss on the plane through the parameters along the Hessian's two eigenvectors of largest eigenvalue, in float64.
 
     As far as the quadratic form, 1/2 lambda t^2, adds as much as the loss of the best constant prediction. Where an eigenvalue
     is not found to 1 %, along the best vector that is; where H has no finite products, along two random ones.
     """
-    x, y = of.dataset.x[:, :MEASURED], of.dataset.y[..., :MEASURED]
-    network = network_of(config, of, parameters.astype(np.float64))
+    x, y = task.dataset.x[:, :MEASURED], task.dataset.y[..., :MEASURED]
+    network = network_of(config, task, parameters.astype(np.float64))
     start = np.random.default_rng(0).standard_normal((2, len(parameters)))
     start /= norm(start)[:, None]
-    values, vectors = top_eigenpairs(Hessian(network, x, y, of.loss, (2,)), start, tolerance=0.01)
+    values, vectors = top_eigenpairs(Hessian(network, x, y, task.loss, (2,)), start, tolerance=0.01)
     if is_random := bool(np.isnan(vectors).any()):
         vectors = start
-    reach = [math.sqrt(2 * of.constant_loss / max(abs(value), 1e-12)) for value in np.nan_to_num(values, nan=1.0).tolist()]
+    reach = [math.sqrt(2 * task.constant_loss / max(abs(value), 1e-12)) for value in np.nan_to_num(values, nan=1.0).tolist()]
     across, up = (np.linspace(-far, far, COARSE) for far in reach)
     losses = np.empty((COARSE, COARSE))
     for (row, column), _ in np.ndenumerate(losses):
         moved = parameters + across[column] * vectors[0] + up[row] * vectors[1]
-        losses[row, column] = of.loss(network.with_parameters(moved).forward(x)[0], y)[0]
+        losses[row, column] = task.loss(network.with_parameters(moved).forward(x)[0], y)[0]
     figure = Figure(figsize=(6, 4.6), layout="constrained")
     axes = figure.subplots()
     levels = np.geomspace(max(float(np.nanmin(losses)), 1e-8), max(float(np.nanmax(losses)), 2e-8), 20)

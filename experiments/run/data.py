@@ -150,7 +150,7 @@ class Task:
         return "r2" if self.loss.decides is None else "accuracy"
 
 
-def task(config: Config) -> Task:
+def load_task(config: Config) -> Task:
     """The data set and the loss that fits it; raises UserError where the config's loss, batch size or dtype does not."""
     dataset = load(config.dataset)
     m = dataset.x.shape[-1]

@@ -13,7 +13,7 @@ import numpy as np
 
 from blocks.history import History, log_spaced
 from experiments.run.config import Config, UserError
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.measure import MEASURES, Measure
 from experiments.run.naming import format_value
 from experiments.run.stack import STOPPED, Trained, steps_of
@@ -85,7 +85,7 @@ class Halving:
         if tags["outcome"] == STOPPED:
             return int(tags["rung"]) > rung
         config = self.configs[job]
-        steps = steps_of(config, task(config)) * self.epochs[job][rung - 1] // config.training.epochs
+        steps = steps_of(config, load_task(config)) * self.epochs[job][rung - 1] // config.training.epochs
         return tags["outcome"] != "diverged" or int(tags["diverged_step"]) >= steps
 
 

@@ -19,7 +19,7 @@ from blocks.parametrizations import rate_factors
 from blocks.schedules import rate_schedule
 from blocks.training import Watch, reshuffled, train
 from experiments.run.config import DEFAULT_MOMENTUM, Config, UserError, instruments, schedules
-from experiments.run.data import Task, task
+from experiments.run.data import Task, load_task
 from experiments.run.environment import environment
 from experiments.run.memory import check_memory
 
@@ -70,32 +70,33 @@ def shared(config: Config) -> tuple[object, ...]:
 
 
 def train_stack(
-    configs: Sequence[Config], of: Task | None = None, watch: Watch | None = None, until: int | None = None
+    configs: Sequence[Config], task: Task | None = None, watch: Watch | None = None, until: int | None = None
 ) -> list[Trained]:
-    """Train runs that are equal in `shared` as the lanes of one network.
+    """Train runs that are equal in `shared` as the lanes of one network, and return them in the order of their configs.
 
-    of: their task, where it is at hand. watch, until: see `blocks.train`; what is left off before its last epoch is stopped.
+    task: what `load_task` returns for the runs; None loads it here.
+    watch, until: see `blocks.train`. A run that ends before its last epoch has the outcome `stopped`.
     """
     first = configs[0]
     assert all(shared(config) == shared(first) for config in configs)
-    of = of or task(first)
+    task = task or load_task(first)
     started = time.time()
-    network = _network(configs, of)
+    network = _network(configs, task)
     training = first.training
     with threadpool_limits(training.threads, user_api="blas"):
         history = train(
             network,
-            of.dataset.x,
-            of.dataset.y,
-            loss=of.loss,
+            task.dataset.x,
+            task.dataset.y,
+            loss=task.loss,
             optimizer=optimizer_of(configs, network.layout),
             epochs=training.epochs,
             until=until,
             batch_size=training.batch_size,
-            orders=None if training.batch_size is None else _orders(configs, of.dataset.x.shape[-1]),
+            orders=None if training.batch_size is None else _orders(configs, task.dataset.x.shape[-1]),
             schedule=first.optimizer.schedule,
             warmup=first.optimizer.warmup,
-            validation=(of.dataset.x_validation, of.dataset.y_validation),
+            validation=(task.dataset.x_validation, task.dataset.y_validation),
             evaluations=training.evaluations,
             loss_bound=np.array([config.training.loss_bound for config in configs]),
             watch=watch,
@@ -104,7 +105,7 @@ def train_stack(
     ended = time.time()
     lanes = [(config, history.lane(k), network.parameters[k].copy()) for k, config in enumerate(configs)]
     is_whole = until in (None, training.epochs)
-    outcomes = [_outcome(lane, of) if is_whole or lane.diverged_step >= 0 else STOPPED for _, lane, _ in lanes]
+    outcomes = [_outcome(lane, task) if is_whole or lane.diverged_step >= 0 else STOPPED for _, lane, _ in lanes]
     return [
         Trained(config, lane, theta, outcome, started, ended, environment())
         for (config, lane, theta), outcome in zip(lanes, outcomes, strict=True)
@@ -124,7 +125,7 @@ def every_few_seconds(report: Callable[[History], None]) -> Watch:
     return watch
 
 
-def train_reporting(configs: Sequence[Config], of: Task, file: Path, until: int | None = None) -> list[Trained]:
+def train_reporting(configs: Sequence[Config], task: Task, file: Path, until: int | None = None) -> list[Trained]:
     """`train_stack` in another process: every few seconds the history so far is written to `file`, whole or not at all."""
 
     def report(history: History) -> None:
@@ -132,7 +133,7 @@ def train_reporting(configs: Sequence[Config], of: Task, file: Path, until: int 
         history.save(unfinished)
         unfinished.replace(file)
 
-    return train_stack(configs, of, every_few_seconds(report), until)
+    return train_stack(configs, task, every_few_seconds(report), until)
 
 
 def plan(configs: Sequence[Config], tasks: Sequence[Task], size: int | None = None, most: int = LANES[1]) -> list[list[int]]:
@@ -147,66 +148,66 @@ def plan(configs: Sequence[Config], tasks: Sequence[Task], size: int | None = No
     stacks: list[list[int]] = []
     for group in groups.values():
         first = group[0]
-        config, of = configs[first], tasks[first]
-        m = config.training.batch_size or of.dataset.x.shape[-1]
-        lanes = size or suitable_lanes(Layout(sizes(config, of)), m, config.dtype, most)
+        config, task = configs[first], tasks[first]
+        m = config.training.batch_size or task.dataset.x.shape[-1]
+        lanes = size or suitable_lanes(Layout(sizes(config, task)), m, config.dtype, most)
         parts = -(-len(group) // lanes)
         stacks += [list(part) for part in np.array_split(group, parts)]
     return sorted(stacks, key=lambda stack: -work(configs[stack[0]], tasks[stack[0]]) * len(stack))
 
 
-def work(config: Config, of: Task) -> float:
+def work(config: Config, task: Task) -> float:
     """Multiplications of a run's products, roughly: what its time is proportional to."""
-    return 3.0 * Layout(sizes(config, of)).size * of.dataset.x.shape[-1] * config.training.epochs
+    return 3.0 * Layout(sizes(config, task)).size * task.dataset.x.shape[-1] * config.training.epochs
 
 
-def steps_of(config: Config, of: Task) -> int:
+def steps_of(config: Config, task: Task) -> int:
     """T, the number of updates."""
-    m = of.dataset.x.shape[-1]
+    m = task.dataset.x.shape[-1]
     return config.training.epochs * -(-m // (config.training.batch_size or m))
 
 
-def sizes(config: Config, of: Task) -> list[int]:
+def sizes(config: Config, task: Task) -> list[int]:
     """n_0, ..., n_L"""
-    return [of.dataset.x.shape[0], *[config.network.width] * (config.network.depth - 1), of.units]
+    return [task.dataset.x.shape[0], *[config.network.width] * (config.network.depth - 1), task.units]
 
 
-def count_parameters(config: Config, of: Task) -> int:
+def count_parameters(config: Config, task: Task) -> int:
     """P. Counted without a list of the sizes, which of 10^9 blocks would have no room either."""
-    width, depth, n = config.network.width, config.network.depth, of.dataset.x.shape[0]
+    width, depth, n = config.network.width, config.network.depth, task.dataset.x.shape[0]
     if depth == 1:
-        return of.units * (n + 1)
-    return width * (n + 1) + of.units * (width + 1) + (depth - 2) * width * (width + 1)
+        return task.units * (n + 1)
+    return width * (n + 1) + task.units * (width + 1) + (depth - 2) * width * (width + 1)
 
 
-def check_size(config: Config, of: Task) -> None:
+def check_size(config: Config, task: Task) -> None:
     """Raise UserError where the training does not fit the machine's memory, where a network has fewer parameters than eigenvalues
     are asked for, or a training fewer updates than its warm-up.
     """
     network, training, width = config.network, config.training, config.network.width
-    n, m = of.dataset.x.shape
-    hidden, parameters = width * (network.depth - 1), count_parameters(config, of)
-    history = steps_of(config, of) * (2 * network.depth + 1)
-    numbers = 3 * parameters + 2 * (n + hidden + of.units) * (training.batch_size or m) + history
+    n, m = task.dataset.x.shape
+    hidden, parameters = width * (network.depth - 1), count_parameters(config, task)
+    history = steps_of(config, task) * (2 * network.depth + 1)
+    numbers = 3 * parameters + 2 * (n + hidden + task.units) * (training.batch_size or m) + history
     check_memory(
         f"network.depth is {network.depth}, network.width {width} and training.epochs {training.epochs}",
-        numbers * np.dtype(config.dtype).itemsize + instruments_bytes(config, of),
+        numbers * np.dtype(config.dtype).itemsize + instruments_bytes(config, task),
     )
     asked = config.instruments.eigenvalues
     if asked > parameters:
         raise UserError(f"instruments.eigenvalues is {asked}, it must be 1 to {parameters}, the parameters")
     try:
-        rate_schedule(config.optimizer.schedule, config.optimizer.warmup, steps_of(config, of))
+        rate_schedule(config.optimizer.schedule, config.optimizer.warmup, steps_of(config, task))
     except ValueError as error:
         raise UserError(f"optimizer.{error}") from None
 
 
-def instruments_bytes(config: Config, of: Task) -> int:
+def instruments_bytes(config: Config, task: Task) -> int:
     """What histograms and parameters, measured at scheduled steps, take at most."""
-    depth, steps, asked = config.network.depth, steps_of(config, of), schedules(config)
+    depth, steps, asked = config.network.depth, steps_of(config, task), schedules(config)
     sizes = {
         "signals": depth * (8 * len(NUMBERS) + 4 * sum(len(bins.edges) - 1 for bins in BINS.values())),
-        "parameters": count_parameters(config, of) * np.dtype(config.dtype).itemsize,
+        "parameters": count_parameters(config, task) * np.dtype(config.dtype).itemsize,
     }
     times = {name: LOG_POINTS if schedule == LOG else -(-steps // int(schedule)) for name, schedule in asked.items()}
     return sum(size * times.get(name, 0) for name, size in sizes.items())
@@ -220,13 +221,13 @@ def suitable_lanes(layout: Layout, m: int, dtype: str, most: int = LANES[1]) -> 
     return int(np.clip(STACK_BYTES // touched, LANES[0], most))
 
 
-def _network(configs: Sequence[Config], of: Task) -> Network:
+def _network(configs: Sequence[Config], task: Task) -> Network:
     """One lane a config, each with the initial weights of its own seed, initializer and gain."""
 
     def alone(config: Config) -> Network:
         shape = config.network
         return Network.create(
-            sizes(config, of),
+            sizes(config, task),
             shape.activation,
             shape.initializer,
             rng=np.random.default_rng(config.seed).spawn(2)[0],
@@ -244,16 +245,16 @@ def _network(configs: Sequence[Config], of: Task) -> Network:
 
 def initial_loss(config: Config, part: str) -> float:
     """The loss of the run's initial weights over the training or validation examples; part: train or validation."""
-    of = task(config)
-    data = of.dataset
+    task = load_task(config)
+    data = task.dataset
     x, y = (data.x, data.y) if part == "train" else (data.x_validation, data.y_validation)
-    network, m, total = _network([config], of).with_statistics(data.x.astype(config.dtype)), x.shape[-1], 0.0
+    network, m, total = _network([config], task).with_statistics(data.x.astype(config.dtype)), x.shape[-1], 0.0
     with np.errstate(all="ignore"):
         for start in range(0, m, AT_ONCE):
             batch = slice(start, start + AT_ONCE)
             logits, _ = network.forward(x[:, batch].astype(config.dtype))
-            target = of.loss.target(y[..., batch], of.units, logits.dtype)
-            total += float(of.loss.value_and_gradient(logits, target)[0][0]) * logits.shape[-1]
+            target = task.loss.target(y[..., batch], task.units, logits.dtype)
+            total += float(task.loss.value_and_gradient(logits, target)[0][0]) * logits.shape[-1]
     return total / m
 
 
@@ -286,7 +287,7 @@ def optimizer_of(configs: Sequence[Config], layout: Layout) -> Optimizer:
     return rule(**values)
 
 
-def _outcome(history: History, of: Task) -> str:
+def _outcome(history: History, task: Task) -> str:
     if history.diverged_step >= 0:
         return "diverged"
-    return "stuck" if history.measures["loss/train"][-1] > STUCK_ABOVE * of.constant_loss else "trained"
+    return "stuck" if history.measures["loss/train"][-1] > STUCK_ABOVE * task.constant_loss else "trained"

@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 from blocks.arrays import Array
 from experiments.run import paper
 from experiments.run.config import SweepConfig, UserError
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.grid import BLOCK_RATES, Grid, MappedConfig, corners, key_type, runs_at
 from experiments.run.memory import check_memory
 from experiments.run.paper import DIVERGED, PIXEL, STUCK, TRAINED
@@ -35,7 +35,7 @@ def check_trainable(config: MappedConfig) -> None:
     if config.map.file is not None:
         raise UserError(f"map.file is {config.map.file!r}, which is for map.setup=paper alone")
     for corner in corners(config):
-        check_size(corner, task(corner))
+        check_size(corner, load_task(corner))
 
 
 def train_tile(config: MappedConfig, grid: Grid, place: tuple[slice, slice]) -> Array:
@@ -63,7 +63,7 @@ def train_pixels(config: MappedConfig, x: Array, y: Array) -> Array:
                 )
             )
     configs = runs_at(config, x, y)
-    tasks = [task(config) for config in configs]
+    tasks = [load_task(config) for config in configs]
     pixels = np.empty(len(configs), PIXEL)
     for stack in plan(configs, tasks, most=LANES):
         for index, trained in zip(stack, train_stack([configs[k] for k in stack], tasks[stack[0]]), strict=True):

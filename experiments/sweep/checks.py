@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 def check_run(config: Config) -> "Task":
     """The run's task; raises UserError unless data, loss and batch size fit."""
     from experiments.record.files import check_recordable
-    from experiments.run.data import task
+    from experiments.run.data import load_task
     from experiments.run.stack import check_size
 
-    of = task(config)
-    check_size(config, of)
-    check_measure(config, of)
+    task = load_task(config)
+    check_size(config, task)
+    check_measure(config, task)
     if config.tracking.enabled:
-        check_recordable(config, of)
-    return of
+        check_recordable(config, task)
+    return task
 
 
-def check_measure(config: Config, of: "Task") -> None:
+def check_measure(config: Config, task: "Task") -> None:
     """Raise UserError where the data set does not have the measure that the runs are judged by."""
-    allowed = [name for name, measure in MEASURES.items() if measure.kind in ("loss", of.score)]
+    allowed = [name for name, measure in MEASURES.items() if measure.kind in ("loss", task.score)]
     if (name := config.sweep.measure) not in allowed:
-        raise UserError(f"sweep.measure is {name!r}, which {of.dataset.name} has not, allowed: {', '.join(allowed)}")
+        raise UserError(f"sweep.measure is {name!r}, which {task.dataset.name} has not, allowed: {', '.join(allowed)}")
 
 
 def check_alike(configs: Sequence[Config]) -> None:

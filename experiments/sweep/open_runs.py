@@ -52,7 +52,7 @@ class OpenRuns:
 
     def _progress(self, stack: Sequence[int], report: Path) -> None:
         from blocks.history import History
-        from experiments.run.data import task
+        from experiments.run.data import load_task
         from experiments.run.stack import steps_of
 
         with contextlib.suppress(FileNotFoundError):
@@ -63,7 +63,7 @@ class OpenRuns:
                 runs: list[tuple[Any, History, int]] = []
                 for lane, job in enumerate(stack):
                     config = self.jobs.configs[job]
-                    runs.append((self.runs[job], history.lane(lane), steps_of(config, task(config))))
+                    runs.append((self.runs[job], history.lane(lane), steps_of(config, load_task(config))))
                 for some in self.store.transactions(runs):
                     self.store.progress(some)
 

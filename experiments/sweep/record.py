@@ -82,10 +82,10 @@ class SweepRecord:
             self.tags = self.store.tags_of(self.parent.run_id, [job for job, _ in self.finished])
 
     def _save_view(self, store: AnyStore, pictures: Sequence[str] = ()) -> None:
-        from experiments.run.data import task
+        from experiments.run.data import load_task
 
         configs = self.jobs.configs
-        store.page.save_view(self.parent.run_id, self.jobs.title(), configs, task(configs[0]).score, pictures)
+        store.page.save_view(self.parent.run_id, self.jobs.title(), configs, load_task(configs[0]).score, pictures)
 
     @cached_property
     def _runs(self) -> OpenRuns:

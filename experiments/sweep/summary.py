@@ -28,14 +28,14 @@ def print_outcomes(record: SweepRecord, report: "Report | None", untrained: Mapp
 
 def print_halving(training: Training) -> None:
     """The updates that were made, of all that whole trainings of the runs would have made that were not recorded before."""
-    from experiments.run.data import task
+    from experiments.run.data import load_task
     from experiments.run.stack import steps_of
 
     if not (training.halving and training.updates):
         return
     record = training.record
     configs = [config for job, config in enumerate(record.jobs.configs) if job not in record.tags]
-    share = training.updates / sum(steps_of(config, task(config)) for config in configs)
+    share = training.updates / sum(steps_of(config, load_task(config)) for config in configs)
     print(f"halving by {format_value(training.halving.factor)}: {share:.1%} of the updates of whole trainings")
 
 

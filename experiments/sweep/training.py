@@ -31,11 +31,11 @@ class Round:
     """
 
     def __init__(self, configs: Mapping[int, Config], until: Callable[[int], int | None], size: int | None, folder: Path) -> None:
-        from experiments.run.data import task
+        from experiments.run.data import load_task
         from experiments.run.stack import plan, work
 
         self.configs, self.until = configs, until
-        self.tasks = {job: task(config) for job, config in configs.items()}
+        self.tasks = {job: load_task(config) for job, config in configs.items()}
         jobs = list(configs)
         self.stacks = [[jobs[k] for k in stack] for stack in plan(list(configs.values()), list(self.tasks.values()), size)]
         self.work = [work(configs[stack[0]], self.tasks[stack[0]]) * len(stack) for stack in self.stacks]

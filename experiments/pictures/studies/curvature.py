@@ -13,7 +13,7 @@ from experiments.pictures import figures
 from experiments.pictures.figures import COLOURS, DIVERGED, STEPS
 from experiments.pictures.studies.study import Observed, Study, Verdict, full_batch, grouped, largest_rate, require
 from experiments.run.config import Config
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.stack import optimizer_of, sizes
 
 # The rule whose P is that of its last 1 / (1 - rho) = 10 updates: the edge is that of a P that stands still.
@@ -51,7 +51,7 @@ def edges_of_stability(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
     for colour, ((name,), alike) in zip(COLOURS, grouped(runs, "optimizer.name").items(), strict=False):
         levels = []
         for style, run in zip(("-", "--", ":", "-."), alike, strict=False):
-            (edge,) = optimizer_of([run.config], Layout(sizes(run.config, task(run.config)))).largest_stable_curvature()
+            (edge,) = optimizer_of([run.config], Layout(sizes(run.config, load_task(run.config)))).largest_stable_curvature()
             measured = run.history.quantities["preconditioned_sharpness"]
             relative = measured.values[:, 0] / edge
             label = f"{name}, rate {run.config.optimizer.learning_rate:g}"
@@ -112,7 +112,7 @@ def linear_limit(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
     groups = grouped(runs, "dataset.name")
     found, widest = 0, 0.0
     for row, ((_,), alike) in enumerate(groups.items()):
-        limit = largest_stable_rate(task(alike[0].config).dataset.x)
+        limit = largest_stable_rate(load_task(alike[0].config).dataset.x)
         rates: dict[bool, list[float]] = {False: [], True: []}
         for run in alike:
             rates[run.outcome == "diverged"].append(run.config.optimizer.learning_rate)
@@ -182,7 +182,7 @@ def curved(study: str, instrument: str = "sharpness", *rules: str) -> Callable[[
 
 def _linear(config: Config) -> None:
     full_batch("linear_limit")(config)
-    squares = task(config).loss.name.endswith("squared_error")
+    squares = load_task(config).loss.name.endswith("squared_error")
     require("linear_limit", config, ("network.depth", config.network.depth == 1, "1, a linear model"))
     require("linear_limit", config, ("training.loss", squares, "half_mean_squared_error or one_hot_squared_error"))
 

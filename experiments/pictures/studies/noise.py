@@ -11,7 +11,7 @@ from experiments.pictures import figures
 from experiments.pictures.figures import COLOURS
 from experiments.pictures.studies.study import Observed, Study, Verdict, require
 from experiments.run.config import Config
-from experiments.run.data import task
+from experiments.run.data import load_task
 
 # The training loss to which the updates are counted.
 REACHED = 0.1
@@ -55,7 +55,7 @@ def _by_size(runs: Sequence[Observed]) -> dict[tuple[int, int], list[Observed]]:
     """(batch size, seed) -> its runs, one a rate; ascending."""
     groups: dict[tuple[int, int], list[Observed]] = {}
     for run in runs:
-        batch_size = run.config.training.batch_size or task(run.config).dataset.x.shape[-1]
+        batch_size = run.config.training.batch_size or load_task(run.config).dataset.x.shape[-1]
         groups.setdefault((batch_size, run.config.seed), []).append(run)
     return dict(sorted(groups.items()))
 

@@ -12,7 +12,7 @@ from experiments.pictures import figures
 from experiments.pictures.figures import COLOURS
 from experiments.pictures.studies.study import Observed, Study, Verdict, grouped, mean_field, narrow, plain, require
 from experiments.run.config import Config
-from experiments.run.data import task
+from experiments.run.data import load_task
 
 # A network that has half of its training examples right has left chance behind.
 LEARNED = 0.5
@@ -225,7 +225,7 @@ def _isometry(config: Config) -> None:
 
 def _accuracy(config: Config) -> None:
     plain("trainable_depth", config)
-    labels = task(config).loss.decides is not None
+    labels = load_task(config).loss.decides is not None
     require("trainable_depth", config, ("dataset.name", labels, "a data set with labels"))
 
 

@@ -11,7 +11,7 @@ from experiments.pictures.figures import COLOURS
 from experiments.pictures.studies.curvature import curved
 from experiments.pictures.studies.study import Observed, Study, Verdict, grouped, largest_rate, require
 from experiments.run.config import Config
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.stack import steps_of
 
 # The largest sharpness that counts as one at the edge, times 2 / rate.
@@ -63,7 +63,7 @@ def warm_up(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
 def _path(run: Observed) -> tuple[Array, Array, Array]:
     """At which updates the sharpness was measured, the sharpness, and 2 / rate_t, the edge at that update."""
     optimizer, measured = run.config.optimizer, run.history.quantities["sharpness"]
-    factor = rate_schedule(optimizer.schedule, optimizer.warmup, steps_of(run.config, task(run.config)))
+    factor = rate_schedule(optimizer.schedule, optimizer.warmup, steps_of(run.config, load_task(run.config)))
     rates = optimizer.learning_rate * np.array([factor(int(step)) for step in measured.at])
     return measured.at, measured.values[:, 0], 2 / rates
 

@@ -5,7 +5,7 @@ import pytest
 
 from experiments.run.composition import compose_config, register
 from experiments.run.config import UserError
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.grid import MappedConfig, corners, grid, runs_at, typed_map, windows
 from experiments.run.stack import train_stack
 from experiments.run.tile import OUTCOMES, train_tile
@@ -73,7 +73,7 @@ def test_a_pixel_is_the_run_alone(asked):
     (place,) = made.tiles()
     pixels = train_tile(config, made, place).ravel()
     for pixel, run in zip(pixels, runs_at(config, *made.pixels(place)), strict=True):
-        (alone,) = train_stack([run], task(run))
+        (alone,) = train_stack([run], load_task(run))
         assert pixel["outcome"] == OUTCOMES[alone.outcome]
         assert pixel["step"] == alone.history.diverged_step
         loss = alone.final("loss/train")
@@ -85,12 +85,12 @@ def test_block_rates_train_as_one_rate_where_they_are_equal(asked):
     config = asked("trainability=depth_by_rate", "training.epochs=1", "network.depth=3")
     (run,) = corners(config)[:1]
     run.network.depth = 3
-    (one,) = train_stack([run], task(run))
+    (one,) = train_stack([run], load_task(run))
     run.optimizer.block_rates = [run.optimizer.learning_rate] * 3
-    (three,) = train_stack([run], task(run))
+    (three,) = train_stack([run], load_task(run))
     assert one.parameters.tobytes() == three.parameters.tobytes()
     run.optimizer.block_rates = [run.optimizer.learning_rate, 0.2, run.optimizer.learning_rate]
-    (other,) = train_stack([run], task(run))
+    (other,) = train_stack([run], load_task(run))
     assert one.parameters.tobytes() != other.parameters.tobytes()
 
 
