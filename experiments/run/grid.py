@@ -22,9 +22,11 @@ BLOCK_RATES = "optimizer.block_rates."
 class AxisConfig:
     """One axis of the map.
 
-    key: a number of the run's config, such as optimizer.learning_rate; `optimizer.block_rates.1` is block 1's rate.
-    lower, upper: the values of the first and of the last pixel. scale: log or linear between them.
-    resolution: pixels, 2 to 4096; null is map.resolution. A whole-number key has its values rounded.
+    key: the key of a run's config that this axis varies, such as optimizer.learning_rate; it must be a number.
+        `optimizer.block_rates.1` is the learning rate of block 1.
+    lower: the value of the first pixel, above 0 on a log axis. upper: the value of the last pixel, above lower.
+    scale: spacing of the pixels' values, log or linear. Values of a whole-number key are rounded.
+    resolution: number of pixels along this axis, 2 to 4096; null is map.resolution.
     """
 
     key: str = MISSING
@@ -36,10 +38,11 @@ class AxisConfig:
 
 @dataclass
 class ZoomConfig:
-    """A series of maps, each a smaller window of the one before.
+    """A series of maps, in which each map shows a smaller window of the map before it.
 
-    frames: their number, 1 is the map alone. factor: by which a window's sides shrink (in decades on a log axis), above 1.
-    center: (x, y) on which all are centred; null is the first map's boundary pixel that is next to its middle.
+    frames: number of maps, 1 to 1000; 1 is the map alone.
+    factor: factor by which each map's sides are shorter than the last one's, above 1; on a log axis, sides in decades.
+    center: (x, y) on which all windows are centred; null is the pixel on the first map's boundary that is nearest its middle.
     """
 
     frames: int = 1
@@ -49,17 +52,20 @@ class ZoomConfig:
 
 @dataclass
 class MapConfig:
-    """A map.
+    """A map of which networks train, over two keys of the config.
 
-    setup: `config` trains the run's config; `paper` the networks of Sohl-Dickstein 2024, see `run.paper`, which read
-        network.activation, network.width, training.epochs, optimizer.block_rates, seed and dtype alone.
-    file: .npz with W0, W1, X and Y for the paper's networks; null draws them from seed.
-    resolution: pixels a side, 2 to 4096. tile: pixels a side of what is trained and stored as one piece.
-    early_exit: stop a network of the paper's whose later losses cannot be finite; no label depends on it.
-    floor: train the boundary's pixels again, with values one rounding away and in the other precision.
-    n_jobs: tiles at once, -1 is one a core. backend, address: where, see `run.engines`: loky is this machine's processes, ray
-        and dask are clusters, whose workers must find `file` under the same name.
-    folder: where tiles are kept; null is outputs/trainability/ and the fingerprint.
+    setup: `config` trains the run's config. `paper` trains the networks of Sohl-Dickstein 2024, see `run.paper`, which read only
+        network.activation, network.width, training.epochs, optimizer.block_rates, seed and dtype.
+    file: .npz file with W0, W1, X and Y of the paper's networks; null draws them from seed.
+    resolution: number of pixels along each side, 2 to 4096.
+    tile: number of pixels along each side of a tile, 1 to 256; a tile is trained and stored as one piece.
+    early_exit: true stops a network of the paper as soon as its later losses cannot be finite; no label depends on it.
+    floor: true trains the pixels on the boundary again, with values that differ by one rounding, and in the other precision.
+    n_jobs: number of tiles that are trained at the same time, at least 1; -1 is one for each core.
+    backend: where the tiles are trained: loky uses processes of this machine, ray and dask use a cluster, see `run.engines`. The
+        workers of a cluster must find `file` under the same name.
+    address: address of the cluster; null starts one on this machine, unless RAY_ADDRESS or DASK_SCHEDULER_ADDRESS names one.
+    folder: folder in which tiles are stored; null is outputs/trainability/ and the map's fingerprint.
     """
 
     x: AxisConfig = field(default_factory=AxisConfig)

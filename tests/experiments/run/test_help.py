@@ -47,7 +47,7 @@ def test_help_lists_every_key_with_the_value_that_it_has_here(lab):
     lines = lab.run("--help", "network.depth=7", "dataset=iris").splitlines()
     listed = re.findall(r"^  ([\w.]+)=", "\n".join(lines), flags=re.M)
     assert sorted(listed) == sorted(flatten(Config(dataset=DatasetConfig(name="iris", loader=1))))
-    assert "  network.depth=7 (int)                     L, the number of blocks, the output one among them." in lines
+    assert "  network.depth=7 (int)                     L, the number of blocks, at least 1; the output block is one of them." in lines
     assert any(line.startswith("  dataset.name=iris (str)") for line in lines)
     assert "One of gradient_descent, momentum, nesterov, adam, rmsprop." in " ".join(" ".join(lines).split())
 
