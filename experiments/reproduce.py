@@ -23,7 +23,7 @@ from experiments.run.environment import uncommitted_diff
 from experiments.run.interrupts import end_in_order, raise_lost_interrupt
 from experiments.run.machine import recorded_variables, set_machine
 from experiments.run.pool import Pool, cores
-from experiments.run.stack import STOPPED, Trained, check_size, plan, train_stack, work
+from experiments.run.stack import STOPPED, TrainedRun, check_size, plan, train_stack, work
 from experiments.run.trust import ALLOW_HELP, from_record
 from experiments.sweep.training import BAR
 
@@ -45,7 +45,7 @@ class Verdict:
     explanations: tuple[str, ...] = ()
 
 
-def judge(run: "RecordedRun", files: Files, trained: Trained, training_task: Task, tolerance: float | None) -> Verdict:
+def judge(run: "RecordedRun", files: Files, trained: TrainedRun, training_task: Task, tolerance: float | None) -> Verdict:
     """Compare a record with its new training.
 
     files: those of the record. training_task: the data and the loss of the new training.

@@ -40,7 +40,7 @@ from experiments.sweep.sweep import Sweep
 if TYPE_CHECKING:
     from blocks.history import History
     from experiments.run.data import Task
-    from experiments.run.stack import Trained
+    from experiments.run.stack import TrainedRun
 
 # What a command ends with in one line.
 EXPECTED = (UserError, WorkerLost, HydraException, OmegaConfBaseException, OSError)
@@ -85,7 +85,7 @@ def train(cfg: DictConfig) -> Result:
         trained = _trained(job, store, run)
         with job.outbox.catching_unreachable():
             store.finish([(run, trained)])
-    result = Result.of(trained)
+    result = Result.from_trained(trained)
     if not job.parent:
         if not job.outbox.is_closed:
             with job.outbox.catching_unreachable():
@@ -133,18 +133,18 @@ def _finished(store: AnyStore, job: Job) -> Result | None:
     measure = MEASURES[job.config.sweep.measure]
     with job.outbox.catching_unreachable():
         if finished := store.finished_job(job.parent, job.number, job.tags["fingerprint"], measure):
-            return Result.made(*finished, measure)
+            return Result.from_value(*finished, measure)
     return None
 
 
-def _trained(job: Job, store: AnyStore, run: Any) -> "Trained":
+def _trained(job: Job, store: AnyStore, run: Any) -> "TrainedRun":
     """The job's run, trained under a bar; its curves are recorded every few seconds."""
     from tqdm import tqdm
 
-    from experiments.run.stack import every_few_seconds, steps_of, train_stack
+    from experiments.run.stack import create_watch, steps_of, train_stack
 
     steps = steps_of(job.config, job.task)
-    report = every_few_seconds(lambda history: store.progress([(run, history.lane(0), steps)]))
+    report = create_watch(lambda history: store.progress([(run, history.lane(0), steps)]))
     with tqdm(total=steps, desc=job.name, unit="step", leave=False, disable=None) as bar:
 
         def watch(step: int, history: "Callable[[], History]") -> None:

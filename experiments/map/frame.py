@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from blocks.arrays import Array
 from experiments.record.tiles import Tiles, assemble, read_bands, read_rows
-from experiments.run.boundary import Dimension, beside, box_sizes, dimension
+from experiments.run.boundary import Dimension, boundary_pixels, box_counting_dimension, box_sizes
 from experiments.run.config import UserError
 from experiments.run.engines import Engine
 from experiments.run.grid import Grid, MappedConfig, grid
@@ -110,7 +110,7 @@ class Frame:
         around = read_rows(self.map, rows.start - above, rows.stop + 1)["outcome"] == TRAINED
         around = around[:, columns.start - left : columns.stop + 1]
         inner = np.s_[above : above + rows.stop - rows.start, left : left + columns.stop - columns.start]
-        return around[inner], beside(around)[inner]
+        return around[inner], boundary_pixels(around)[inner]
 
     def shares(self) -> dict[str, float]:
         """The share of networks of each outcome."""
@@ -124,7 +124,7 @@ class Frame:
         """Of the boundary between what has trained and what has not."""
         largest = box_sizes(self.grid.shape)[-1]
         labels = (band["outcome"] == TRAINED for _, band in read_bands(self.map, rows=largest, rows_after=1))
-        return dimension(labels, self.grid.shape)
+        return box_counting_dimension(labels, self.grid.shape)
 
     def middle(self) -> tuple[float, float]:
         """x and y of the boundary's pixel next to the map's middle; the middle where there is no boundary."""

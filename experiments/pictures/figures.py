@@ -21,7 +21,7 @@ from experiments.pictures.bands import plot_band, span
 from experiments.pictures.report import COLUMNS, MOST, REPEATS, Cell, Report
 from experiments.run.data import load_task
 from experiments.run.naming import format_value
-from experiments.run.repeats import name_of_band
+from experiments.run.repeats import describe_band
 
 DIVERGED = "#d55e00"
 # Okabe and Ito's colours, for lines that are few.
@@ -193,7 +193,7 @@ def _titled(what: str, report: Report, counts: Iterable[int], logarithmic: bool)
     chosen += [f"every {key}" for key in report.varied if key not in (report.down, *report.lines_by, COLUMNS, REPEATS)]
     if report.seeds == 1:
         return f"{what}\nthe run of {report.measure.best_title} of each {keys}, of {', '.join(chosen)}"
-    drawn = name_of_band(counts, logarithmic)
+    drawn = describe_band(counts, logarithmic)
     return f"{what}\nthe cell of {report.measure.best_title} (mean) of each {keys}, of {', '.join(chosen)}\n{drawn}"
 
 
@@ -261,7 +261,7 @@ def norm_curves(history: History, place: str) -> Figure:
 def _of_seeds(what: str, history: History, place: str) -> str:
     """What is drawn, where, and what the seeds are drawn as; of a run alone nothing more."""
     n = _seeds(history)
-    return what if n == 1 else "\n".join(filter(None, [what, place, name_of_band([n], logarithmic=True)]))
+    return what if n == 1 else "\n".join(filter(None, [what, place, describe_band([n], logarithmic=True)]))
 
 
 def _at(history: History, share: float) -> tuple[Array, Array]:

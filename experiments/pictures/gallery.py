@@ -23,7 +23,7 @@ from experiments.run.data import load_task
 from experiments.run.interrupts import raise_lost_interrupt
 from experiments.run.naming import format_value
 from experiments.run.pool import Pool, cores
-from experiments.run.repeats import stacked
+from experiments.run.repeats import stack_histories
 from experiments.run.stack import STOPPED
 from experiments.run.tile import OUTCOMES
 
@@ -112,12 +112,12 @@ def _draw_sweep(report: Report, best_of: dict[tuple[Any, str], Cell], runs: dict
         """Of those of its runs that have not diverged, as the table's means are; of all where all have."""
         return [runs[row.job].files().history for row in cell.survivors or cell if row.job in runs]
 
-    histories = {place: stacked(seeds) for place, cell in best_of.items() if (seeds := recorded(cell))}
+    histories = {place: stack_histories(seeds) for place, cell in best_of.items() if (seeds := recorded(cell))}
     drawn = {"best_curves": figures.best_curves(report, histories)}
     if report.down == ROWS and len({depth for depth, _ in histories}) > 1:
         drawn["norm_ratios"] = figures.norm_ratios(report, histories)
     if (cell := report.best_cell) and len(seeds := recorded(cell)) > 1:
-        best, place = stacked(seeds), report.place(cell[0], REPEATS)
+        best, place = stack_histories(seeds), report.place(cell[0], REPEATS)
         drawn["grad_norm_by_block"] = figures.norm_profile(best, place)
         drawn["grad_norm_by_step"] = figures.norm_curves(best, place)
     figures.save(folder, **drawn)
@@ -164,7 +164,7 @@ def draw_run(config: Config, kept: "Files", folder: Path) -> None:
     """
     history = kept.history
     drawn = {"loss": figures.loss_curves(history), "grad_norm_map": figures.norm_map(history)}
-    figures.save(folder / FOLDER, **drawn, grad_norm_by_block=figures.norm_profile(stacked([history])))
+    figures.save(folder / FOLDER, **drawn, grad_norm_by_block=figures.norm_profile(stack_histories([history])))
     figures.save(folder / FOLDER, **_of_instruments(config, kept))
 
 

@@ -18,7 +18,7 @@ from experiments.record.tiles import read_bands
 from experiments.run.boundary import Dimension
 from experiments.run.grid import AxisConfig, MappedConfig, axes, grid
 from experiments.run.paper import DIVERGED, TRAINED
-from experiments.run.tile import OTHER
+from experiments.run.tile import OTHER_DTYPE
 
 # Pixels a side that a picture has at most: a larger map is drawn every second, third, ... pixel.
 DRAWN = 1024
@@ -74,7 +74,7 @@ def floor_picture(file: Path, config: MappedConfig, title: str) -> Figure:
     drawn = np.concatenate([_pooled(band, every) for _, band in read_bands(file, rows=every * 16)])
     _imshow(axis, ListedColormap(FLOOR_COLOURS)(drawn, bytes=True), config)
     named = zip(FLOOR_COLOURS[1:], FLOOR[1:], strict=True)
-    _legend_below(axis, [Patch(color=colour, label=name.format(other=OTHER[config.dtype])) for colour, name in named])
+    _legend_below(axis, [Patch(color=colour, label=name.format(other=OTHER_DTYPE[config.dtype])) for colour, name in named])
     return figure
 
 

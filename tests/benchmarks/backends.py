@@ -8,7 +8,7 @@ from experiments.run.config import Config, DatasetConfig, NetworkConfig, Optimiz
 from experiments.run.data import load_task
 from experiments.run.engines import BACKENDS, connect
 from experiments.run.pool import cores
-from experiments.run.stack import Trained, train_stack
+from experiments.run.stack import TrainedRun, train_stack
 
 STACKS, LANES = 60, 16
 
@@ -50,5 +50,5 @@ def _measured(backend: str, configs: list[Config]) -> tuple[float, float, float]
     return warm - began, float(np.mean(rest)), beyond / len(rest)
 
 
-def _seconds(trained: list[Trained]) -> float:
-    return trained[0].ended - trained[0].started
+def _seconds(trained: list[TrainedRun]) -> float:
+    return trained[0].end_time - trained[0].start_time

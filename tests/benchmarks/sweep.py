@@ -12,7 +12,7 @@ from blocks import GradientDescent, History, Network, reshuffled, train
 from blocks.arrays import Array
 from experiments.run.config import Config, DatasetConfig, NetworkConfig, OptimizerConfig, SweepConfig, TrainingConfig
 from experiments.run.data import Task
-from experiments.run.stack import Trained
+from experiments.run.stack import TrainedRun
 from tests.benchmarks.peers import jax_training, torch_loop
 from tests.benchmarks.tables import alternate, table
 
@@ -95,19 +95,19 @@ def _halved(configs: list[Config]) -> tuple[list[int], int]:
 
     rungs, left, updates = Halving(configs), list(range(len(configs))), 0
     for rung in range(1, rungs.count + 2):
-        trained = dict(zip(left, _in_turn([configs[k] for k in left], rungs.until(0, rung)), strict=True))
+        trained = dict(zip(left, _in_turn([configs[k] for k in left], rungs.end_epoch(0, rung)), strict=True))
         updates += sum(run.history.steps_made for run in trained.values())
         if rung <= rungs.count:
             left = rungs.survivors(rung, trained, {})
     return left, updates
 
 
-def _in_turn(configs: list[Config], until: int | None = None) -> list[Trained]:
+def _in_turn(configs: list[Config], until: int | None = None) -> list[TrainedRun]:
     """The runs, trained stack by stack."""
     from experiments.run.stack import plan, train_stack
 
     task = digits()
-    trained: dict[int, Trained] = {}
+    trained: dict[int, TrainedRun] = {}
     for stack in plan(configs, [task] * len(configs)):
         trained |= dict(zip(stack, train_stack([configs[k] for k in stack], task, until=until), strict=True))
     return [trained[k] for k in range(len(configs))]

@@ -78,7 +78,7 @@ def lay_side_by_side(monkeypatch, composed, uris, folders):
     ]
     assert [run.outcome == "diverged" for stack in stacks for run in stack] == [False, True, False, True]
     # What was seen while it trained has the time of the looking.
-    monkeypatch.setattr(tracking, "time", SimpleNamespace(time=stacks[0][0].started.__float__))
+    monkeypatch.setattr(tracking, "time", SimpleNamespace(time=stacks[0][0].start_time.__float__))
     known, found = rows.REVISIONS, {}
     for writer, revisions, uri, folder in zip((Requests, Rows), ((), known), uris, folders, strict=True):
         monkeypatch.setattr(rows, "REVISIONS", revisions)

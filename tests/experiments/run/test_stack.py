@@ -76,7 +76,7 @@ def test_what_the_last_update_led_to_is_an_outcome(composed):
     (config,) = runs(composed, ["training.epochs=1", "training.batch_size=null", "optimizer.learning_rate=1e30"])
     (run,) = train_stack([config])
     assert (run.outcome, int(run.history.diverged_step)) == ("diverged", 1)
-    assert str(Result.of(run)) == "diverged: final training loss inf"
+    assert str(Result.from_trained(run)) == "diverged: final training loss inf"
     tags = outcome_tags(run)
     assert (tags["outcome"], tags["diverged_step"]) == ("diverged", "1")
     assert not [metric.key for metric in metrics(run, 20, None) if metric.key.startswith("final/")]
@@ -138,10 +138,10 @@ def test_a_regression_is_scored_by_r2_as_scikit_learn_does(composed):
     from sklearn.metrics import r2_score
 
     from blocks import Network
-    from experiments.run.data import load
+    from experiments.run.data import load_dataset
 
     (run,) = train_stack(runs(composed, ["dataset=diabetes", "network.depth=2", "dtype=float64"]))
-    dataset = load(run.config.dataset)
+    dataset = load_dataset(run.config.dataset)
     network = Network([10, 16, 1], "relu", run.parameters)
     predicted = network.forward(dataset.x_validation)[0]
     expected = r2_score(dataset.y_validation.ravel(), predicted.ravel())
