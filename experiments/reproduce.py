@@ -18,12 +18,12 @@ from experiments.record.comparison import environment_differences, first_trainin
 from experiments.record.files import Files
 from experiments.record.identity import fingerprint, trajectory_hash
 from experiments.run.config import Config, UserError, printable
-from experiments.run.data import Task, task
+from experiments.run.data import Task, load_task
 from experiments.run.environment import uncommitted_diff
 from experiments.run.interrupts import end_in_order, raise_lost_interrupt
 from experiments.run.machine import recorded_variables, set_machine
 from experiments.run.pool import Pool, cores
-from experiments.run.stack import STOPPED, Trained, check_size, plan, train_stack, work
+from experiments.run.stack import STOPPED, TrainedRun, check_size, plan, train_stack, work
 from experiments.run.trust import ALLOW_HELP, from_record
 from experiments.sweep.training import BAR
 
@@ -45,7 +45,7 @@ class Verdict:
     explanations: tuple[str, ...] = ()
 
 
-def judge(run: "RecordedRun", files: Files, trained: Trained, training_task: Task, tolerance: float | None) -> Verdict:
+def judge(run: "RecordedRun", files: Files, trained: TrainedRun, training_task: Task, tolerance: float | None) -> Verdict:
     """Compare a record with its new training.
 
     files: those of the record. training_task: the data and the loss of the new training.
@@ -86,7 +86,7 @@ def reproduce(runs: Sequence["RecordedRun"], allow: Sequence[str], tolerance: fl
         try:
             files = run.files()
             config = from_record(files.config, allow)
-            training_task = task(config)
+            training_task = load_task(config)
             check_size(config, training_task)
             history = files.history
             last_epoch = history.steps_made // history.steps_an_epoch if run.tags["outcome"] == STOPPED else None

@@ -19,7 +19,7 @@ from blocks.arrays import Array
 from experiments.record.reading import Archive
 from experiments.run.config import printable
 from experiments.run.naming import differing_keys, flatten_values
-from experiments.run.repeats import band, stacked
+from experiments.run.repeats import band, stack_histories
 from experiments.run.sensitivity import sensitivity as of_rates
 from experiments.run.stack import STOPPED
 
@@ -89,7 +89,7 @@ def group_seeds(frame: pd.DataFrame, histories: Array) -> tuple[pd.DataFrame, Ar
         summaries = {name: value for key in measures for name, value in ((key, means[key]), (f"{key} std", deviations[key]))}
         counts = {outcome: int((runs["outcome"] == outcome).sum()) for outcome in ("diverged", STOPPED)}
         rows.append({**runs.iloc[0][keys], "runs": len(runs), **counts, **summaries})
-        lane_histories.append(stacked(histories[runs.index]))
+        lane_histories.append(stack_histories(histories[runs.index]))
     stacked_histories = np.empty(len(lane_histories), dtype=object)
     stacked_histories[:] = lane_histories
     return pd.DataFrame(rows), stacked_histories

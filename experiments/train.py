@@ -40,7 +40,7 @@ from experiments.sweep.sweep import Sweep
 if TYPE_CHECKING:
     from blocks.history import History
     from experiments.run.data import Task
-    from experiments.run.stack import Trained
+    from experiments.run.stack import TrainedRun
 
 # A command ends with one line, and not with a traceback, for these errors.
 ONE_LINE_ERRORS = (UserError, WorkerLost, HydraException, OmegaConfBaseException, OSError)
@@ -85,7 +85,7 @@ def train(cfg: DictConfig) -> Result:
         trained_run = _train_job(job, store, run)
         with job.outbox.catching_unreachable():
             store.finish([(run, trained_run)])
-    result = Result.of(trained_run)
+    result = Result.from_trained(trained_run)
     if not job.parent:
         if not job.outbox.is_closed:
             with job.outbox.catching_unreachable():
@@ -103,7 +103,7 @@ def train(cfg: DictConfig) -> Result:
 
 def _create_job(cfg: DictConfig) -> Job:
     """Return the job that Hydra runs with that config. Raises UserError for a config that cannot be trained."""
-    from experiments.run.data import task
+    from experiments.run.data import load_task
 
     hydra_config = HydraConfig.get()
     # With hydra.job.chdir, the working directory is not the one in which the command was typed.
@@ -113,7 +113,7 @@ def _create_job(cfg: DictConfig) -> Job:
         if reason and not sweep:
             print(reason)
         config = replace(config, tracking=sweep.tracking if sweep else with_absolute_uri(config.tracking))
-        data = task(config)
+        data = load_task(config)
     outbox = Outbox(config.tracking, Path(hydra_config.runtime.output_dir), targets_to_allow([config.dataset.loader]))
     return Job(config, data, sweep, hydra_config.job.num if sweep else 0, outbox)
 
@@ -134,18 +134,18 @@ def _find_finished_result(store: AnyStore, job: Job) -> Result | None:
     measure = MEASURES[job.config.sweep.measure]
     with job.outbox.catching_unreachable():
         if finished_job := store.finished_job(job.parent, job.number, job.tags["fingerprint"], measure):
-            return Result.made(*finished_job, measure)
+            return Result.from_value(*finished_job, measure)
     return None
 
 
-def _train_job(job: Job, store: AnyStore, run: Any) -> "Trained":
+def _train_job(job: Job, store: AnyStore, run: Any) -> "TrainedRun":
     """Train the job's run with a progress bar, and record its curves every few seconds."""
     from tqdm import tqdm
 
-    from experiments.run.stack import every_few_seconds, steps_of, train_stack
+    from experiments.run.stack import create_watch, steps_of, train_stack
 
     steps = steps_of(job.config, job.task)
-    report = every_few_seconds(lambda history: store.progress([(run, history.lane(0), steps)]))
+    report = create_watch(lambda history: store.progress([(run, history.lane(0), steps)]))
     with tqdm(total=steps, desc=job.name, unit="step", leave=False, disable=None) as bar:
 
         def watch(step: int, history: "Callable[[], History]") -> None:

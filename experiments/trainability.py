@@ -28,14 +28,14 @@ from experiments.run import paper
 from experiments.run.bounded import read_text
 from experiments.run.composition import compose_config, register, with_machine
 from experiments.run.config import UserError
-from experiments.run.data import load
+from experiments.run.data import load_dataset
 from experiments.run.engines import Engine, connect
 from experiments.run.folder import check_folder, lock_folder
-from experiments.run.grid import MappedConfig, ZoomConfig, axes, grid, typed_map, windows
+from experiments.run.grid import MappedConfig, ZoomConfig, axes, grid, parse_map, windows
 from experiments.run.interrupts import end_in_order
 from experiments.run.job import reason_of, status_of
 from experiments.run.naming import flatten
-from experiments.run.tile import OTHER, check_trainable
+from experiments.run.tile import OTHER_DTYPE, check_trainable
 from experiments.train import is_expected, one_line
 
 OWNER = "fingerprint.txt"
@@ -82,7 +82,7 @@ def _record_frame(frame: Frame, run: AnyRun, number: int) -> None:
         metrics |= {f"floor/{name}": share for name, share in flipped_shares.items()}
         summary.append(
             f"labels of boundary pixels flipped by one rounding: {flipped_shares['rounding']:.2%}, "
-            f"by {OTHER[config.dtype]}: {flipped_shares['precision']:.2%}"
+            f"by {OTHER_DTYPE[config.dtype]}: {flipped_shares['precision']:.2%}"
         )
         picture = pictures.floor_picture(frame.floor, config, f"{title}\n{summary[-1]}")
         pictures.save(picture, frame.result / "floor.png")
@@ -123,8 +123,8 @@ def _params(config: MappedConfig) -> dict[str, str]:
 def _data_digest(config: MappedConfig) -> str:
     """Return the digest of the data; in the paper's setup, that of its data and initial weights."""
     if config.map.setup == "config":
-        return load(config.dataset).digest
-    problem, digest = paper.problem(config, config.map.file), hashlib.sha256()
+        return load_dataset(config.dataset).digest
+    problem, digest = paper.create_problem(config, config.map.file), hashlib.sha256()
     for array in (problem.W0, problem.W1, problem.X, problem.Y):
         digest.update(array.tobytes())
     return digest.hexdigest()
@@ -234,7 +234,7 @@ def main() -> None:
     try:
         strip_typed_passwords()
         overrides = parser.parse_args().overrides
-        run_map(typed_map(compose_config("trainability", overrides)))
+        run_map(parse_map(compose_config("trainability", overrides)))
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or not is_expected(error):
             raise

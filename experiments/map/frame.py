@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from blocks.arrays import Array
 from experiments.record.tiles import Tiles, assemble, read_bands, read_rows
-from experiments.run.boundary import Dimension, beside, box_sizes, dimension
+from experiments.run.boundary import Dimension, boundary_pixels, box_counting_dimension, box_sizes
 from experiments.run.config import UserError
 from experiments.run.engines import Engine
 from experiments.run.grid import Grid, MappedConfig, grid
@@ -116,7 +116,7 @@ class Frame:
         inner = np.s_[
             rows_before : rows_before + rows.stop - rows.start, columns_before : columns_before + columns.stop - columns.start
         ]
-        return has_trained[inner], beside(has_trained)[inner]
+        return has_trained[inner], boundary_pixels(has_trained)[inner]
 
     def shares(self) -> dict[str, float]:
         """Return the share of networks of each outcome."""
@@ -130,7 +130,7 @@ class Frame:
         """Return the dimension of the boundary between networks that have trained and networks that have not."""
         largest = box_sizes(self.grid.shape)[-1]
         labels = (band["outcome"] == TRAINED for _, band in read_bands(self.map, rows=largest, rows_after=1))
-        return dimension(labels, self.grid.shape)
+        return box_counting_dimension(labels, self.grid.shape)
 
     def boundary_center(self) -> tuple[float, float]:
         """Return x and y of the boundary's pixel nearest to the map's middle; the middle where there is no boundary."""

@@ -22,7 +22,7 @@ from experiments.pictures.report import REPEATS, Report, Row
 from experiments.pictures.signals import mean_field_variances
 from experiments.record.identity import RECORD_GROUPS
 from experiments.run.config import Config, UserError, printable
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.naming import format_value, short_names
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def page_content(heading: Heading, report: Report, runs: "Mapping[int, RecordedR
         "isLoss": report.measure.is_loss,
         "isSearch": report.is_search,
         "averaged": report.averaging_note,
-        "ceiling": CEILING * max(task(row.config).constant_loss for row in rows),
+        "ceiling": CEILING * max(load_task(row.config).constant_loss for row in rows),
         "floor": FLOOR,
         "keys": keys,
         "down": report.down,
@@ -194,7 +194,7 @@ def _distribution(distribution: Distribution, grids: list[Array]) -> dict[str, A
 
 def _theory(config: Config, z: Distribution | None) -> dict[str, Any] | None:
     """Return the normal heights of mean-field theory for the initial z; None where z or the theory is missing."""
-    if z is None or z.steps[0] > 0 or (variances := mean_field_variances(config, task(config))) is None:
+    if z is None or z.steps[0] > 0 or (variances := mean_field_variances(config, load_task(config))) is None:
         return None
     return packed.pack_floats(z.normal_heights(variances))
 

@@ -19,9 +19,9 @@ from blocks.arrays import Array
 from blocks.history import History, evenly_spaced
 from experiments.pictures.bands import format_range, plot_band
 from experiments.pictures.report import COLUMNS, MAX_CELLS, REPEATS, Cell, Report
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.naming import format_value
-from experiments.run.repeats import name_of_band
+from experiments.run.repeats import describe_band
 
 DIVERGED = "#d55e00"
 # The colours of Okabe and Ito, for a few lines.
@@ -88,7 +88,7 @@ def _colour_scale(report: Report) -> tuple[Normalize, str, str]:
     values = [row.value for row in report.rows if math.isfinite(row.value)]
     if report.measure.is_loss:
         losses = [value for value in values if value > 0]
-        ceiling = CEILING * max(task(row.config).constant_loss for row in report.rows)
+        ceiling = CEILING * max(load_task(row.config).constant_loss for row in report.rows)
         logarithmic = LogNorm(max(min([*losses, ceiling / 10]), 1e-8), min(max([*losses, 1e-2]), ceiling))
         has_larger = max(losses, default=0) > ceiling
         return (logarithmic, f" (all above {ceiling:.2g} alike)", "max") if has_larger else (logarithmic, "", "neither")
@@ -195,7 +195,7 @@ def _best_title(quantity: str, report: Report, counts: Iterable[int], logarithmi
     selection += [f"every {key}" for key in report.varied_keys if key not in (report.down, *report.lines_by, COLUMNS, REPEATS)]
     if report.seeds == 1:
         return f"{quantity}\nthe run of {report.measure.best_title} of each {keys}, of {', '.join(selection)}"
-    band_name = name_of_band(counts, logarithmic)
+    band_name = describe_band(counts, logarithmic)
     return f"{quantity}\nthe cell of {report.measure.best_title} (mean) of each {keys}, of {', '.join(selection)}\n{band_name}"
 
 
@@ -263,7 +263,7 @@ def norm_curves(history: History, cell_label: str) -> Figure:
 def _seeds_title(quantity: str, history: History, cell_label: str) -> str:
     """Return the title with the cell and the band of its seeds; for a single run, only the quantity."""
     n = _count_seeds(history)
-    return quantity if n == 1 else "\n".join(filter(None, [quantity, cell_label, name_of_band([n], logarithmic=True)]))
+    return quantity if n == 1 else "\n".join(filter(None, [quantity, cell_label, describe_band([n], logarithmic=True)]))
 
 
 def _norms_at(history: History, share: float) -> tuple[Array, Array]:

@@ -19,11 +19,11 @@ from experiments.pictures import figures
 from experiments.pictures.report import REPEATS, ROWS, Cell, Report, with_deviation
 from experiments.pictures.slices import slices
 from experiments.run.config import Config
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.interrupts import raise_lost_interrupt
 from experiments.run.naming import format_value
 from experiments.run.pool import Pool, cores
-from experiments.run.repeats import stacked
+from experiments.run.repeats import stack_histories
 from experiments.run.stack import STOPPED
 from experiments.run.tile import OUTCOMES
 
@@ -121,12 +121,12 @@ def _draw_sweep(report: Report, best_cells: dict[tuple[Any, str], Cell], records
         """Read the histories of the cell's finite rows, as in the table's means; of all rows where none is finite."""
         return [records[row.job].files().history for row in cell.finite_rows or cell if row.job in records]
 
-    histories = {line: stacked(seeds) for line, cell in best_cells.items() if (seeds := read_histories(cell))}
+    histories = {line: stack_histories(seeds) for line, cell in best_cells.items() if (seeds := read_histories(cell))}
     figures_by_name = {"best_curves": figures.best_curves(report, histories)}
     if report.down == ROWS and len({depth for depth, _ in histories}) > 1:
         figures_by_name["norm_ratios"] = figures.norm_ratios(report, histories)
     if (cell := report.best_cell) and len(seeds := read_histories(cell)) > 1:
-        history, cell_label = stacked(seeds), report.label(cell[0], REPEATS)
+        history, cell_label = stack_histories(seeds), report.label(cell[0], REPEATS)
         figures_by_name["grad_norm_by_block"] = figures.norm_profile(history, cell_label)
         figures_by_name["grad_norm_by_step"] = figures.norm_curves(history, cell_label)
     figures.save(folder, **figures_by_name)
@@ -171,7 +171,7 @@ def draw_run(config: Config, files: "Files", folder: Path) -> None:
     """Draw one run into the folder `pictures` in `folder`: its losses, its gradient norms, and what its instruments measured."""
     history = files.history
     figures_by_name = {"loss": figures.loss_curves(history), "grad_norm_map": figures.norm_map(history)}
-    figures.save(folder / FOLDER, **figures_by_name, grad_norm_by_block=figures.norm_profile(stacked([history])))
+    figures.save(folder / FOLDER, **figures_by_name, grad_norm_by_block=figures.norm_profile(stack_histories([history])))
     figures.save(folder / FOLDER, **_instrument_figures(config, files))
 
 
@@ -179,7 +179,7 @@ def _instrument_figures(config: Config, files: "Files") -> dict[str, Figure]:
     """Return the figures, by name, of what the run's instruments have measured."""
     from experiments.pictures import landscape, signals
 
-    history, data, figures_by_name = files.history, task(config), {}
+    history, data, figures_by_name = files.history, load_task(config), {}
     if signals.NAME in history.quantities:
         for name, symbol in (("activations", "a"), ("gradients", "da"), ("weight_gradients", "dW")):
             word = "dead" if config.network.activation == "relu" else "saturated"
@@ -207,7 +207,7 @@ def log_network(store: "Store", run_id: str, config: Config, files: "Files", reg
     """Log the network of a run as an MLflow model. register: the model's name in the registry, None for no entry."""
     from experiments.record.model import log_model
 
-    log_model(store, run_id, config, files, task(config), register)
+    log_model(store, run_id, config, files, load_task(config), register)
 
 
 def description(

@@ -30,20 +30,20 @@ MAP_EXAMPLES, LOSS_EXAMPLES = 100, 256
 PANELS_PER_ROW = 3
 
 
-def build_network(config: Config, of: Task, parameters: Array) -> Network:
+def build_network(config: Config, task: Task, parameters: Array) -> Network:
     """Return the network of a run with those parameters (..., P)."""
-    return Network(sizes(config, of), config.network.activation, parameters, config.network.kind)
+    return Network(sizes(config, task), config.network.activation, parameters, config.network.kind)
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def saturation_map(config: Config, of: Task, parameters: Array, block: int | None = None) -> Figure:
+def saturation_map(config: Config, task: Task, parameters: Array, block: int | None = None) -> Figure:
     """Draw which entries of one block's activations are saturated, with a row for each example and a column for each unit.
 
     The units with the most saturated entries come first. Saturated is what the instrument `signals` counts as saturated; with
     relu it means dead. block: 1 to L; None takes the block with the largest share.
     """
-    network = build_network(config, of, parameters)
-    _, caches = network.forward(of.dataset.x[:, :MAP_EXAMPLES])
+    network = build_network(config, task, parameters)
+    _, caches = network.forward(task.dataset.x[:, :MAP_EXAMPLES])
     entries_by_block = [saturated_entries(layer, cache) for layer, cache in zip(network.blocks, caches, strict=True)]
     index = int(np.argmax([entries.mean() for entries in entries_by_block])) if block is None else block - 1
     entries, (z, _) = entries_by_block[index], network.blocks[index].activation_at(caches[index])
@@ -67,7 +67,7 @@ def saturation_map(config: Config, of: Task, parameters: Array, block: int | Non
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def decision_regions(config: Config, of: Task, history: History) -> Figure:
+def decision_regions(config: Config, task: Task, history: History) -> Figure:
     """Draw the network's decisions on two-dimensional data, at up to MAX_PANELS of the steps with measured parameters."""
     quantity = history.quantities[NAME]
     finite_steps = np.flatnonzero(np.isfinite(quantity.values).all(axis=-1))
@@ -75,17 +75,17 @@ def decision_regions(config: Config, of: Task, history: History) -> Figure:
     rows = max(1, -(-len(step_indices) // PANELS_PER_ROW))
     figure = Figure(figsize=(3.2 * PANELS_PER_ROW, 3.2 * rows), layout="constrained")
     figure.suptitle("decision regions", fontsize=11)
-    x, y = of.dataset.x, of.dataset.y
+    x, y = task.dataset.x, task.dataset.y
     low, high = x.min(axis=-1) - 0.5, x.max(axis=-1) + 0.5
     grid = [np.linspace(low[k], high[k], REGION_POINTS) for k in (0, 1)]
     points = np.stack([coordinate.ravel() for coordinate in np.meshgrid(*grid)])
-    classes, decides = of.dataset.classes or 0, of.loss.decides
+    classes, decides = task.dataset.classes or 0, task.loss.decides
     assert decides is not None
     for number, axes in enumerate(figure.subplots(rows, PANELS_PER_ROW, squeeze=False).flat):
         if number >= len(step_indices):
             axes.set_axis_off()
             continue
-        network = build_network(config, of, quantity.values[step_indices[number]])
+        network = build_network(config, task, quantity.values[step_indices[number]])
         decisions = decides(network.forward(points)[0]).reshape(REGION_POINTS, REGION_POINTS)
         axes.contourf(*grid, decisions, levels=np.arange(classes + 1) - 0.5, colors=COLOURS[:classes], alpha=0.35)
         for label in range(classes):
@@ -97,33 +97,33 @@ def decision_regions(config: Config, of: Task, history: History) -> Figure:
     return figure
 
 
-def has_regions(of: Task) -> bool:
+def has_regions(task: Task) -> bool:
     """Return whether decisions can be drawn: the data must have two dimensions, and no more classes than there are colours."""
-    return of.dataset.x.shape[0] == 2 and of.dataset.classes is not None and of.dataset.classes <= len(COLOURS)
+    return task.dataset.x.shape[0] == 2 and task.dataset.classes is not None and task.dataset.classes <= len(COLOURS)
 
 
 # With products as small as these, several threads would only wait for each other.
 @threadpool_limits.wrap(limits=1, user_api="blas")
 @np.errstate(over="ignore", invalid="ignore")
-def loss_slice(config: Config, of: Task, parameters: Array) -> Figure:
+def loss_slice(config: Config, task: Task, parameters: Array) -> Figure:
     """Draw the loss on the plane through the parameters along the Hessian's two eigenvectors of largest eigenvalue, in float64.
 
     The plane ends where the quadratic form, 1/2 lambda t^2, equals the loss of the best constant prediction. Where an eigenvalue
     does not converge to 1 %, its best estimate is used. Where H has no finite products, two random directions are used.
     """
-    x, y = of.dataset.x[:, :LOSS_EXAMPLES], of.dataset.y[..., :LOSS_EXAMPLES]
-    network = build_network(config, of, parameters.astype(np.float64))
+    x, y = task.dataset.x[:, :LOSS_EXAMPLES], task.dataset.y[..., :LOSS_EXAMPLES]
+    network = build_network(config, task, parameters.astype(np.float64))
     start_vectors = np.random.default_rng(0).standard_normal((2, len(parameters)))
     start_vectors /= norm(start_vectors)[:, None]
-    values, vectors = top_eigenpairs(Hessian(network, x, y, of.loss, (2,)), start_vectors, tolerance=0.01)
+    values, vectors = top_eigenpairs(Hessian(network, x, y, task.loss, (2,)), start_vectors, tolerance=0.01)
     if is_random := bool(np.isnan(vectors).any()):
         vectors = start_vectors
-    limits = [math.sqrt(2 * of.constant_loss / max(abs(value), 1e-12)) for value in np.nan_to_num(values, nan=1.0).tolist()]
+    limits = [math.sqrt(2 * task.constant_loss / max(abs(value), 1e-12)) for value in np.nan_to_num(values, nan=1.0).tolist()]
     x_steps, y_steps = (np.linspace(-limit, limit, SLICE_POINTS) for limit in limits)
     losses = np.empty((SLICE_POINTS, SLICE_POINTS))
     for (row, column), _ in np.ndenumerate(losses):
         shifted = parameters + x_steps[column] * vectors[0] + y_steps[row] * vectors[1]
-        losses[row, column] = of.loss(network.with_parameters(shifted).forward(x)[0], y)[0]
+        losses[row, column] = task.loss(network.with_parameters(shifted).forward(x)[0], y)[0]
     figure = Figure(figsize=(6, 4.6), layout="constrained")
     axes = figure.subplots()
     levels = np.geomspace(max(float(np.nanmin(losses)), 1e-8), max(float(np.nanmax(losses)), 2e-8), 20)

@@ -119,7 +119,7 @@ def ridge(history: History, variances: Array | None = None) -> Figure:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def mean_field_variances(config: Config, of: Task) -> Array | None:
+def mean_field_variances(config: Config, task: Task) -> Array | None:
     """Return the variances q_l (L,) of z_l in a wide network with initial weights, the mean over the measured examples.
 
         q_1 = sigma_w^2 q_0 + sigma_b^2        q_l = V(q_{l-1})        q_0 = |x|^2 / n_0, for each example
@@ -131,10 +131,10 @@ def mean_field_variances(config: Config, of: Task) -> Array | None:
     is_other_kind = network.kind != "plain" or network.parametrization != "standard" or network.gamma is not None
     if is_other_kind or weight_variance(network.initializer, network.gain) == 0:
         return None
-    x = of.dataset.x[:, : config.instruments.examples or config.training.batch_size]
+    x = task.dataset.x[:, : config.instruments.examples or config.training.batch_size]
     q = (x * x).mean(axis=0)
     means: list[float] = []
-    for n_prev, n_l in pairwise(sizes(config, of)):
+    for n_prev, n_l in pairwise(sizes(config, task)):
         field = MeanField(network.activation, _weight_variance(config, n_prev, n_l), network.bias_variance)
         q = field.variance_map(q) if means else field.weight_variance * q + field.bias_variance
         if not np.isfinite(q).all():

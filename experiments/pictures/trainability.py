@@ -18,7 +18,7 @@ from experiments.record.tiles import read_bands
 from experiments.run.boundary import Dimension
 from experiments.run.grid import AxisConfig, MappedConfig, axes, grid
 from experiments.run.paper import DIVERGED, TRAINED
-from experiments.run.tile import OTHER
+from experiments.run.tile import OTHER_DTYPE
 
 # A picture has at most so many pixels a side. Of a larger map only every second, third, ... pixel is drawn.
 MAX_PIXELS = 1024
@@ -74,7 +74,7 @@ def floor_picture(file: Path, config: MappedConfig, title: str) -> Figure:
     pixels = np.concatenate([_max_pool(band, stride) for _, band in read_bands(file, rows=stride * 16)])
     _imshow(axis, ListedColormap(FLOOR_COLOURS)(pixels, bytes=True), config)
     entries = zip(FLOOR_COLOURS[1:], FLOOR[1:], strict=True)
-    _draw_legend(axis, [Patch(color=colour, label=name.format(other=OTHER[config.dtype])) for colour, name in entries])
+    _draw_legend(axis, [Patch(color=colour, label=name.format(other=OTHER_DTYPE[config.dtype])) for colour, name in entries])
     return figure
 
 

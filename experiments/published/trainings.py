@@ -9,7 +9,7 @@ from experiments.published.row import Row
 from experiments.published.scikit_learn import ReorderedAdam, train_like_scikit_learn
 from experiments.record.identity import trajectory_hash
 from experiments.run.composition import compose_config, parse_config, register
-from experiments.run.paper import agreement
+from experiments.run.paper import label_agreement
 from experiments.run.stack import train_stack
 
 SCIKIT_LEARN = "scikit-learn, plot_mlp_training_curves"
@@ -57,7 +57,7 @@ def training_curves() -> Iterator[Row]:
 def trainability() -> Iterator[Row]:
     """The labels of two maps, which say what pairs of learning rates train, against those of the author's own functions."""
     for name, tolerance in (("identity", 0.0), ("tanh", 0.005)):
-        share = agreement(PUBLISHED_FOLDER / f"trainability_{name}_n8.npz", name)
+        share = label_agreement(PUBLISHED_FOLDER / f"trainability_{name}_n8.npz", name)
         yield Row(f"{name}, n = 8: share of labels that are the author's", SOHL_DICKSTEIN, 1.0, share, tolerance)
 
 

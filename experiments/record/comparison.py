@@ -12,7 +12,7 @@ from experiments.record.view import norm_key
 
 if TYPE_CHECKING:
     from experiments.record.files import Files
-    from experiments.run.stack import Trained
+    from experiments.run.stack import TrainedRun
 
 # The keys of environment.json on which a training's bits may depend.
 BIT_KEYS = (
@@ -106,7 +106,7 @@ def first_differing_parameter(left: Array, right: Array, steps: int) -> Differen
     return Difference(steps, f"final parameter {differ[0]}", float(left[index][0]), float(right[index][0]), n_ulps)
 
 
-def first_training_difference(left: "Files | Trained", right: "Files | Trained") -> Difference | None:
+def first_training_difference(left: "Files | TrainedRun", right: "Files | TrainedRun") -> Difference | None:
     """Return the first difference of two trainings' histories, else of their final parameters, None where both are equal.
 
     Raises ValueError where the shapes or dtypes differ.

@@ -15,11 +15,11 @@ from blocks.measure.instruments import INSTRUMENTS
 from blocks.measure.signals import BINS, NUMBERS
 from experiments.run import bounded
 from experiments.run.config import Config, UserError, schedules
-from experiments.run.data import Task, load
+from experiments.run.data import Task, load_dataset
 from experiments.run.environment import uncommitted_diff
 from experiments.run.measure import MEASURES
 from experiments.run.memory import format_bytes
-from experiments.run.stack import Trained, count_parameters, instruments_bytes, steps_of
+from experiments.run.stack import TrainedRun, count_parameters, instruments_bytes, steps_of
 
 HISTORY, PARAMETERS, CONFIG, ENVIRONMENT, DIFF = "history.npz", "parameters.npy", "config.yaml", "environment.json", "git.diff"
 FILE_NAMES = (HISTORY, PARAMETERS, CONFIG, ENVIRONMENT, DIFF)
@@ -33,7 +33,7 @@ DIFF_BYTES, MAX_MESSAGE_LETTERS = 2**26, 300
 ARRAY_BYTES = 2**28
 
 
-def write(trained: Trained, folder: Path) -> None:
+def write(trained: TrainedRun, folder: Path) -> None:
     """Write the files of a run into the folder.
 
     They are history.npz and parameters.npy (P,), both without pickle, config.yaml, environment.json, and git.diff where the
@@ -45,7 +45,7 @@ def write(trained: Trained, folder: Path) -> None:
     np.save(content, trained.parameters, allow_pickle=False)
     (folder / PARAMETERS).write_bytes(content.getbuffer())
     (folder / CONFIG).write_text(yaml.dump(asdict(trained.config), Dumper=YAML_DUMPER, sort_keys=False))
-    facts = {"threads": str(trained.config.training.threads), "data": load(trained.config.dataset).digest}
+    facts = {"threads": str(trained.config.training.threads), "data": load_dataset(trained.config.dataset).digest}
     (folder / ENVIRONMENT).write_text(json.dumps({**trained.environment, **facts}, indent=2))
     if uncommitted_diff():
         (folder / DIFF).write_text(uncommitted_diff(), encoding="utf-8")

@@ -16,7 +16,7 @@ from experiments.record.view import LOG_RATE, RATIO, norm_keys, quantity_keys
 from experiments.run.config import Config
 from experiments.run.measure import MEASURES
 from experiments.run.naming import flatten
-from experiments.run.stack import STOPPED, Trained
+from experiments.run.stack import STOPPED, TrainedRun
 
 # A metric's value is logged up to so many times its first value: otherwise a run that diverges would flatten all other curves.
 # (A gradient that a plateau has made small grows a thousandfold as it leaves it.)
@@ -42,7 +42,7 @@ def param_texts(params: Mapping[str, Any]) -> dict[str, str]:
     return {key: value if len(value) <= max_length else f"{value[: max_length - 3]}..." for key, value in texts.items()}
 
 
-def outcome_tags(trained: Trained) -> dict[str, str]:
+def outcome_tags(trained: TrainedRun) -> dict[str, str]:
     """Return the tags of a run's end: its outcome, the hash of its trajectory, and the steps at which an instrument failed.
 
     A run that diverged has the step and the block, a run that was stopped the step and the rung.
@@ -61,13 +61,13 @@ def outcome_tags(trained: Trained) -> dict[str, str]:
     return tags
 
 
-def metrics(trained: Trained, points: int, blocks: int | None, first_step: int = 0) -> Iterator[Metric]:
+def metrics(trained: TrainedRun, points: int, blocks: int | None, first_step: int = 0) -> Iterator[Metric]:
     """Yield a run's metrics: its curves from `first_step` on, see `curves`, and then its summary, one value for each metric."""
     history = trained.history
     steps = history.loss.shape[-1]
 
     def timestamp(step: int) -> int:
-        return int(1000 * (trained.started + (trained.ended - trained.started) * step / steps))
+        return int(1000 * (trained.start_time + (trained.end_time - trained.start_time) * step / steps))
 
     yield from curves(history, steps, points, blocks, first_step, timestamp)
     for key, value in summary(history).items():

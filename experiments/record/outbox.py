@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from experiments.record import AnyStore
     from experiments.record.tracking import Store
     from experiments.record.undelivered import RunRecord, SweepRecord
-    from experiments.run.stack import Trained
+    from experiments.run.stack import TrainedRun
 
 OUTBOX_FOLDER, RECORD_NAME, SWEEP_NAME, FILES_FOLDER = "undelivered", "record.json", "sweep", "files"
 RETRY_SECONDS = 5.0
@@ -81,7 +81,7 @@ class Outbox:
     def _address(self) -> dict[str, str | None]:
         return {"uri": self.tracking.uri, "experiment": self.tracking.experiment, "owner": self.owner}
 
-    def put(self, name: str, tags: dict[str, str], parent: str, trained: "Trained") -> None:
+    def put(self, name: str, tags: dict[str, str], parent: str, trained: "TrainedRun") -> None:
         """Write the record of a trained run. Raises UserError where the disk is full.
 
         name, tags: of its MLflow run. parent: the id of its sweep's run, "" where it has none.
@@ -90,7 +90,7 @@ class Outbox:
         from experiments.record.undelivered import RunRecord
 
         fields = {"name": name, "tags": tags, "parent": parent, "outcome": trained.outcome, "rung": trained.rung}
-        record = RunRecord.model_validate({**self._address, **fields, "started": trained.started, "ended": trained.ended})
+        record = RunRecord.model_validate({**self._address, **fields, "started": trained.start_time, "ended": trained.end_time})
         with self._new_record_folder(tags["job"], record) as folder:
             files.write(trained, folder)
 
@@ -262,7 +262,7 @@ def _deliver_sweep(folder: Path, record: "SweepRecord", store: "Store") -> None:
 
 def _deliver_run(folder: Path, record: "RunRecord", store: "Store", allow: Sequence[str]) -> None:
     from experiments.record import files
-    from experiments.run.stack import Trained
+    from experiments.run.stack import TrainedRun
 
     record_files = files.read(folder)
     config = from_record(record_files.config, allow)
@@ -277,7 +277,7 @@ def _deliver_run(folder: Path, record: "RunRecord", store: "Store", allow: Seque
             if run.info.status == "RUNNING":
                 store.run(run.info.run_id).fail("its record was delivered later, as another run", "KILLED")
     times = record.started, record.ended
-    trained = Trained(
+    trained = TrainedRun(
         config, record_files.history, record_files.parameters, record.outcome, *times, record_files.environment, record.rung
     )
     store.finish([(store.begin(record.name, record.tags.model_dump(), record.parent, config), trained)])

@@ -26,10 +26,10 @@ from experiments.record.rows import create_writer
 from experiments.record.run import Run
 from experiments.record.writer import FinishedRun, NewRun
 from experiments.run.config import MEASURE, Config, DatasetConfig, SweepConfig, TrackingConfig
-from experiments.run.data import load
+from experiments.run.data import load_dataset
 from experiments.run.environment import environment, uncommitted_diff
 from experiments.run.measure import MEASURES, Measure
-from experiments.run.stack import Trained
+from experiments.run.stack import TrainedRun
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ class Store(Experiment):
             # In a later round of halving a training begins again, so that its history may be shorter.
             run.logged_steps = max(run.logged_steps, history.loss.shape[-1])
 
-    def finish(self, runs: Sequence[tuple[Run, Trained]]) -> None:
+    def finish(self, runs: Sequence[tuple[Run, TrainedRun]]) -> None:
         """Log the metrics, tags and files of trained runs, and end them as FINISHED, whatever their outcome.
 
         runs: of one sweep, or one run alone. Raises TakenOver where another process has taken the sweep over.
@@ -95,7 +95,7 @@ class Store(Experiment):
                 for run, _ in runs[: len(finished_runs)]:
                     run.has_ended = True
 
-    def _finished_run(self, run: Run, trained: Trained, folder: Path) -> FinishedRun:
+    def _finished_run(self, run: Run, trained: TrainedRun, folder: Path) -> FinishedRun:
         """Write the files of a run and return what else is to be logged. folder: for files that must be uploaded."""
         artifact_folder = local_folder(run.artifact_uri or "")
         with errors_in_one_line(self.uri):
@@ -183,7 +183,7 @@ _dataset_inputs: dict[str, DatasetInput] = {}
 
 def _dataset_input(config: DatasetConfig) -> DatasetInput:
     """Return the training data as MLflow's data set, whose digest is the beginning of ours. It is created once."""
-    dataset = load(config)
+    dataset = load_dataset(config)
     if dataset.digest not in _dataset_inputs:
         mlflow_dataset = from_numpy(dataset.x.T, targets=dataset.y.T, name=dataset.name, digest=dataset.digest[:8])
         _dataset_inputs[dataset.digest] = DatasetInput(

@@ -1,4 +1,4 @@
-"""What is checked of every value of a config."""
+"""Checks of every value of a run's config that need no data."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,12 +18,12 @@ from experiments.run.measure import MEASURES
 from experiments.run.naming import flatten
 
 DTYPES = ("float32", "float64")
-OF_RUNS = ("best", "all", "none")
-# The instruments of single examples.
-OF_EXAMPLES = ("example_norm", "noise_scale", "singular_value")
-# What NumPy's generators draw a seed from has 128 bits, what scikit-learn's are given 32.
-MOST_SEED, MOST_DATASET_SEED, MOST_THREADS = 2**128 - 1, 2**32 - 1, 1024
-# key -> what it may name.
+RUN_CHOICES = ("best", "all", "none")
+# The instruments that measure gradients or Jacobians of single examples.
+EXAMPLE_INSTRUMENTS = ("example_norm", "noise_scale", "singular_value")
+# NumPy's generators take seeds of 128 bits, scikit-learn takes seeds of 32 bits.
+MAX_SEED, MAX_DATASET_SEED, MAX_THREADS = 2**128 - 1, 2**32 - 1, 1024
+# Keys of the config whose value is a name in a table -> that table.
 TABLES: dict[str, Mapping[str, Any]] = {
     "network.kind": KINDS,
     "network.activation": ACTIVATIONS,
@@ -37,14 +37,14 @@ TABLES: dict[str, Mapping[str, Any]] = {
 
 
 def check(config: Config) -> None:
-    """Raise UserError for the first value that no run can have."""
+    """Raise UserError for the first value that is not allowed, whatever the data set is."""
     optimizer = config.optimizer
     try:
-        for key, count, least, most in _counts(config):
+        for key, count, minimum, maximum in _counts(config):
             if count is not None:
-                whole_number(key, count, at_least=least, at_most=most)
-        for key, value, allowed in _ranges(config):
-            check_number(key, value, **allowed)
+                whole_number(key, count, at_least=minimum, at_most=maximum)
+        for key, value, allowed_range in _ranges(config):
+            check_number(key, value, **allowed_range)
         values = flatten(config)
         for key, table in TABLES.items():
             if values[key] is not None:
@@ -55,11 +55,11 @@ def check(config: Config) -> None:
             scheduled(f"instruments.{name}", schedule, 1)
         choice("dtype", config.dtype, dict.fromkeys(DTYPES))
         choice("machine", config.machine, dict.fromkeys(MACHINES))
-        choice("tracking.pictures", config.tracking.pictures, dict.fromkeys(OF_RUNS))
-        choice("tracking.models", config.tracking.models, dict.fromkeys(OF_RUNS))
+        choice("tracking.pictures", config.tracking.pictures, dict.fromkeys(RUN_CHOICES))
+        choice("tracking.models", config.tracking.models, dict.fromkeys(RUN_CHOICES))
     except ValueError as error:
         raise UserError(str(error)) from None
-    for name in OF_EXAMPLES:
+    for name in EXAMPLE_INSTRUMENTS:
         if config.network.kind == "batch_normalized" and name in schedules(config):
             raise UserError(
                 f"instruments.{name} is {schedules(config)[name]!r}, but network.kind batch_normalized mixes the examples of a "
@@ -71,32 +71,32 @@ def check(config: Config) -> None:
     if rates is not None and len(rates) != depth:
         raise UserError(f"optimizer.block_rates is {rates}, it must have {depth} values, one a block (network.depth={depth})")
     if optimizer.momentum is not None and not issubclass(OPTIMIZERS[optimizer.name], Momentum):
-        with_momentum = ", ".join(name for name, other in OPTIMIZERS.items() if issubclass(other, Momentum))
+        allowed_names = ", ".join(name for name, rule in OPTIMIZERS.items() if issubclass(rule, Momentum))
         raise UserError(
             f"optimizer.momentum is {optimizer.momentum}, but {optimizer.name} has none: "
-            f"it must be null, or optimizer.name one of {with_momentum}"
+            f"it must be null, or optimizer.name one of {allowed_names}"
         )
 
 
 def _counts(config: Config) -> Iterator[tuple[str, int | None, int, int | None]]:
-    """(key, value, least, most) of every whole number."""
+    """Yield key, value, minimum and maximum of every whole number. A maximum of None is no limit."""
     network, training, tracking = config.network, config.training, config.tracking
     yield "network.depth", network.depth, 1, None
     yield "network.width", network.width, 1, None
     yield "training.epochs", training.epochs, 1, None
     yield "training.batch_size", training.batch_size, 1, None
-    yield "training.threads", training.threads, 1, MOST_THREADS
+    yield "training.threads", training.threads, 1, MAX_THREADS
     yield "training.evaluations", training.evaluations, 2, None
     yield "instruments.eigenvalues", config.instruments.eigenvalues, 1, None
     yield "instruments.examples", config.instruments.examples, 1, None
     yield "tracking.points", tracking.points, 2, None
     yield "tracking.blocks", tracking.blocks, 2, None
-    yield "seed", config.seed, 0, MOST_SEED
-    yield "dataset.seed", config.dataset.seed, 0, MOST_DATASET_SEED
+    yield "seed", config.seed, 0, MAX_SEED
+    yield "dataset.seed", config.dataset.seed, 0, MAX_DATASET_SEED
 
 
 def _ranges(config: Config) -> Iterator[tuple[str, float, dict[str, float]]]:
-    """(key, value, allowed range) of every other number."""
+    """Yield key, value and allowed range of every other number. The range is arguments of `check_number`."""
     network, optimizer, loss_bound = config.network, config.optimizer, config.training.loss_bound
     not_negative: dict[str, float] = {
         "network.gain": network.gain,
@@ -107,7 +107,7 @@ def _ranges(config: Config) -> Iterator[tuple[str, float, dict[str, float]]]:
     for key, value in not_negative.items():
         yield key, value, {"at_least": 0}
     yield "optimizer.learning_rate", optimizer.learning_rate, {"above": 0}
-    # Four of the signs of life that a sweep gives.
+    # A sweep must miss four of its signs of life before it counts as dead.
     yield "sweep.stale", config.sweep.stale, {"at_least": 20}
     if config.sweep.halving is not None:
         yield "sweep.halving", config.sweep.halving, {"above": 1}

@@ -1,4 +1,4 @@
-"""What a run can be asked for: the typed schema, with units."""
+"""The schema of a run's config: every key with its type, default, unit and range. `--help` prints these docstrings."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,38 +8,38 @@ from omegaconf import MISSING
 from blocks.measure.instruments import INSTRUMENTS, Instrument
 
 DEFAULT_MOMENTUM = 0.9
-# The tag of a run with its `cell_name`.
+# The key of a run's tag that holds its `cell_name`.
 CELL = "cell"
-# The tag of a sweep's own run with its `sweep.measure`, which may be another one each time the sweep is typed.
+# The key of the tag of a sweep's own run that holds its `sweep.measure`. A later start of the sweep may have another measure.
 MEASURE = "measure"
-# Of an error.
-MOST_LETTERS = 2000
+# The longest error message, in characters.
+MAX_MESSAGE_LENGTH = 2000
 
 
 def printable(text: str) -> str:
-    """The text with what would move a terminal's cursor, colour it or turn its line round written as an escape, `\\x1b`."""
+    """Return the text with every character that could control a terminal written as an escape, such as `\\x1b`."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 class UserError(Exception):
-    """Something the user can put right, said in one line: the key, the value, what is allowed."""
+    """An error that the user can correct. Its one line names the key, the value and what is allowed."""
 
     def __init__(self, line: str) -> None:
         line = printable(line)
-        if len(line) > MOST_LETTERS:
-            # Of a value that fills the screen, what stands before and behind it says more.
-            line = f"{line[: MOST_LETTERS // 2]} ... {line[-MOST_LETTERS // 2 :]}"
+        if len(line) > MAX_MESSAGE_LENGTH:
+            # The value may fill the screen. What stands in front of it and behind it says more.
+            line = f"{line[: MAX_MESSAGE_LENGTH // 2]} ... {line[-MAX_MESSAGE_LENGTH // 2 :]}"
         super().__init__(line)
 
 
 @dataclass
 class DatasetConfig:
-    """The data.
+    """The data set.
 
-    name: what tables and the dashboard call it.
-    loader: `_target_`, a function of `sklearn.datasets` or one like it, and its arguments.
-    seed: of the split, and of data sets that are drawn, 0 to 2^32 - 1.
-    test_fraction: share of the examples held out for validation, above 0 and below 1.
+    name: the data set's name in tables, in pictures and on the dashboard.
+    loader: the function that returns X and y, as `_target_`, for example sklearn.datasets.load_digits; and its arguments.
+    seed: seed of the split into training and validation examples, and of examples that the loader draws; 0 to 2^32 - 1.
+    test_fraction: share of the examples that are used for validation and not for training, above 0 and below 1.
     """
 
     name: str = MISSING
@@ -52,15 +52,19 @@ class DatasetConfig:
 class NetworkConfig:
     """The network.
 
-    depth: L, the number of blocks, the output one among them.
-    width: n_l of every hidden block.
-    kind: plain, residual (blocks 2..L-1 add to their input), normalized (blocks 2..L standardise it, example by example) or
-        batch_normalized (unit by unit over a batch's examples; what is evaluated has the statistics of all training examples).
-    activation, initializer: names from the engine's tables.
-    gain: factor on the initial weights' variance. bias_variance: variance of the initial biases.
-    parametrization: mup multiplies initial weights and learning rates such that the best rate is the same at every width and,
-        of residual blocks, at every depth; at width 64 it is standard but for that depth.
-    gamma: the strength of feature learning: the outputs are divided by it, and begin at 0; null divides by nothing.
+    depth: L, the number of blocks, at least 1; the output block is one of them.
+    width: n_l, the number of units of every hidden block, at least 1.
+    kind: how a block treats its input. A plain block passes it on to W and b alone. In residual, blocks 2..L-1 add their input to
+        their output. In normalized, blocks 2..L standardise their input, each example over its units. In batch_normalized, they
+        standardise each unit over the examples of the batch; an evaluation uses the statistics of all training examples.
+    activation: g in a = g(z) of the hidden blocks.
+    initializer: the distribution from which the initial weights W are drawn.
+    gain: factor on the variance of the initial weights, at least 0.
+    bias_variance: variance of the initial biases b, at least 0; 0 sets them to 0.
+    parametrization: standard leaves initial weights and learning rates as they are set. mup multiplies both such that the best
+        learning rate is the same at every width, and of residual blocks at every depth; the base width is 64.
+    gamma: the strength of feature learning, above 0: the network's outputs are divided by it, and are 0 at the start; null does
+        neither.
     """
 
     depth: int = 3
@@ -76,14 +80,17 @@ class NetworkConfig:
 
 @dataclass
 class OptimizerConfig:
-    """The update.
+    """The update of the parameters.
 
-    name, schedule: names from the engine's tables.
-    learning_rate: alpha, above 0. weight_decay: L2 on W, at least 0.
-    block_rates: alpha of W and b of block 1..L each, above 0; null is learning_rate in all of them.
-    momentum: 0 to below 1, of momentum and nesterov alone; null is 0.9.
-    warmup: updates over which the rate rises linearly from 0 to its value, at least 0; below 1 a share of all updates. The
-        schedule begins behind them.
+    name: the rule of the update.
+    learning_rate: alpha, the step size, above 0.
+    momentum: beta, the factor with which a step is carried on into the next one, at least 0 and below 1; null is 0.9. Only the
+        rules momentum and nesterov have it.
+    weight_decay: factor of the L2 penalty on W, at least 0; 0 is no penalty.
+    block_rates: alpha of W_l and b_l for each block 1..L, a list of L values above 0; null uses learning_rate in every block.
+    schedule: factor on the learning rate as a function of the step, after the warm-up.
+    warmup: number of steps in which the learning rate rises linearly from 0 to its value, at least 0; a value below 1 is a share
+        of all steps.
     """
 
     name: str = "gradient_descent"
@@ -99,11 +106,15 @@ class OptimizerConfig:
 class TrainingConfig:
     """The training.
 
-    epochs: passes over the training data. batch_size: examples a step, null is all of them.
-    loss: a name from the engine's table, null is what fits the data; half_mean_squared_error takes labels one-hot.
-    loss_bound: a loss above it has diverged, as one that is not finite has.
-    evaluations: how often at most the whole data sets are measured, first, last and log-spaced between.
-    threads: BLAS threads, 1 to 1024; bits can depend on them.
+    epochs: number of passes over the training examples, at least 1.
+    batch_size: number of examples per step, at least 1; null uses all training examples in every step.
+    loss: J; null is half_mean_squared_error for real-valued targets, sigmoid_cross_entropy for two classes and
+        softmax_cross_entropy for more. half_mean_squared_error reads labels as one-hot vectors.
+    loss_bound: a run whose loss exceeds this value counts as diverged, above 0; inf is no bound. A loss that is not finite always
+        counts as diverged.
+    evaluations: how often at most all training and validation examples are evaluated, at least 2: at the start, at the end, and
+        after log-spaced epochs between.
+    threads: number of threads of BLAS, 1 to 1024; the last bits of a result can depend on it.
     """
 
     epochs: int = 20
@@ -116,17 +127,24 @@ class TrainingConfig:
 
 @dataclass
 class InstrumentsConfig:
-    """What is measured beside the losses, and when: null never, `k` at every k-th step, `log` at 20 log-spaced steps at most.
+    """What is measured in addition to the losses. Most keys are schedules: null never, `k` at every k-th step, `log` at 20
+    log-spaced steps at most.
 
-    sharpness: the largest eigenvalues of the loss's Hessian; `eigenvalues`: so many of them.
-    preconditioned_sharpness: those of P^-1 H, P what the optimizer divides the gradient by, as adam and rmsprop do.
-    update_ratio: ||W_l after - W_l before|| / ||W_l before||, of every block. saturated: share of the units of every hidden
-        block that pass no gradient for any example. example_norm: root mean square over the examples of every block's ||dW_l||.
-    signals: histograms of every block's z, a, da and dW, their means and standard deviations, the share of its entries that
-        are saturated, std(dW) / std(W), std(update) / std(W). parameters: all of them, for pictures of the network on its way.
-    singular_value: the singular values of the hidden blocks' Jacobian da_{L-1}/da_1, each its mean over the examples.
-    noise_scale: the trace of the covariance of single examples' gradients over the squared norm of the gradient, a batch size.
-    examples: the first so many training examples are measured, null is as many as a batch has.
+    sharpness: schedule of the largest eigenvalues of the Hessian of the loss.
+    preconditioned_sharpness: schedule of the largest eigenvalues of P^-1 H. H is the Hessian of the loss, P the matrix by which
+        the optimizer divides the gradient, as adam and rmsprop do.
+    update_ratio: schedule of ||W_l after - W_l before|| / ||W_l before||, the relative size of a step, of every block.
+    saturated: schedule of the share of units that pass no gradient for any example, of every hidden block.
+    example_norm: schedule of the root mean square over the examples of ||dW_l|| of each single example, of every block.
+    signals: schedule of the distributions of z, a, da and dW of every block: histograms, means, standard deviations, shares of
+        saturated entries, std(dW) / std(W) and std(update) / std(W).
+    parameters: schedule of copies of all parameters, for pictures of how the network changes.
+    singular_value: schedule of the singular values of the Jacobian da_{L-1}/da_1 of the hidden blocks, each the mean over the
+        examples.
+    noise_scale: schedule of the gradient noise scale, a batch size: the trace of the covariance of single examples' gradients,
+        divided by the squared norm of the gradient.
+    eigenvalues: number of eigenvalues that sharpness and preconditioned_sharpness measure, at least 1.
+    examples: number of training examples that are measured, the first ones, at least 1; null is the batch size.
     """
 
     sharpness: str | None = None
@@ -144,15 +162,17 @@ class InstrumentsConfig:
 
 @dataclass
 class TrackingConfig:
-    """The record.
+    """The record in MLflow.
 
-    uri: MLflow's tracking URI, null is a SQLite file beside the project. experiment: MLflow's name for it.
-    points: at most so many points a metric, at least 2.
-    blocks: gradient norms of at most so many blocks, evenly spaced, at least 2; null is all. history.npz has all.
-    pictures, models: of which runs pictures, a model are logged: `best` of a sweep (or a single run), `all`, or `none`; a
-        sweep has its map in any case, its other pictures unless `none`.
-    register: the name under which the model registry gets a sweep's best network, null does not register it.
-    enabled: false records nothing.
+    uri: MLflow's tracking URI; null is a SQLite file in the project's folder.
+    experiment: the name of MLflow's experiment.
+    points: how many points a curve in MLflow has at most, at least 2; history.npz has all points.
+    blocks: of how many evenly spaced blocks MLflow gets gradient norms at most, at least 2; null is all. history.npz has all.
+    pictures: the runs whose pictures are logged: `best` is the best run of a sweep, or a single run; `all`; or `none`. A sweep
+        always has its map, and its other pictures unless this is `none`.
+    models: the runs whose network is logged as a model: `best` is the best run of a sweep, or a single run; `all`; or `none`.
+    register: name under which MLflow's model registry gets the best network; null does not register it.
+    enabled: true records the runs, false records nothing.
     """
 
     uri: str | None = None
@@ -167,15 +187,16 @@ class TrackingConfig:
 
 @dataclass
 class SweepConfig:
-    """A sweep that was begun before, and what is made of it at its end.
+    """A sweep.
 
-    measure: what runs are judged by: loss/train, loss/validation, accuracy/... (of labels) or r2/... (of values).
-    resume: true trains only what an earlier sweep of the same runs has not finished, false starts anew.
-    stale: seconds without a sign of life after which a sweep on another machine counts as dead, at least 20.
-    study: a name of experiments/pictures/studies/: theory drawn over what the sweep has measured, and a verdict.
-    halving: a factor above 1, of which at every rung one share of the runs goes on, the best, see `run.halving`; null trains all
-        to their end.
-    report: false leaves report.html out, the sweep as one file to hand on; see experiments/report.py.
+    resume: true trains only the runs that an earlier start of the same sweep has not finished; false trains all of them anew.
+    stale: number of seconds, at least 20, without a sign of life, after which a sweep on another machine counts as dead.
+    study: name of a study, which compares the sweep with a theory and prints a verdict, see experiments/pictures/studies/; null
+        is none.
+    measure: the number by which runs are compared, at the end of training; accuracy is for labels, r2 for real-valued targets.
+    halving: factor above 1: at each rung, the best runs go on, one in this many, and the others stop, see `run.halving`; null
+        trains all runs to their end.
+    report: true writes report.html, the whole sweep in one file, see experiments/report.py; false leaves it out.
     """
 
     resume: bool = True
@@ -190,8 +211,9 @@ class SweepConfig:
 class Config:
     """A run.
 
-    seed: of the initial weights and the order of the batches, 0 to 2^128 - 1. dtype: float32 or float64.
-    machine: `portable` has the same bits on every x86-64 processor with AVX2, `native` uses what else this one can do.
+    seed: seed of the initial weights and of the order of the batches, 0 to 2^128 - 1.
+    dtype: precision of all numbers in the training, float32 or float64.
+    machine: `portable` has the same bits on every x86-64 processor with AVX2; `native` uses all features of this processor.
     """
 
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
@@ -207,12 +229,12 @@ class Config:
 
 
 def schedules(config: Config) -> dict[str, str]:
-    """name -> schedule of the instruments that are asked for."""
-    asked = {name: getattr(config.instruments, name) for name in INSTRUMENTS}
-    return {name: schedule for name, schedule in asked.items() if schedule is not None}
+    """Return the schedules of the instruments that the config switches on, by the instrument's name."""
+    values = {name: getattr(config.instruments, name) for name in INSTRUMENTS}
+    return {name: schedule for name, schedule in values.items() if schedule is not None}
 
 
 def instruments(config: Config) -> list[Instrument]:
-    """Those that are asked for."""
-    asked = config.instruments
-    return [Instrument(name, schedule, asked.examples, asked.eigenvalues) for name, schedule in schedules(config).items()]
+    """Return the instruments that the config switches on."""
+    examples, eigenvalues = config.instruments.examples, config.instruments.eigenvalues
+    return [Instrument(name, schedule, examples, eigenvalues) for name, schedule in schedules(config).items()]

@@ -1,4 +1,4 @@
-"""A scikit-learn data set -> split, scaled, (n_x, m) arrays and a digest: the one place where rows become columns."""
+"""Data sets, split and scaled. Here scikit-learn's rows of examples become columns: X (m, n_x) becomes x (n_x, m)."""
 
 import hashlib
 import json
@@ -16,12 +16,15 @@ from experiments.run.loaders import check_examples, import_loader
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Split and scaled data, one example a column, float64.
+    """Split and scaled data in float64, one example a column.
 
-    x, y: (n_x, m) and labels (m,) from 0, or values (n_y, m), of the training part; x_validation, y_validation likewise.
-    classes: their number, None where y are values. labels: (classes,) what the data set calls them, empty for values.
-    digest: sha256 of all four arrays.
-    x_mean, x_scale (n_x,), y_mean, y_scale (n_y,): what was subtracted from each row, and what it was then divided by.
+    x: (n_x, m) inputs of the m training examples. y: their labels (m,), from 0, or their real-valued targets (n_y, m).
+    x_validation, y_validation: the same for the validation examples.
+    classes: the number of classes, None for real-valued targets.
+    labels: (classes,) the data set's own names of the classes, empty for real-valued targets.
+    digest: SHA-256 of all four arrays, in hexadecimal.
+    x_mean (n_x,), y_mean (n_y,): the mean that was subtracted from each row. x_scale (n_x,), y_scale (n_y,): the standard
+    deviation by which the row was then divided.
     """
 
     name: str
@@ -38,35 +41,35 @@ class Dataset:
     y_scale: Array
 
 
-def load(config: DatasetConfig) -> Dataset:
-    """The data set of that config; the last few stay in memory. Raises UserError where it cannot be had or split."""
-    return _load(json.dumps(asdict(config), sort_keys=True))
+def load_dataset(config: DatasetConfig) -> Dataset:
+    """Return the data set of a config. The last four are cached. Raises UserError where it cannot be loaded or split."""
+    return _load_cached(json.dumps(asdict(config), sort_keys=True))
 
 
 @lru_cache(maxsize=4)
-def _load(key: str) -> Dataset:
+def _load_cached(key: str) -> Dataset:
     config = DatasetConfig(**json.loads(key))
     X, y = _fetch(config)
     return _split(config, X, y)
 
 
 def _fetch(config: DatasetConfig) -> tuple[Array, Array]:
-    """X (m, n_x) and y as the loader gives them."""
+    """Return X (m, n_x) in float64 and y (m,) or (m, n_y) as the loader returns them. Raises UserError where they do not fit."""
     arguments = dict(config.loader)
     target = arguments.pop("_target_", None)
     loader = import_loader(target)
     check_examples(config.loader)
     try:
         with warnings.catch_warnings():
-            # A loader that downloads warns at every retry; what counts is whether it succeeds.
+            # A loader that downloads warns at every retry; only its result matters.
             warnings.simplefilter("ignore")
             loaded = loader(**arguments)
     except OSError as error:
         raise UserError(f"dataset {config.name}: {target} could not fetch its data: {error}") from None
     except Exception as error:
-        # What a loader raises for arguments that it does not expect is no part of what it promises.
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"dataset.loader {config.loader} does not fit {target}: {told}") from None
+        # A loader may raise any exception for arguments that it does not expect.
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"dataset.loader {config.loader} does not fit {target}: {message}") from None
     try:
         X, y = loaded if isinstance(loaded, tuple) else (loaded.data, loaded.target)
     except (AttributeError, ValueError):
@@ -88,6 +91,7 @@ def _fetch(config: DatasetConfig) -> tuple[Array, Array]:
 
 
 def _split(config: DatasetConfig, X: Array, y: Array) -> Dataset:
+    """Split X and y into training and validation part, and scale both. Raises UserError where that is not possible."""
     from sklearn.model_selection import train_test_split
     from sklearn.preprocessing import StandardScaler
 
@@ -97,46 +101,46 @@ def _split(config: DatasetConfig, X: Array, y: Array) -> Dataset:
         names, y, counts = np.unique(y, return_inverse=True, return_counts=True)
         classes = len(names)
         if classes < 2 or counts.min() < 2:
-            has = f"class {names[counts.argmin()]} has {counts.min()}" if classes > 1 else "1 class"
+            problem = f"class {names[counts.argmin()]} has {counts.min()}" if classes > 1 else "1 class"
             raise UserError(
-                f"dataset {config.name}: {has} of {len(y)} examples, it must have 2 classes or more, each with 2 or more"
+                f"dataset {config.name}: {problem} of {len(y)} examples, it must have 2 classes or more, each with 2 or more"
             )
     try:
-        X_train, X_held, y_train, y_held = train_test_split(
+        X_train, X_validation, y_train, y_validation = train_test_split(
             X, y, test_size=config.test_fraction, random_state=config.seed, stratify=None if are_values else y
         )
     except ValueError as error:
         raise UserError(f"dataset.test_fraction is {config.test_fraction}, which cannot split {config.name}: {error}") from None
 
-    def scaled(train: Array, held: Array) -> tuple[Array, Array, Array, Array]:
-        """Both parts as columns, mean and scale: of the training part alone."""
+    def scale(train: Array, validation: Array) -> tuple[Array, Array, Array, Array]:
+        """Return both parts scaled, as columns, and the mean and scale of each row, which are those of the training part."""
         with np.errstate(over="ignore", invalid="ignore"):
             scaler = StandardScaler().fit(train)
-            columns = [np.ascontiguousarray(scaler.transform(part).T) for part in (train, held)]
+            columns = [np.ascontiguousarray(scaler.transform(part).T) for part in (train, validation)]
         if not all(np.isfinite(values).all() for values in (*columns, scaler.scale_)):
-            largest = max(np.abs(train).max(), np.abs(held).max())
+            largest = max(np.abs(train).max(), np.abs(validation).max())
             raise UserError(f"dataset {config.name}: it has a value of size {largest:g}, which cannot be scaled in float64")
         return columns[0], columns[1], scaler.mean_, scaler.scale_
 
-    x, x_validation, x_mean, x_scale = scaled(X_train, X_held)
+    x, x_validation, x_mean, x_scale = scale(X_train, X_validation)
     y_mean, y_scale = np.zeros(0), np.ones(0)
     if are_values:
-        # The targets of a regression too: their loss then is a share of their variance.
-        y_train, y_held, y_mean, y_scale = scaled(*(part.reshape(len(part), -1) for part in (y_train, y_held)))
+        # Targets are scaled too: the loss is then a share of their variance.
+        y_train, y_validation, y_mean, y_scale = scale(*(part.reshape(len(part), -1) for part in (y_train, y_validation)))
     digest = hashlib.sha256()
-    for part in (x, y_train, x_validation, y_held):
+    for part in (x, y_train, x_validation, y_validation):
         digest.update(f"{part.dtype.str}{part.shape}".encode())
         digest.update(part.tobytes())
     scaling = (x_mean, x_scale, y_mean, y_scale)
-    return Dataset(config.name, x, y_train, x_validation, y_held, classes, names, digest.hexdigest(), *scaling)
+    return Dataset(config.name, x, y_train, x_validation, y_validation, classes, names, digest.hexdigest(), *scaling)
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What the data and the config together ask of a network.
+    """The task that a data set and a loss set for a network.
 
-    loss: of its logits. units: n_L, the number of logits.
-    constant_loss: what the best prediction that ignores x has, in J's units.
+    loss: J, the loss of the network's outputs. units: n_L, the number of outputs.
+    constant_loss: J of the best constant prediction, which ignores x.
     """
 
     dataset: Dataset
@@ -146,13 +150,13 @@ class Task:
 
     @property
     def score(self) -> str:
-        """What is measured beside the loss: accuracy of labels, r2 of values."""
+        """The score that is measured in addition to the loss: `accuracy` for labels, `r2` for real-valued targets."""
         return "r2" if self.loss.decides is None else "accuracy"
 
 
-def task(config: Config) -> Task:
-    """The data set and the loss that fits it; raises UserError where the config's loss, batch size or dtype does not."""
-    dataset = load(config.dataset)
+def load_task(config: Config) -> Task:
+    """Return the data set of a config with its loss. Raises UserError where loss, batch size, examples or dtype do not fit it."""
+    dataset = load_dataset(config.dataset)
     m = dataset.x.shape[-1]
     batch_size = config.training.batch_size
     if batch_size is not None and batch_size > m:
@@ -179,35 +183,35 @@ def task(config: Config) -> Task:
             f"instruments.examples is {config.instruments.examples}, it must be null or 1 to {m}, "
             f"the training examples of {dataset.name}"
         )
-    return _task(dataset, config.training.loss, config.dtype)
+    return _create_task(dataset, config.training.loss, config.dtype)
 
 
 @lru_cache(maxsize=4)
-def _task(dataset: Dataset, name: str | None, dtype: str) -> Task:
-    """One object for all configs that share it: an engine sends it to a worker once."""
+def _create_task(dataset: Dataset, name: str | None, dtype: str) -> Task:
+    """Return the task. It is cached, since an engine sends one object to a worker only once."""
     largest = max(float(np.abs(part).max()) for part in (dataset.x, dataset.y, dataset.x_validation, dataset.y_validation))
     if largest > float(np.finfo(dtype).max):
         raise UserError(f"dataset {dataset.name}: scaled, it has a value of size {largest:g}, which is infinite in {dtype}")
-    fitting = _fitting(dataset)
-    name = name or next(iter(fitting))
-    if name not in fitting:
-        raise UserError(f"training.loss is {name!r}, which does not fit {dataset.name}, allowed: {', '.join(fitting)}")
-    loss, units, constant_loss = fitting[name]
+    suitable_losses = _suitable_losses(dataset)
+    name = name or next(iter(suitable_losses))
+    if name not in suitable_losses:
+        raise UserError(f"training.loss is {name!r}, which does not fit {dataset.name}, allowed: {', '.join(suitable_losses)}")
+    loss, units, constant_loss = suitable_losses[name]
     return Task(dataset, loss, units, constant_loss)
 
 
-def _fitting(dataset: Dataset) -> dict[str, tuple[Loss, int, float]]:
-    """name -> (loss, logits, loss of the best constant prediction), the default first."""
+def _suitable_losses(dataset: Dataset) -> dict[str, tuple[Loss, int, float]]:
+    """Return the losses that fit a data set, the default first: name -> (loss, number of outputs, constant_loss)."""
     if dataset.classes is None:
         n_y = dataset.y.shape[0]
         return {half_mean_squared_error.name: (half_mean_squared_error, n_y, float(dataset.y.var(axis=-1).sum()) / 2)}
     share = np.bincount(dataset.y, minlength=dataset.classes) / len(dataset.y)
     entropy = float(-(share[share > 0] * np.log(share[share > 0])).sum())
-    # Of the best constant, the shares, half the sum of the variances of the one-hot labels is left.
+    # The best constant prediction is the classes' shares. Its loss is half the sum of the variances of the one-hot labels.
     variance = float((share * (1 - share)).sum()) / 2
     losses = {
         softmax_cross_entropy.name: (softmax_cross_entropy, dataset.classes, entropy),
-        # By the name it has for values: a sweep over data sets of both kinds can ask for it.
+        # It has the name of the loss for real-valued targets, so that a sweep over both kinds of data sets can use one name.
         half_mean_squared_error.name: (one_hot_squared_error, dataset.classes, variance),
     }
     if dataset.classes == 2:

@@ -1,4 +1,4 @@
-"""What `--help` says of every key: its type, its value and its meaning, which stands in the schema's docstrings alone."""
+"""The list of keys in `--help`: every key with its type, its value, and its meaning from the schema's docstring."""
 
 import inspect
 import re
@@ -10,53 +10,53 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 
 WIDTH = 118
-# Columns of a key with its type and value, and of what follows.
-KEY = 44
+# The width of the column with key, value and type; the meaning follows. Both widths are in characters.
+KEY_WIDTH = 44
 
 
 def meanings(schema: type) -> dict[str, str]:
-    """Field -> what the docstring of a dataclass says of it, behind `field: ` or `field, other: `."""
+    """Return the meaning of every field of a dataclass: the text after `field: ` or `field, other: ` in its docstring."""
     names = "|".join(field.name for field in fields(schema))
     text = " ".join((inspect.getdoc(schema) or "").split())
     _, *parts = re.split(rf"(?<![\w.])`?((?:{names})(?:, (?:{names}))*)`?: ", text)
     pairs = zip(parts[::2], parts[1::2], strict=True)
-    return {name: meaning.strip() for listed, meaning in pairs for name in listed.split(", ")}
+    return {name: meaning.strip() for names_text, meaning in pairs for name in names_text.split(", ")}
 
 
-def keys(schema: type, values: Mapping[str, Any], tables: Mapping[str, Sequence[str]]) -> str:
-    """A paragraph for every group of a schema: its keys as users type them, with type, value and meaning.
+def describe_keys(schema: type, values: Mapping[str, Any], tables: Mapping[str, Sequence[str]]) -> str:
+    """Return a paragraph for every group of a schema, with its keys as users type them, their types, values and meanings.
 
-    values: of a composed config. tables: key -> the names that it may have.
+    values: a composed config. tables: the names that are allowed for a key, by key.
     """
     return "\n".join(_lines(schema, values, tables, ""))
 
 
 def _lines(schema: type, values: Mapping[str, Any], tables: Mapping[str, Sequence[str]], path: str) -> Iterator[str]:
-    meaning_of = meanings(schema)
+    meanings_by_name = meanings(schema)
     for field in fields(schema):
         key, value = f"{path}{field.name}", values[field.name]
         if isinstance(field.type, type) and is_dataclass(field.type):
             continue
         names = f" One of {', '.join(tables[key])}." if key in tables else ""
-        kind = field.type.__name__ if isinstance(field.type, type) else str(field.type).replace(" | None", ", null")
-        yield from _entry(f"  {key}={_text(value)} ({kind})", meaning_of[field.name] + names)
+        type_name = field.type.__name__ if isinstance(field.type, type) else str(field.type).replace(" | None", ", null")
+        yield from _key_lines(f"  {key}={_value_text(value)} ({type_name})", meanings_by_name[field.name] + names)
     for field in fields(schema):
         if isinstance(field.type, type) and is_dataclass(field.type):
             yield f"\n{field.name}"
             yield from _lines(field.type, values[field.name], tables, f"{path}{field.name}.")
 
 
-def _entry(left: str, right: str) -> Iterator[str]:
-    lines = textwrap.wrap(right, WIDTH - KEY, break_on_hyphens=False) or [""]
-    if len(left) >= KEY:
-        yield left
-        left = ""
-    yield f"{left:<{KEY}}{lines[0]}"
-    yield from (f"{'':{KEY}}{line}" for line in lines[1:])
+def _key_lines(key_text: str, meaning: str) -> Iterator[str]:
+    lines = textwrap.wrap(meaning, WIDTH - KEY_WIDTH, break_on_hyphens=False) or [""]
+    if len(key_text) >= KEY_WIDTH:
+        yield key_text
+        key_text = ""
+    yield f"{key_text:<{KEY_WIDTH}}{lines[0]}"
+    yield from (f"{'':{KEY_WIDTH}}{line}" for line in lines[1:])
 
 
-def _text(value: Any) -> str:
-    """The value as it is typed; of several values, that there are some."""
+def _value_text(value: Any) -> str:
+    """Return the value as a user types it; `{...}` stands for several values."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return "{...}" if isinstance(value, DictConfig | ListConfig) else str(value)

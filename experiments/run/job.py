@@ -1,4 +1,4 @@
-"""What a sweep and its jobs tell each other: whose job this is, how it is found in the record, what came of it."""
+"""What a sweep and its jobs exchange: the sweep that a job belongs to, the tags of its run, and its result."""
 
 import json
 import math
@@ -12,30 +12,30 @@ from experiments.run.interrupts import SIGNALS
 from experiments.run.measure import MEASURES, Measure
 
 if TYPE_CHECKING:
-    from experiments.run.stack import Trained
+    from experiments.run.stack import TrainedRun
 
-# What `parent_of_job` reads, in whatever process a launcher runs the job.
+# The environment variable that `parent_of_job` reads. A launcher may run the job in any process.
 PARENT = "DEPTH_LABORATORY_PARENT"
 
 
 class Result(float):
-    """What a job returns, for whoever optimises: the value of its `sweep.measure`, with its outcome.
+    """What a job returns to the optimizer of a search: the value of its `sweep.measure`, with the run's outcome.
 
-    The worst value, inf of a loss and -inf of an accuracy or r2, stands for one that is not finite.
+    A value that is not finite is replaced by the worst value: inf for a loss, -inf for accuracy or r2.
     """
 
     outcome: str
     measure: Measure
 
     @classmethod
-    def of(cls, trained: "Trained") -> "Result":
-        """The result of a trained run."""
+    def from_trained(cls, trained: "TrainedRun") -> "Result":
+        """Return the result of a trained run."""
         measure = MEASURES[trained.config.sweep.measure]
-        return cls.made(trained.final(measure.name), trained.outcome, measure)
+        return cls.from_value(trained.final(measure.name), trained.outcome, measure)
 
     @classmethod
-    def made(cls, value: float, outcome: str, measure: Measure) -> "Result":
-        """The result with that value of the measure."""
+    def from_value(cls, value: float, outcome: str, measure: Measure) -> "Result":
+        """Return the result with that value of the measure."""
         result = cls(value if math.isfinite(value) else measure.worst)
         result.outcome, result.measure = outcome, measure
         return result
@@ -46,9 +46,10 @@ class Result(float):
 
 @dataclass(frozen=True)
 class Parent:
-    """A sweep, as its jobs know it. run_id: of its parent run. tracking: where all its runs are recorded.
+    """What a job knows of its sweep.
 
-    keys: that differ between its runs.
+    run_id: of the sweep's own run, the parent of its jobs' runs. tracking: the config with which all are recorded.
+    keys: the keys whose values differ between the runs.
     """
 
     run_id: str
@@ -57,18 +58,22 @@ class Parent:
 
 
 def parent_of_job() -> Parent | None:
-    """The sweep that this process runs a job of."""
-    told = json.loads(os.environ.get(PARENT, "null"))
-    return told and Parent(**{**told, "tracking": TrackingConfig(**told["tracking"])})
+    """Return the sweep of the job that this process runs, None where the job belongs to no sweep."""
+    values = json.loads(os.environ.get(PARENT, "null"))
+    return values and Parent(**{**values, "tracking": TrackingConfig(**values["tracking"])})
 
 
 def tags_of_run(fingerprint: str, job: int, cell: str = "") -> dict[str, str]:
-    """What a run is found by: the experiment that it is, its number in its sweep, and the cell that it is one seed of."""
+    """Return the tags of a run, by which it is found.
+
+    fingerprint: of the config and its data. job: the run's number in its sweep.
+    cell: the name that the run has in common with runs that differ from it only in the seed, "" where there are none.
+    """
     return {"kind": "run", "fingerprint": fingerprint, "job": str(job), **({CELL: cell} if cell else {})}
 
 
 def reason_of(error: BaseException) -> str:
-    """What ended a run, in words: the signal, or what the error says."""
+    """Return in words why a run ended: the name of the signal, or the error's message."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted by SIGINT"
     if isinstance(error, SystemExit) and isinstance(error.code, int):
@@ -78,7 +83,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def status_of(error: BaseException | None) -> str:
-    """MLflow's word for a run that ends with that error."""
+    """Return MLflow's status of a run that ends with that error, or with none."""
     if error is None:
         return "FINISHED"
     return "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"

@@ -1,4 +1,4 @@
-"""The number that a sweep judges its runs by, `sweep.measure`."""
+"""The number by which a sweep compares its runs, `sweep.measure`."""
 
 import math
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ import numpy as np
 from blocks.arrays import Array
 
 KINDS = ("loss", "accuracy", "r2")
-# What a data set is divided into, and the word for it.
+# The parts of a data set, and their names in titles.
 PARTS = {"train": "training", "validation": "validation"}
 
 
 @dataclass(frozen=True)
 class Measure:
-    """The last value of one of a history's measures. kind: loss, accuracy or r2. part: train or validation.
+    """The last value of one of a history's measures. The best loss is the smallest, the best accuracy or r2 the largest.
 
-    The smallest loss is the best, and the largest accuracy or r2.
+    kind: loss, accuracy or r2. part: train or validation.
     """
 
     kind: str
@@ -24,46 +24,46 @@ class Measure:
 
     @property
     def name(self) -> str:
-        """`loss/train`, in a history."""
+        """The name in a history, such as `loss/train`."""
         return f"{self.kind}/{self.part}"
 
     @property
     def metric(self) -> str:
-        """`final/loss_train`, in the record."""
+        """The name of the metric in the record, such as `final/loss_train`."""
         return f"final/{self.kind}_{self.part}"
 
     @property
     def log_metric(self) -> str:
-        """The metric of its logarithm, `final/log10_loss_train`; that of the value itself for what spans no decades."""
+        """The metric of the logarithm, such as `final/log10_loss_train`; for accuracy and r2 that of the value itself."""
         return f"final/log10_{self.kind}_{self.part}" if self.is_loss else self.metric
 
     @property
     def curve(self) -> str:
-        """`training loss`"""
+        """The title of its curve, such as `training loss`."""
         return f"{PARTS[self.part]} {self.kind}"
 
     @property
     def title(self) -> str:
-        """`final training loss`"""
+        """The title of the last value, such as `final training loss`."""
         return f"final {self.curve}"
 
     @property
     def best_title(self) -> str:
-        """`smallest final training loss`"""
+        """The title of the best value, such as `smallest final training loss`."""
         return f"{'smallest' if self.is_loss else 'largest'} {self.title}"
 
     @property
     def is_loss(self) -> bool:
-        """Whether the smallest is the best; a loss is drawn on a logarithmic scale."""
+        """Whether the smallest value is the best. A loss is drawn on a logarithmic scale."""
         return self.kind == "loss"
 
     @property
     def worst(self) -> float:
-        """What a run has that diverged."""
+        """The value of a run that diverged."""
         return math.inf if self.is_loss else -math.inf
 
     def cost(self, value: float) -> float:
-        """The smaller, the better the value is."""
+        """Return the value with the sign that makes the smallest the best."""
         return value if self.is_loss else -value
 
 
@@ -71,13 +71,15 @@ MEASURES = {measure.name: measure for measure in (Measure(kind, part) for kind i
 
 
 def best_rate(rates: Array, losses: Array) -> float:
-    """Where the parabola through the smallest loss and its two neighbours has its minimum, both axes logarithmic.
+    """Return the learning rate at the minimum of the parabola through the smallest loss and its two neighbours.
 
-    rates: (n,), ascending. losses: (n,), nan where a run diverged. The rate of the smallest loss where a neighbour is missing.
+    Both axes of the parabola are logarithmic. Where a neighbour is missing, the rate of the smallest loss is returned.
+
+    rates: (n,), ascending. losses: (n,), nan where a run diverged.
     """
-    at = int(np.nanargmin(losses))
-    x, y = np.log(rates[max(at - 1, 0) : at + 2]), np.log(losses[max(at - 1, 0) : at + 2])
+    index = int(np.nanargmin(losses))
+    x, y = np.log(rates[max(index - 1, 0) : index + 2]), np.log(losses[max(index - 1, 0) : index + 2])
     if len(x) < 3 or not np.isfinite(y).all():
-        return float(rates[at])
+        return float(rates[index])
     curvature, slope, _ = np.polyfit(x - x[1], y, 2)
-    return float(rates[at] * np.exp(-slope / (2 * curvature)))
+    return float(rates[index] * np.exp(-slope / (2 * curvature)))

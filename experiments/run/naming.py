@@ -1,4 +1,4 @@
-"""How a config is written for people: its values by the keys that users type, and names of runs and of sweeps."""
+"""Texts for people: a config's values by the keys that users type, and the names of runs and sweeps."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -6,65 +6,77 @@ from typing import Any
 
 from experiments.run.config import Config
 
-# What a name begins with, where it differs.
-FIRST = {"network.depth": "depth", "optimizer.learning_rate": "rate"}
+# The keys that come first in a name, with their short words.
+COMMON_NAMES = {"network.depth": "depth", "optimizer.learning_rate": "rate"}
 SEED = "seed"
-# Characters that a database has room for in a run's name.
-MOST_NAME = 250
+# The number of characters that a database stores of a run's name.
+MAX_NAME_LENGTH = 250
 
 
 def run_name(config: Config, keys: Sequence[str] = ()) -> str:
-    """What tells a run from its neighbours: `depth 5, rate 0.1, seed 1`.
+    """Return the name of a run, such as `depth 5, rate 0.1, seed 1`.
 
-    keys: that differ between the runs of its sweep; none is a run alone, whose depth and rate are named.
+    keys: the keys whose values differ between the runs of its sweep; without any, depth and rate are named.
     """
-    values, by_word = flatten(config), short_names(keys or tuple(FIRST))
-    named = ", ".join(f"{word} {format_value(values[key])}" for word, key in by_word.items() if key in values)
-    return named if len(named) <= MOST_NAME else f"{named[: MOST_NAME - 3]}..."
+    values, keys_by_word = flatten(config), short_names(keys or tuple(COMMON_NAMES))
+    name = ", ".join(f"{word} {format_value(values[key])}" for word, key in keys_by_word.items() if key in values)
+    return name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 3]}..."
 
 
 def cell_name(config: Config, keys: Sequence[str]) -> str:
-    """What runs of a sweep that differ in seed alone have in common, to the last digit: `depth 5, rate 0.1`.
+    """Return the name of a cell, the runs of a sweep that differ only in the seed, such as `depth 5, rate 0.1`.
 
-    keys: that differ between its runs; "" where the seed does not.
+    Its numbers have all their digits. It is "" where the seed does not differ.
+
+    keys: the keys whose values differ between the runs of the sweep.
     """
     values = flatten(config)
-    others = [key for key in keys if key != SEED]
+    other_keys = [key for key in keys if key != SEED]
 
-    def exact(value: Any) -> str:
+    def format_exactly(value: Any) -> str:
         return format_value(value) if not isinstance(value, float) or float(format_value(value)) == value else str(value)
 
-    named = [f"{word} {exact(values[key])}" for word, key in short_names(others or tuple(FIRST)).items() if key in values]
-    return ", ".join(named) if SEED in keys else ""
+    parts = [
+        f"{word} {format_exactly(values[key])}"
+        for word, key in short_names(other_keys or tuple(COMMON_NAMES)).items()
+        if key in values
+    ]
+    return ", ".join(parts) if SEED in keys else ""
 
 
 def sweep_name(keys: Sequence[str], count: int) -> str:
-    """`depth x rate, 48 runs`; keys: that differ between them."""
+    """Return the name of a sweep, such as `depth x rate, 48 runs`.
+
+    keys: the keys whose values differ between its runs. count: the number of runs.
+    """
     runs = f"{count} run{'s' * (count > 1)}"
-    most = MOST_NAME - len(runs) - 5
-    swept = " x ".join(short_names(keys))
-    return f"{swept if len(swept) <= most else f'{swept[:most]}...'}, {runs}" if keys else runs
+    max_length = MAX_NAME_LENGTH - len(runs) - 5
+    axes = " x ".join(short_names(keys))
+    return f"{axes if len(axes) <= max_length else f'{axes[:max_length]}...'}, {runs}" if keys else runs
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """A short word for each key -> the key, depth and rate first: the last part that says something, where no other has it."""
-    ordered = [*(key for key in FIRST if key in keys), *(key for key in keys if key not in FIRST)]
-    last = {key: FIRST.get(key) or key.removesuffix(".name").rpartition(".")[2] for key in ordered}
-    return {word if list(last.values()).count(word) == 1 else key: key for key, word in last.items()}
+    """Return a short word for each key -> the key, depth and rate first.
+
+    The word is the key's last part, without `.name`; where two keys would have the same word, the word is the key itself.
+    """
+    ordered_keys = [*(key for key in COMMON_NAMES if key in keys), *(key for key in keys if key not in COMMON_NAMES)]
+    words = {key: COMMON_NAMES.get(key) or key.removesuffix(".name").rpartition(".")[2] for key in ordered_keys}
+    return {word if list(words.values()).count(word) == 1 else key: key for key, word in words.items()}
 
 
 def format_value(value: Any) -> str:
-    """A value of the config as people write it."""
+    """Return a value of the config as text, a float with at most six digits."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """The config's values by the keys users type: `network.depth` and so on."""
+    """Return the config's values by the keys that users type, such as `network.depth`."""
     return flatten_values(asdict(config))
 
 
 def flatten_values(values: dict[str, Any]) -> dict[str, Any]:
-    """Nested values by dotted keys."""
+    """Return nested values by dotted keys."""
 
     def leaves(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         for key, value in values.items():
@@ -77,8 +89,11 @@ def flatten_values(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def differing_keys(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """The keys whose values differ between the flat configs of runs; of a data set's loader, which its name stands for, those
-    that differ between runs of one name.
+    """Return the keys whose values differ between runs.
+
+    The loader's keys differ only where they do so between runs on a data set of the same name: else the name says it already.
+
+    runs: their configs as `flatten` returns them.
     """
     keys = dict.fromkeys(key for values in runs for key in values)
     by_name: dict[str, list[dict[str, Any]]] = {}
@@ -86,7 +101,7 @@ def differing_keys(runs: Sequence[dict[str, Any]]) -> list[str]:
         by_name.setdefault(str(values.get("dataset.name")), []).append(values)
 
     def differs(key: str) -> bool:
-        alike = by_name.values() if key.startswith("dataset.loader.") else [runs]
-        return any(len({str(values.get(key)) for values in some}) > 1 for some in alike)
+        groups = by_name.values() if key.startswith("dataset.loader.") else [runs]
+        return any(len({str(values.get(key)) for values in group}) > 1 for group in groups)
 
     return [key for key in keys if differs(key)]

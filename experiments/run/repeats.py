@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone: their histories as one, and the mean and the band of what they have measured."""
+"""Runs that differ only in their seed: their histories as one history, and mean and band of what they have measured."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -8,12 +8,12 @@ import numpy as np
 from blocks.arrays import Array
 from blocks.history import History, Quantity
 
-# Of fewer seeds a standard deviation says little.
-ENOUGH = 5
+# A band shows the standard deviation from this number of seeds on. That of fewer seeds says little.
+MIN_SEEDS = 5
 
 
-def stacked(histories: Sequence[History]) -> History:
-    """Histories of equal shapes as the lanes (n, ...) of one; of their quantities without the reasons."""
+def stack_histories(histories: Sequence[History]) -> History:
+    """Return n histories of equal shapes as the lanes (n, ...) of one. Its quantities have no reasons."""
     first = histories[0]
     return replace(
         first,
@@ -31,30 +31,31 @@ def stacked(histories: Sequence[History]) -> History:
 
 
 def band(values: Array, logarithmic: bool = False) -> tuple[Array, Array, Array]:
-    """Mean, lower and upper end (...) of (n, ...) values of n seeds.
+    """Return mean, lower end and upper end, each (...), of the values of n seeds.
 
-    The ends are the smallest and the largest value; of 5 seeds and more mean - s and mean + s, with the standard deviation
-    s^2 = sum (value - mean)^2 / (n - 1).
-    A value that is not finite is left out; where none is left, there is nan.
+    From 5 seeds on, the ends are mean - s and mean + s, with the standard deviation s^2 = sum (value - mean)^2 / (n - 1).
+    With fewer seeds they are the smallest and the largest value.
+    A value that is not finite is ignored. Where no value is finite, all three are nan.
 
-    logarithmic: mean and s are those of the logarithm, of values above 0, and all three are powers of it again.
+    values: (n, ...).
+    logarithmic: mean and ends are those of log(value), and are returned as exp of it. Values that are not above 0 are ignored.
     """
     values = np.asarray(values, np.float64)
     if logarithmic:
         values = np.log(np.where(values > 0, values, np.nan))
-    seen = np.ma.masked_invalid(values)
-    mean = seen.mean(axis=0)
-    if len(values) < ENOUGH:
-        ends = mean, seen.min(axis=0), seen.max(axis=0)
+    finite_values = np.ma.masked_invalid(values)
+    mean = finite_values.mean(axis=0)
+    if len(values) < MIN_SEEDS:
+        ends = mean, finite_values.min(axis=0), finite_values.max(axis=0)
     else:
-        deviation = seen.std(axis=0, ddof=1)
+        deviation = finite_values.std(axis=0, ddof=1)
         ends = mean, mean - deviation, mean + deviation
     mean, lower, upper = (np.ma.filled(end, np.nan) for end in ends)
     return (np.exp(mean), np.exp(lower), np.exp(upper)) if logarithmic else (mean, lower, upper)
 
 
-def name_of_band(counts: Iterable[int], logarithmic: bool = False) -> str:
-    """What `band` gives of so many seeds each, in words."""
-    few = {n < ENOUGH for n in counts}
-    ends = "range" if all(few) else "standard deviation" + (f", range of fewer than {ENOUGH}" if any(few) else "")
+def describe_band(counts: Iterable[int], logarithmic: bool = False) -> str:
+    """Return in words what `band` shows. counts: the numbers of seeds with which it was called."""
+    is_small = {n < MIN_SEEDS for n in counts}
+    ends = "range" if all(is_small) else "standard deviation" + (f", range of fewer than {MIN_SEEDS}" if any(is_small) else "")
     return f"{'mean of the logarithm' if logarithmic else 'mean'}, band: {ends}"

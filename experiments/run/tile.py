@@ -1,4 +1,4 @@
-"""A map's pixels, trained: the networks of some pairs of values -> outcome, measure and step of divergence of each."""
+"""The training of a map's pixels: the networks of pairs of values -> outcome, measure and step of divergence of each."""
 
 import math
 from dataclasses import replace
@@ -9,52 +9,54 @@ from threadpoolctl import threadpool_limits
 from blocks.arrays import Array
 from experiments.run import paper
 from experiments.run.config import SweepConfig, UserError
-from experiments.run.data import task
-from experiments.run.grid import BLOCK_RATES, Grid, MappedConfig, corners, key_type, runs_at
+from experiments.run.data import load_task
+from experiments.run.grid import BLOCK_RATES, Grid, MappedConfig, corners, key_type, pixel_configs
 from experiments.run.memory import check_memory
 from experiments.run.paper import DIVERGED, PIXEL, STUCK, TRAINED
 from experiments.run.stack import check_size, plan, train_stack
 
 OUTCOMES = {"trained": TRAINED, "stuck": STUCK, "diverged": DIVERGED}
-# A map's networks are small and many: a call then costs less a lane than in a sweep's stacks, which are to end one by one.
-LANES = 256
-OTHER = {"float64": "float32", "float32": "float64"}
+# Large stacks suit a map's networks, which are small and many. A sweep's stacks have fewer lanes, so that runs end one by one.
+MAX_LANES = 256
+OTHER_DTYPE = {"float64": "float32", "float32": "float64"}
 
 
 def check_trainable(config: MappedConfig) -> None:
-    """Raise UserError unless the networks at the map's corners can be made, and are not asked for what a sweep has alone."""
-    asked, default = config.sweep, SweepConfig()
+    """Raise UserError unless the networks at the map's corners can be trained, and no key is set that only a sweep has."""
+    sweep, default = config.sweep, SweepConfig()
     for name in ("study", "measure", "halving"):
-        if (value := getattr(asked, name)) != (allowed := getattr(default, name)):
-            raise UserError(f"sweep.{name} is {value!r}, which a map does not have: it must be {allowed or 'null'}")
+        if (value := getattr(sweep, name)) != (required_value := getattr(default, name)):
+            raise UserError(f"sweep.{name} is {value!r}, which a map does not have: it must be {required_value or 'null'}")
     if config.map.setup == "paper":
         _rates(config, np.ones(1), np.ones(1))
-        paper.problem(config, config.map.file)
+        paper.create_problem(config, config.map.file)
         check_memory(f"training.epochs is {config.training.epochs}", 8 * config.map.tile**2 * config.training.epochs)
         return
     if config.map.file is not None:
         raise UserError(f"map.file is {config.map.file!r}, which is for map.setup=paper alone")
     for corner in corners(config):
-        check_size(corner, task(corner))
+        check_size(corner, load_task(corner))
 
 
-def train_tile(config: MappedConfig, grid: Grid, place: tuple[slice, slice]) -> Array:
-    """(rows, columns) PIXELs of a tile."""
-    trained = train_pixels(config, *grid.pixels(place))
-    return trained.reshape(place[0].stop - place[0].start, place[1].stop - place[1].start)
+def train_tile(config: MappedConfig, grid: Grid, tile: tuple[slice, slice]) -> Array:
+    """Train a tile and return its pixels, (rows, columns) of dtype PIXEL. tile: its slices (rows, columns)."""
+    pixels = train_pixels(config, *grid.pixels(tile))
+    return pixels.reshape(tile[0].stop - tile[0].start, tile[1].stop - tile[1].start)
 
 
 def train_pixels(config: MappedConfig, x: Array, y: Array) -> Array:
-    """(pixels,) PIXELs of the networks with those values, (pixels,) each.
+    """Train the networks of some pixels and return their outcome, measure and step, (pixels,) of dtype PIXEL.
 
-    measure: the paper's, see `run.paper.score`; of a run's config the final training loss, inf where it diverged.
-    step: of divergence, -1 where there is none.
+    For the paper's networks see `run.paper.score`. For a run's config, the measure is the final training loss, inf where it
+    diverged, and the step is that of divergence, -1 where it did not diverge.
+
+    x, y: (pixels,) the values of the two keys.
     """
     if config.map.setup == "paper":
         with threadpool_limits(config.training.threads, user_api="blas"):
             return paper.score(
                 paper.losses(
-                    paper.problem(config, config.map.file),
+                    paper.create_problem(config, config.map.file),
                     config.network.activation,
                     _rates(config, x, y),
                     config.training.epochs,
@@ -62,19 +64,19 @@ def train_pixels(config: MappedConfig, x: Array, y: Array) -> Array:
                     config.map.early_exit,
                 )
             )
-    configs = runs_at(config, x, y)
-    tasks = [task(config) for config in configs]
+    configs = pixel_configs(config, x, y)
+    tasks = [load_task(config) for config in configs]
     pixels = np.empty(len(configs), PIXEL)
-    for stack in plan(configs, tasks, most=LANES):
-        for index, trained in zip(stack, train_stack([configs[k] for k in stack], tasks[stack[0]]), strict=True):
-            loss = trained.final("loss/train")
-            step = int(trained.history.diverged_step)
-            pixels[index] = OUTCOMES[trained.outcome], loss if math.isfinite(loss) else math.inf, step
+    for stack in plan(configs, tasks, max_lanes=MAX_LANES):
+        for index, run in zip(stack, train_stack([configs[k] for k in stack], tasks[stack[0]]), strict=True):
+            loss = run.final("loss/train")
+            step = int(run.history.diverged_step)
+            pixels[index] = OUTCOMES[run.outcome], loss if math.isfinite(loss) else math.inf, step
     return pixels
 
 
 def _rates(config: MappedConfig, x: Array, y: Array) -> Array:
-    """(pixels, 2) the rates of W0 and W1."""
+    """Return the learning rates of W0 and W1, (pixels, 2). Raises UserError for an axis with another key."""
     rates = np.tile(np.array(config.optimizer.block_rates or [config.optimizer.learning_rate] * 2), (len(x), 1))
     for name, axis, values in (("map.x", config.map.x, x), ("map.y", config.map.y, y)):
         if axis.key not in (f"{BLOCK_RATES}1", f"{BLOCK_RATES}2"):
@@ -83,23 +85,26 @@ def _rates(config: MappedConfig, x: Array, y: Array) -> Array:
     return rates
 
 
-def floor_tile(config: MappedConfig, grid: Grid, place: tuple[slice, slice], labels: Array, boundary: Array) -> Array:
-    """(rows, columns) of a tile: 0 off the boundary, else 1, 2, 3 or 4: its label stays, or flips in the other precision
-    alone, with values one rounding away alone, in both.
+def floor_tile(config: MappedConfig, grid: Grid, tile: tuple[slice, slice], labels: Array, boundary: Array) -> Array:
+    """Train the boundary's pixels of a tile again, and return which labels depend on rounding: (rows, columns), uint8.
 
-    Values times 1 + eps, eps = 2^-52 in float64 and 2^-23 in float32; whole numbers stay.
-    labels, boundary: (rows, columns) bool, which pixels have trained, and which are trained again.
+    0: not on the boundary. 1: the label stays the same. 2: it changes in the other precision. 3: it changes with values one
+    rounding away, which are x (1 + eps) and y (1 + eps), eps = 2^-52 in float64 and 2^-23 in float32; whole numbers stay.
+    4: it changes in both cases.
+
+    tile: its slices (rows, columns). labels: (rows, columns) bool, True where the network has trained.
+    boundary: (rows, columns) bool, True where a pixel is trained again.
     """
     floor = np.zeros(labels.shape, np.uint8)
     if boundary.any():
-        x, y = (values[boundary.ravel()] for values in grid.pixels(place))
-        nudge = 1 + float(np.finfo(config.dtype).eps)
-        nudged = [
-            values if key_type(config, axis.key) is int else values * nudge
+        x, y = (values[boundary.ravel()] for values in grid.pixels(tile))
+        factor = 1 + float(np.finfo(config.dtype).eps)
+        nudged_values = [
+            values if key_type(config, axis.key) is int else values * factor
             for axis, values in ((config.map.x, x), (config.map.y, y))
         ]
-        other = replace(config, dtype=OTHER[config.dtype])
-        by_rounding = (train_pixels(config, *nudged)["outcome"] == TRAINED) != labels[boundary]
-        by_precision = (train_pixels(other, x, y)["outcome"] == TRAINED) != labels[boundary]
-        floor[boundary] = 1 + by_precision + 2 * by_rounding
+        other_config = replace(config, dtype=OTHER_DTYPE[config.dtype])
+        flips_by_rounding = (train_pixels(config, *nudged_values)["outcome"] == TRAINED) != labels[boundary]
+        flips_by_precision = (train_pixels(other_config, x, y)["outcome"] == TRAINED) != labels[boundary]
+        floor[boundary] = 1 + flips_by_precision + 2 * flips_by_rounding
     return floor

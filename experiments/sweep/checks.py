@@ -1,4 +1,4 @@
-"""What is checked of a run, and of the runs of a sweep together, before the first network is trained."""
+"""Checks of a run, and of the runs of a sweep together, before the first network is trained."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,34 +15,34 @@ if TYPE_CHECKING:
 
 
 def check_run(config: Config) -> "Task":
-    """The run's task; raises UserError unless data, loss and batch size fit."""
+    """Return a run's task. Raises UserError unless its data, loss, sizes, measure and record fit."""
     from experiments.record.files import check_recordable
-    from experiments.run.data import task
+    from experiments.run.data import load_task
     from experiments.run.stack import check_size
 
-    of = task(config)
-    check_size(config, of)
-    check_measure(config, of)
+    task = load_task(config)
+    check_size(config, task)
+    check_measure(config, task)
     if config.tracking.enabled:
-        check_recordable(config, of)
-    return of
+        check_recordable(config, task)
+    return task
 
 
-def check_measure(config: Config, of: "Task") -> None:
-    """Raise UserError where the data set does not have the measure that the runs are judged by."""
-    allowed = [name for name, measure in MEASURES.items() if measure.kind in ("loss", of.score)]
+def check_measure(config: Config, task: "Task") -> None:
+    """Raise UserError where the data set does not have the measure by which the runs are compared."""
+    allowed = [name for name, measure in MEASURES.items() if measure.kind in ("loss", task.score)]
     if (name := config.sweep.measure) not in allowed:
-        raise UserError(f"sweep.measure is {name!r}, which {of.dataset.name} has not, allowed: {', '.join(allowed)}")
+        raise UserError(f"sweep.measure is {name!r}, which {task.dataset.name} has not, allowed: {', '.join(allowed)}")
 
 
-def check_alike(configs: Sequence[Config]) -> None:
-    """Raise UserError where jobs differ in what a sweep has once: its record, and what is made of it."""
-    runs = [flatten(config) for config in configs]
-    for key in [key for key in runs[0] if key.partition(".")[0] in RECORD_GROUPS]:
-        for job, run in enumerate(runs):
-            if run[key] != runs[0][key]:
-                # A URI may have a password in it.
-                values = "" if key == "tracking.uri" else f": {runs[0][key]!r} and {run[key]!r}"
+def check_equal_settings(configs: Sequence[Config]) -> None:
+    """Raise UserError where jobs differ in a key that must be the same for the whole sweep, such as those of its record."""
+    values_by_job = [flatten(config) for config in configs]
+    for key in [key for key in values_by_job[0] if key.partition(".")[0] in RECORD_GROUPS]:
+        for job, job_values in enumerate(values_by_job):
+            if job_values[key] != values_by_job[0][key]:
+                # A URI may contain a password.
+                values = "" if key == "tracking.uri" else f": {values_by_job[0][key]!r} and {job_values[key]!r}"
                 raise UserError(
                     f"{key} differs between job 0 and job {job}{values}; a sweep is recorded as one, it must be the same"
                 )
@@ -66,9 +66,9 @@ def check_study(configs: Sequence[Config]) -> None:
 
 
 def halving(configs: Sequence[Config], search: str) -> "Halving | None":
-    """The rungs at which the worst runs are stopped; None where every run is trained to its end.
+    """Return the rungs at which the worst runs are stopped; None where every run is trained to its end.
 
-    search: what identifies a search whose jobs are not all known yet, "" where they are.
+    search: the identity of a search whose jobs are not all known yet, "" where they are.
     Raises UserError where the sweep can have no rungs.
     """
     factor, study = configs[0].sweep.halving, configs[0].sweep.study
@@ -90,10 +90,10 @@ def halving(configs: Sequence[Config], search: str) -> "Halving | None":
 
 
 def check_launch(halving: "Halving | None", jobs: int, launcher: str, batch: int | None) -> None:
-    """Raise UserError where runs that are judged together would not be trained together.
+    """Raise UserError where runs that are compared at rungs would not be trained together.
 
-    launcher: the name of one that trains jobs one after another, "" where stacks are trained.
-    batch: how many jobs are launched at once, None for all.
+    jobs: their number. launcher: the name of a launcher that trains jobs one after another, "" where it trains stacks.
+    batch: the number of jobs that are launched together, None for all.
     """
     if halving and launcher:
         raise UserError(

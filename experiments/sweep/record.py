@@ -1,4 +1,4 @@
-"""The record of a sweep: its own run, its jobs' runs, and the outbox with what the store did not take."""
+"""The record of a sweep: its own run, its jobs' runs, and the outbox with what the store did not accept."""
 
 import contextlib
 import json
@@ -23,17 +23,19 @@ from experiments.sweep.open_runs import OpenRuns
 
 if TYPE_CHECKING:
     from experiments.pictures.report import Report
-    from experiments.run.stack import Trained
+    from experiments.run.stack import TrainedRun
 
-    Outcome = tuple[int, Trained | Exception]
+    Outcome = tuple[int, TrainedRun | Exception]
 
 
 class SweepRecord:
-    """What is recorded of a sweep.
+    """The record of a sweep.
 
-    fingerprint: of the sweep. folder: Hydra's for it.
-    finished: what an earlier start of the same sweep has finished; tags: of those jobs, once they are loaded.
-    verdict: of the sweep's study.
+    fingerprint: the sweep's. folder: the sweep's output folder, from Hydra.
+
+    store: None until it is opened. parent: the sweep's own run.
+    finished: the results of the jobs that an earlier start of the same sweep has finished.
+    tags: the tags of those jobs' runs, by job, after `load_tags`. verdict: the verdict of the sweep's study, "" without one.
     """
 
     def __init__(self, jobs: Jobs, fingerprint: str, folder: Path) -> None:
@@ -45,25 +47,25 @@ class SweepRecord:
         self.finished: FinishedJobs = {}
         self.tags: dict[int, dict[str, str]] = {}
         self.verdict = ""
-        self._beating = contextlib.ExitStack()
+        self._heartbeats = contextlib.ExitStack()
 
     @property
     def is_resumable(self) -> bool:
-        """Whether the store may have this sweep already; False is certain, and costs no import of MLflow."""
+        """Whether the store may contain this sweep already. False is certain, True is not. MLflow is not imported for it."""
         tracking = self.jobs.configs[0].tracking
         return tracking.enabled and may_contain_sweep(absolute_uri(tracking.uri), self.fingerprint)
 
     def open(self) -> None:
-        """Open the store and the sweep's own run; find what an earlier start has finished.
+        """Open the store and begin the sweep's own run. Find the jobs that an earlier start has finished.
 
         Raises UserError where another process is training the same sweep.
         """
-        first = self.jobs.configs[0]
-        self.store = open_store(first.tracking)
-        self.parent, self.finished = self.store.begin_sweep(self.jobs.name, {"kind": "sweep"}, self.fingerprint, first.sweep)
+        config = self.jobs.configs[0]
+        self.store = open_store(config.tracking)
+        self.parent, self.finished = self.store.begin_sweep(self.jobs.name, {"kind": "sweep"}, self.fingerprint, config.sweep)
         if count := len(self.finished):
             print(f"{count} of {self.jobs.count} runs are in the record already (sweep.resume=false trains them anew)")
-        self._beating.enter_context(self.parent.heartbeats())
+        self._heartbeats.enter_context(self.parent.heartbeats())
         self.outbox.owner = self.store.token
         with self.outbox.catching_unreachable():
             self.parent.log_summary(self.jobs.values())
@@ -71,21 +73,21 @@ class SweepRecord:
         self.share()
 
     def share(self) -> None:
-        """Let jobs in other processes know of their sweep, see `job.parent_of_job`."""
+        """Write the environment variables by which jobs in other processes know their sweep, see `job.parent_of_job`."""
         if self.store:
             parent = asdict(Parent(self.parent.run_id, self.jobs.configs[0].tracking, self.jobs.keys))
             os.environ.update({PARENT: json.dumps(parent), VARIABLE: self.store.token})
 
     def load_tags(self) -> None:
-        """Have the tags of the jobs that are finished."""
+        """Load the tags of the finished jobs."""
         if self.store:
             self.tags = self.store.tags_of(self.parent.run_id, [job for job, _ in self.finished])
 
     def _save_view(self, store: AnyStore, pictures: Sequence[str] = ()) -> None:
-        from experiments.run.data import task
+        from experiments.run.data import load_task
 
         configs = self.jobs.configs
-        store.page.save_view(self.parent.run_id, self.jobs.title(), configs, task(configs[0]).score, pictures)
+        store.page.save_view(self.parent.run_id, self.jobs.title(), configs, load_task(configs[0]).score, pictures)
 
     @cached_property
     def _runs(self) -> OpenRuns:
@@ -93,21 +95,23 @@ class SweepRecord:
         return OpenRuns(self.store, self.parent, self.outbox, self.jobs)
 
     def report(self, stacks: Iterable[tuple[Sequence[int], Path]]) -> None:
-        """Write what those stacks, each the numbers of its jobs and a file, report of their training so far."""
+        """Write the progress of stacks in training. stacks: of each the numbers of its jobs, and the file of its report."""
         self._runs.report(stacks)
 
     def end(self, outcomes: "Sequence[Outcome]") -> "Iterator[Sequence[Outcome]]":
-        """Write what has come of jobs, as many at once as the store takes; yields those that are written."""
-        at_once = self.store.runs_at_once if self.store else 1
-        for first in range(0, len(outcomes), at_once):
-            written = outcomes[first : first + at_once]
-            self._runs.end(written)
-            yield written
+        """Write the outcomes of jobs, as many at once as the store accepts, and yield each group after it is written."""
+        group_size = self.store.runs_at_once if self.store else 1
+        for first in range(0, len(outcomes), group_size):
+            group = outcomes[first : first + group_size]
+            self._runs.end(group)
+            yield group
 
     def finish(self, report: "Report | None", error: BaseException | None) -> None:
-        """Write table, pictures and the end of the sweep, after all that still waits; nothing where another process has it.
+        """Write the waiting runs, then table and pictures of the sweep, and end its own run.
 
-        error: what has ended the sweep.
+        Nothing is written where another process has taken the sweep over.
+
+        error: the exception that has ended the sweep, None where it came to its end.
         """
         if isinstance(error, TakenOver) or not (self.store and self.parent.run_id):
             return
@@ -125,21 +129,21 @@ class SweepRecord:
                 self.outbox.put_sweep(self.parent.run_id, status_of(error), reason, self.jobs.values(), folder)
 
     def _finish(self, store: AnyStore, report: "Report | None", folder: Path, error: BaseException | None) -> None:
-        status, full = status_of(error), None
+        status, store_error = status_of(error), None
         self.parent.check_owner()
         try:
             self._save(store, report, folder, interrupted=status == "KILLED")
-        except StoreError as refused:
-            full = refused
-        if ended_by := error or full:
-            self.parent.fail(reason_of(ended_by), "FAILED" if full else status)
+        except StoreError as raised:
+            store_error = raised
+        if final_error := error or store_error:
+            self.parent.fail(reason_of(final_error), "FAILED" if store_error else status)
         else:
             self.parent.end()
-        if full and not error:
-            raise full
+        if store_error and not error:
+            raise store_error
 
     def _save(self, store: AnyStore, report: "Report | None", folder: Path, interrupted: bool) -> None:
-        """The files of `folder`, and pictures and models, or why there are none. One that is interrupted should end at once."""
+        """Log the files of `folder`, pictures and models, or why there are none. An interrupted sweep ends without pictures."""
         from experiments.pictures.gallery import describe_failure, list_pictures, log_sweep
 
         self.parent.log_summary(self.jobs.values())
@@ -153,11 +157,11 @@ class SweepRecord:
         self.parent.log_artifacts(folder)
 
     def close(self, error: BaseException | None) -> None:
-        """Nothing of the sweep is RUNNING any more, whatever has ended it."""
+        """End every run of the sweep that is RUNNING, and stop the heartbeats. error: the exception that has ended the sweep."""
         for variable in (PARENT, VARIABLE):
             os.environ.pop(variable, None)
-        self._beating.close()
-        # A server that does not answer has runs left that are RUNNING: the next start finds that their owner is dead.
+        self._heartbeats.close()
+        # Runs on a server that does not answer stay RUNNING. The next start of the sweep finds that their owner is dead.
         if self.store and not self.outbox.is_closed:
             with contextlib.suppress(UserError):
                 if error:

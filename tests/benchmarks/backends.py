@@ -5,10 +5,10 @@ import time
 import numpy as np
 
 from experiments.run.config import Config, DatasetConfig, NetworkConfig, OptimizerConfig, TrainingConfig
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.engines import BACKENDS, connect
 from experiments.run.pool import cores
-from experiments.run.stack import Trained, train_stack
+from experiments.run.stack import TrainedRun, train_stack
 
 STACKS, LANES = 60, 16
 
@@ -35,8 +35,8 @@ def backends() -> None:
 def _measured(backend: str, configs: list[Config]) -> tuple[float, float, float]:
     began = time.perf_counter()
     with connect(backend) as engine:
-        of = engine.share(task(configs[0]))
-        items = [(configs[k : k + LANES], of) for k in range(0, len(configs), LANES)]
+        task = engine.share(load_task(configs[0]))
+        items = [(configs[k : k + LANES], task) for k in range(0, len(configs), LANES)]
         finished: list[tuple[float, float]] = []
         with engine.pool(train_stack, items, -1) as pool:
             for _, trained in pool.results(lambda: None, 1.0):
@@ -50,5 +50,5 @@ def _measured(backend: str, configs: list[Config]) -> tuple[float, float, float]
     return warm - began, float(np.mean(rest)), beyond / len(rest)
 
 
-def _seconds(trained: list[Trained]) -> float:
-    return trained[0].ended - trained[0].started
+def _seconds(trained: list[TrainedRun]) -> float:
+    return trained[0].end_time - trained[0].start_time

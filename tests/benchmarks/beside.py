@@ -169,9 +169,9 @@ def _map(activation: str, engine: Engine) -> Callable[[], float]:
 
 
 def _sharpness(engine: Engine) -> Callable[[], float]:
-    of = digits()
-    x: Array = of.dataset.x.astype(np.float32)
-    problem = [len(x), *[64] * 8, of.units], x, of.dataset.y, 64, 20, None, 0.05
+    task = digits()
+    x: Array = task.dataset.x.astype(np.float32)
+    problem = [len(x), *[64] * 8, task.units], x, task.dataset.y, 64, 20, None, 0.05
     without, watched = (
         ours(*problem, engine=engine.blocks, instruments=instruments)
         for instruments in ([], [engine.blocks.Instrument("sharpness", str(EVERY))])

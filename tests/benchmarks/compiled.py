@@ -24,10 +24,10 @@ STACKS = ((5, 16, 32, 40), (9, 64, 64, 20), (33, 64, 64, 5))
 
 def compiled() -> None:
     """One network beside JAX's jit(scan), on all cores: a run on digits with the compilation, and a step without it."""
-    of = digits()
-    x, y = of.dataset.x.astype(np.float32), of.dataset.y
+    task = digits()
+    x, y = task.dataset.x.astype(np.float32), task.dataset.y
     for depth in COMPILED_DEPTHS:
-        sizes = [x.shape[0], *[WIDTH] * (depth - 1), of.units]
+        sizes = [x.shape[0], *[WIDTH] * (depth - 1), task.units]
         contestants = {
             "ours, with norms": ours(sizes, x, y, BATCH, EPOCHS, rate=RATE),
             "JAX jit(scan), compilation included": _jax_from_scratch(sizes, x, y, BATCH, EPOCHS),

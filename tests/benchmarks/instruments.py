@@ -12,7 +12,7 @@ from blocks import INSTRUMENTS, GradientDescent, Instrument, Network, losses, re
 from blocks.arrays import Array
 from blocks.measure.instruments import LOG, LOG_POINTS
 from experiments.run.config import Config, DatasetConfig, InstrumentsConfig, NetworkConfig
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.stack import steps_of, train_stack
 from tests.benchmarks.tables import alternate, table
 
@@ -34,15 +34,15 @@ def _runs(depth: int, width: int) -> None:
     for activation, initializer in (("relu", "he"), ("tanh", "lecun")):
         network = NetworkConfig(depth, width, activation=activation, initializer=initializer)
         bare = Config(dataset=digits, network=network)
-        of = task(bare)
+        task = load_task(bare)
         configs = {"none": bare}
         for name in INSTRUMENTS:
             schedule: dict[str, Any] = {name: str(EVERY)}
             configs[name] = replace(bare, instruments=InstrumentsConfig(**schedule))
         configs[f"signals at {LOG_POINTS} steps"] = replace(bare, instruments=InstrumentsConfig(signals=LOG))
-        runs = {name: partial(train_stack, [config], of) for name, config in configs.items()}
+        runs = {name: partial(train_stack, [config], task) for name, config in configs.items()}
         title = f"an update of a run of {depth} blocks x {width}, {activation}, an instrument at every {EVERY}th"
-        table(title, alternate(runs, steps_of(bare, of)), "us", 1e6)
+        table(title, alternate(runs, steps_of(bare, task)), "us", 1e6)
 
 
 def _instruments(depth: int, width: int, batch: int, epochs: int) -> None:

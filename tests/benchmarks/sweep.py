@@ -12,7 +12,7 @@ from blocks import GradientDescent, History, Network, reshuffled, train
 from blocks.arrays import Array
 from experiments.run.config import Config, DatasetConfig, NetworkConfig, OptimizerConfig, SweepConfig, TrainingConfig
 from experiments.run.data import Task
-from experiments.run.stack import Trained
+from experiments.run.stack import TrainedRun
 from tests.benchmarks.peers import jax_training, torch_loop
 from tests.benchmarks.tables import alternate, table
 
@@ -101,21 +101,21 @@ def _halved(configs: list[Config]) -> tuple[list[int], int]:
 
     rungs, left, updates = Halving(configs), list(range(len(configs))), 0
     for rung in range(1, rungs.count + 2):
-        trained = dict(zip(left, _in_turn([configs[k] for k in left], rungs.until(0, rung)), strict=True))
+        trained = dict(zip(left, _in_turn([configs[k] for k in left], rungs.end_epoch(0, rung)), strict=True))
         updates += sum(run.history.steps_made for run in trained.values())
         if rung <= rungs.count:
             left = rungs.survivors(rung, trained, {})
     return left, updates
 
 
-def _in_turn(configs: list[Config], until: int | None = None) -> list[Trained]:
+def _in_turn(configs: list[Config], until: int | None = None) -> list[TrainedRun]:
     """The runs, trained stack by stack."""
     from experiments.run.stack import plan, train_stack
 
-    of = digits()
-    trained: dict[int, Trained] = {}
-    for stack in plan(configs, [of] * len(configs)):
-        trained |= dict(zip(stack, train_stack([configs[k] for k in stack], of, until=until), strict=True))
+    task = digits()
+    trained: dict[int, TrainedRun] = {}
+    for stack in plan(configs, [task] * len(configs)):
+        trained |= dict(zip(stack, train_stack([configs[k] for k in stack], task, until=until), strict=True))
     return [trained[k] for k in range(len(configs))]
 
 
@@ -136,43 +136,43 @@ def sweep_configs() -> list[Config]:
 
 def ours_sweep(evaluations: int = 0) -> None:
     """A new pool of processes, all stacks, every history fetched. evaluations: how often the whole sets are measured."""
-    from experiments.run.data import task
+    from experiments.run.data import load_task
     from experiments.run.pool import Pool, cores
     from experiments.run.stack import plan
 
     configs = sweep_configs()
-    tasks = [task(config) for config in configs]
+    tasks = [load_task(config) for config in configs]
     items = [([configs[k] for k in stack], tasks[stack[0]], evaluations) for stack in plan(configs, tasks)]
     with Pool(_ours_stack, items, cores()) as pool:
         histories = [history for _, history in pool.results(lambda: None, 1.0)]
     assert sum(len(history.loss) for history in histories) == len(configs)
 
 
-def _ours_stack(configs: list[Config], of: Task, evaluations: int) -> History:
+def _ours_stack(configs: list[Config], task: Task, evaluations: int) -> History:
     """The training; the peers do not measure the whole sets."""
     from experiments.run.stack import sizes
 
-    network = Network.create(sizes(configs[0], of), rng=np.random.default_rng(1), dtype=np.float32, lanes=len(configs))
+    network = Network.create(sizes(configs[0], task), rng=np.random.default_rng(1), dtype=np.float32, lanes=len(configs))
     return train(
         network,
-        of.dataset.x,
-        of.dataset.y,
-        loss=of.loss,
+        task.dataset.x,
+        task.dataset.y,
+        loss=task.loss,
         optimizer=GradientDescent(np.array([config.optimizer.learning_rate for config in configs])),
         epochs=SWEEP_EPOCHS,
         batch_size=BATCH,
-        orders=reshuffled(np.random.default_rng(2), of.dataset.x.shape[-1]),
+        orders=reshuffled(np.random.default_rng(2), task.dataset.x.shape[-1]),
         evaluations=evaluations,
-        validation=(of.dataset.x_validation, of.dataset.y_validation),
+        validation=(task.dataset.x_validation, task.dataset.y_validation),
         loss_bound=configs[0].training.loss_bound,
     )
 
 
 def digits() -> Task:
     """The data set that is trained on."""
-    from experiments.run.data import task
+    from experiments.run.data import load_task
 
-    return task(sweep_configs()[0])
+    return load_task(sweep_configs()[0])
 
 
 def _jax_sweep() -> None:
@@ -180,26 +180,26 @@ def _jax_sweep() -> None:
     import jax
 
     jax.clear_caches()
-    of = digits()
+    task = digits()
     for depth in DEPTHS:
-        sizes = [of.dataset.x.shape[0], *[WIDTH] * (depth - 1), of.units]
-        training = jax_training(sizes, of.dataset.x, of.dataset.y, BATCH, SWEEP_EPOCHS)
+        sizes = [task.dataset.x.shape[0], *[WIDTH] * (depth - 1), task.units]
+        training = jax_training(sizes, task.dataset.x, task.dataset.y, BATCH, SWEEP_EPOCHS)
         jax.block_until_ready(jax.jit(jax.vmap(training))(np.float32(RATES)))
 
 
 def _torch_sweep() -> None:
-    of = digits()
-    x, y = of.dataset.x.astype(np.float32), of.dataset.y
+    task = digits()
+    x, y = task.dataset.x.astype(np.float32), task.dataset.y
     for depth in DEPTHS:
         for _ in RATES:
-            torch_loop([x.shape[0], *[WIDTH] * (depth - 1), of.units], x, y, BATCH, norms=True, epochs=SWEEP_EPOCHS)()
+            torch_loop([x.shape[0], *[WIDTH] * (depth - 1), task.units], x, y, BATCH, norms=True, epochs=SWEEP_EPOCHS)()
 
 
 def _sklearn_sweep() -> None:
     from joblib import Parallel, delayed
 
-    of = digits()
-    X, y = of.dataset.x.T.astype(np.float32), of.dataset.y
+    task = digits()
+    X, y = task.dataset.x.T.astype(np.float32), task.dataset.y
     Parallel(n_jobs=2)(delayed(_sklearn_fit)(X, y, depth, float(rate)) for depth in DEPTHS for rate in RATES)
 
 

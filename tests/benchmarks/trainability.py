@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from blocks.arrays import Array
-from experiments.run.grid import Grid, MappedConfig, grid, typed_map
-from experiments.run.paper import GAINS, Problem, problem
+from experiments.run.grid import Grid, MappedConfig, grid, parse_map
+from experiments.run.paper import GAINS, Problem, create_problem
 from experiments.run.tile import train_tile
 from tests.benchmarks.tables import alternate, table
 
@@ -36,7 +36,7 @@ def _config(activation: str, side: int) -> MappedConfig:
     from experiments.run.composition import compose_config, register
 
     register("base_map", MappedConfig)
-    return typed_map(compose_config("trainability", [f"trainability=fractal_{activation}", f"map.resolution={side}"]))
+    return parse_map(compose_config("trainability", [f"trainability=fractal_{activation}", f"map.resolution={side}"]))
 
 
 def _ours(config: MappedConfig, pixels: Grid) -> Callable[[], None]:
@@ -57,13 +57,13 @@ def _jax(config: MappedConfig, pixels: Grid) -> Callable[[], None]:
     import jax.numpy as jnp
 
     jax.config.update("jax_enable_x64", True)
-    of: Problem = problem(config, None)
-    n, gain = len(of.W0), GAINS[config.network.activation]
+    problem: Problem = create_problem(config, None)
+    n, gain = len(problem.W0), GAINS[config.network.activation]
     g = {"tanh": jnp.tanh, "relu": jax.nn.relu, "identity": lambda z: z}[config.network.activation]
-    start = jnp.asarray(of.W0), jnp.asarray(of.W1)
+    start = jnp.asarray(problem.W0), jnp.asarray(problem.W1)
 
     def loss(theta: Any) -> Any:
-        return jnp.mean((g(of.X @ theta[0] * (gain / jnp.sqrt(n))) @ theta[1] / n - of.Y) ** 2)
+        return jnp.mean((g(problem.X @ theta[0] * (gain / jnp.sqrt(n))) @ theta[1] / n - problem.Y) ** 2)
 
     def losses(rate: Any) -> Any:
         def cycle(theta: Any, _: None) -> Any:

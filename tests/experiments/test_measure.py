@@ -69,8 +69,8 @@ def test_a_job_returns_the_last_value_of_its_measure_and_the_worst_where_it_dive
     common = ["dataset=iris", "training.epochs=3", f"sweep.measure={measure}"]
     configs = [parse_config(composed(*common, f"optimizer.learning_rate={rate}")) for rate in (0.1, 1e30)]
     fine, diverged = train_stack(configs)
-    assert float(Result.of(fine)) == fine.history.measures[measure][-1]
-    assert str(float(Result.of(diverged))) == worst
+    assert float(Result.from_trained(fine)) == fine.history.measures[measure][-1]
+    assert str(float(Result.from_trained(diverged))) == worst
 
 
 @pytest.mark.parametrize(

@@ -90,8 +90,8 @@ def test_the_last_bit_of_one_initial_weight_is_found_at_its_first_step(one, monk
     lab, run = one
     made = stack._network
 
-    def perturbed(configs, of):
-        network = made(configs, of)
+    def perturbed(configs, task):
+        network = made(configs, task)
         network.parameters[:, -12] = np.nextafter(network.parameters[:, -12], np.float32(np.inf))
         return network
 
@@ -99,13 +99,13 @@ def test_the_last_bit_of_one_initial_weight_is_found_at_its_first_step(one, monk
     recorded = Archive(lab.uri, tmp_path).run(run.info.run_id)
     kept = recorded.files()
     config = from_record(kept.config)
-    of = stack.task(config)
-    (trained,) = stack.train_stack([config], of)
-    verdict = experiments.reproduce.judge(recorded, kept, trained, of, None)
+    task = stack.load_task(config)
+    (trained,) = stack.train_stack([config], task)
+    verdict = experiments.reproduce.judge(recorded, kept, trained, task, None)
     assert not verdict.holds
     assert re.match(r"differs from step \d+: (loss/batch|grad_norm/[Wb]_0\d) is", verdict.line)
     assert "units in the last place apart" in verdict.line
-    assert experiments.reproduce.judge(recorded, kept, trained, of, 0.1).line.startswith(
+    assert experiments.reproduce.judge(recorded, kept, trained, task, 0.1).line.startswith(
         "within 0.1: losses and norms are at most"
     )
 
@@ -115,10 +115,10 @@ def test_equal_bits_under_another_fingerprint_are_not_identical_and_one_such_run
     recorded = Archive(lab.uri, tmp_path).run(run.info.run_id)
     kept = recorded.files()
     config = from_record(kept.config)
-    of = stack.task(config)
-    (trained,) = stack.train_stack([config], of)
+    task = stack.load_task(config)
+    (trained,) = stack.train_stack([config], task)
     other = replace(recorded, tags={**recorded.tags, "fingerprint": "0" * 64})
-    same, verdict = (experiments.reproduce.judge(each, kept, trained, of, None) for each in (recorded, other))
+    same, verdict = (experiments.reproduce.judge(each, kept, trained, task, None) for each in (recorded, other))
     assert (same.holds, same.line) == (True, "identical")
     assert (verdict.holds, verdict.line) == (False, "the bits are identical, the record is not")
     assert not experiments.reproduce._print_verdicts([same, verdict], None)

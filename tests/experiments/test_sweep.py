@@ -15,7 +15,7 @@ import yaml
 
 from experiments.run.composition import parse_config
 from experiments.run.config import UserError
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.stack import plan, train_stack
 from tests.experiments.conftest import ALONE, FORKED, _main
 
@@ -68,7 +68,7 @@ def test_weights_do_not_depend_on_the_size_of_a_stack(composed, size):
         parse_config(composed(*FEW, f"network.depth={d}", f"optimizer.learning_rate={r}", f"optimizer.name={n}"))
         for d, r, n in axes
     ]
-    stacks = plan(configs, [task(config) for config in configs], size)
+    stacks = plan(configs, [load_task(config) for config in configs], size)
     assert sorted(index for stack in stacks for index in stack) == list(range(len(configs)))
     assert size is None or max(map(len, stacks)) <= size
     for stack in stacks:
@@ -89,18 +89,18 @@ def test_only_runs_that_share_shapes_and_data_are_stacked(composed):
         "optimizer.name=adam",
     ]
     configs = [parse_config(composed(override)) for override in overrides]
-    assert len(plan(configs, [task(config) for config in configs])) == len(overrides)
+    assert len(plan(configs, [load_task(config) for config in configs])) == len(overrides)
     values = ["optimizer.learning_rate=1", "optimizer.weight_decay=1", "network.gain=2", "network.initializer=glorot"]
     values += ["seed=1", "network.bias_variance=1", "training.loss_bound=9"]
     configs = [parse_config(composed(override)) for override in values]
-    assert len(plan(configs, [task(config) for config in configs])) == 1
+    assert len(plan(configs, [load_task(config) for config in configs])) == 1
 
 
 def test_lanes_of_one_seed_are_side_by_side_in_a_stack(composed):
     configs = [
         parse_config(composed(f"optimizer.learning_rate={rate}", f"seed={seed}")) for rate in (0.1, 0.2) for seed in (0, 1, 2)
     ]
-    stacks = plan(configs, [task(config) for config in configs], 2)
+    stacks = plan(configs, [load_task(config) for config in configs], 2)
     assert [[configs[k].seed for k in stack] for stack in stacks] == [[0, 0], [1, 1], [2, 2]]
 
 

@@ -18,7 +18,7 @@ from experiments.record.reading import Archive
 from experiments.record.tracking import Store
 from experiments.run.composition import parse_config
 from experiments.run.config import SweepConfig, TrackingConfig, UserError
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.stack import train_stack
 from experiments.train import CONF
 from tests.experiments.conftest import ALONE
@@ -142,7 +142,7 @@ def test_every_data_set_trains_with_the_loss_that_fits_it(composed, name):
     config = parse_config(composed(f"dataset={name}", "training.epochs=10", "training.batch_size=16"))
     (trained,) = train_stack([config])
     assert trained.outcome == "trained"
-    assert trained.final("loss/train") < 0.7 * task(config).constant_loss
+    assert trained.final("loss/train") < 0.7 * load_task(config).constant_loss
 
 
 def test_tracking_can_be_switched_off(lab):

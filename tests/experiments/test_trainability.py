@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 from experiments.record.tiles import Tiles, assemble, read_bands
-from experiments.run.boundary import beside
+from experiments.run.boundary import boundary_pixels
 from experiments.run.composition import compose_config, register
 from experiments.run.config import UserError
-from experiments.run.data import load
-from experiments.run.grid import MappedConfig, grid, typed_map
+from experiments.run.data import load_dataset
+from experiments.run.grid import MappedConfig, grid, parse_map
 from experiments.run.paper import DIVERGED, PIXEL, TRAINED, Problem, losses, score
 from experiments.trainability import OWNER, _check_owner, _folder_lock, title_of
 
@@ -30,7 +30,7 @@ LONGER = ["trainability=fractal_tanh", "map.resolution=64", "map.tile=16", "map.
 
 def made(*overrides):
     register("base_map", MappedConfig)
-    return typed_map(compose_config("trainability", overrides))
+    return parse_map(compose_config("trainability", overrides))
 
 
 def rates_of(config):
@@ -46,8 +46,8 @@ def test_a_map_is_one_run_with_its_pixels_pictures_and_figures(lab):
     assert run.data.params["map.x.key"] == "optimizer.block_rates.1"
     assert run.data.params["map.resolution"] == "32"
     config = made(*SMALL)
-    of = Problem.drawn(8, 8, 0)
-    expected = score(losses(of, "identity", rates_of(config), 100, "float64")).reshape(32, 32)
+    problem = Problem.random(8, 8, 0)
+    expected = score(losses(problem, "identity", rates_of(config), 100, "float64")).reshape(32, 32)
     pixels = np.load(lab.artifact(run, "map.npy"))
     assert pixels.tobytes() == expected.tobytes()
     labels = expected["outcome"] == TRAINED
@@ -65,7 +65,7 @@ def test_a_map_is_one_run_with_its_pixels_pictures_and_figures(lab):
         assert f"![{name}.png](get-artifact?path={name}.png&run_uuid={run.info.run_id})" in note
     assert lab.artifact(run, "map.txt").read_text() in note
     floor = np.load(lab.artifact(run, "floor.npy"))
-    np.testing.assert_array_equal(floor > 0, beside(labels))
+    np.testing.assert_array_equal(floor > 0, boundary_pixels(labels))
 
 
 @pytest.mark.slow
@@ -73,14 +73,14 @@ def test_the_floor_is_what_rounding_and_float32_flip(lab):
     few = ["map.resolution=40", "map.tile=16", "map.x.lower=1e3", "map.y.lower=1e-3", "map.y.upper=1"]
     lab.run(*few, module=MODULE)
     (run,) = lab.runs("map")
-    config, of = made(*few), Problem.drawn(8, 72, 0)
+    config, problem = made(*few), Problem.random(8, 72, 0)
     rates = rates_of(config)
 
     def labels(rates, dtype="float64"):
-        return (score(losses(of, "tanh", rates, 100, dtype))["outcome"] == TRAINED).reshape(40, 40)
+        return (score(losses(problem, "tanh", rates, 100, dtype))["outcome"] == TRAINED).reshape(40, 40)
 
     own = labels(rates)
-    boundary = beside(own)
+    boundary = boundary_pixels(own)
     rounded, single = labels(rates * (1 + 2.0**-52)) != own, labels(rates, "float32") != own
     expected = np.where(boundary, 1 + single + 2 * rounded, 0)
     np.testing.assert_array_equal(np.load(lab.artifact(run, "floor.npy")), expected)
@@ -107,7 +107,7 @@ def test_the_authors_own_networks_have_the_authors_labels(lab):
 def unbroken():
     """The pixels of the map that nothing disturbs."""
     rates = rates_of(made(*LONGER))
-    return score(losses(Problem.drawn(8, 72, 0), "tanh", rates, 100, "float64")).reshape(64, 64)
+    return score(losses(Problem.random(8, 72, 0), "tanh", rates, 100, "float64")).reshape(64, 64)
 
 
 def begun(lab, tiles=3):
@@ -284,7 +284,7 @@ def test_a_zoom_is_a_series_of_frames_in_one_run(lab):
     x, y = (np.sqrt(float(lower) * float(upper)) for lower, upper in window)
     pixels = grid(made("map.resolution=24"))
     found = np.abs(np.log(pixels.y / y)).argmin(), np.abs(np.log(pixels.x / x)).argmin()
-    away = np.hypot(*(np.argwhere(beside(first["outcome"] == TRAINED)) - 12).T)
+    away = np.hypot(*(np.argwhere(boundary_pixels(first["outcome"] == TRAINED)) - 12).T)
     assert np.hypot(found[0] - 12, found[1] - 12) == away.min()
     history = lab.client().get_metric_history(run.info.run_id, "map/trained")
     assert [point.step for point in history] == [1, 2, 3]
@@ -321,7 +321,7 @@ def linear_boundary(lab, *overrides):
     lab.run(*arguments, module=MODULE)
     (run,) = lab.runs("map")
     config = made(*arguments)
-    x = load(config.dataset).x
+    x = load_dataset(config.dataset).x
     limit = 2 / (np.linalg.eigvalsh(x @ x.T / x.shape[1])[-1] + grid(config).y)
     return run, np.load(lab.artifact(run, "map.npy")), grid(config).x > limit[:, None]
 

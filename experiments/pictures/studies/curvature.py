@@ -13,7 +13,7 @@ from experiments.pictures import figures
 from experiments.pictures.figures import COLOURS, DIVERGED, STEPS
 from experiments.pictures.studies.study import ObservedRun, Study, Verdict, full_batch_check, group_runs, largest_rate, require
 from experiments.run.config import Config
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.stack import optimizer_of, sizes
 
 # The edge holds for a constant P. The P of this rule follows its last 1 / (1 - rho) = 10 updates, so it is not judged.
@@ -51,7 +51,7 @@ def edges_of_stability(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
     for colour, ((name,), rule_runs) in zip(COLOURS, group_runs(runs, "optimizer.name").items(), strict=False):
         levels = []
         for style, run in zip(("-", "--", ":", "-."), rule_runs, strict=False):
-            (edge,) = optimizer_of([run.config], Layout(sizes(run.config, task(run.config)))).largest_stable_curvature()
+            (edge,) = optimizer_of([run.config], Layout(sizes(run.config, load_task(run.config)))).largest_stable_curvature()
             quantity = run.history.quantities["preconditioned_sharpness"]
             ratios = quantity.values[:, 0] / edge
             label = f"{name}, rate {run.config.optimizer.learning_rate:g}"
@@ -116,7 +116,7 @@ def linear_limit(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
     groups = group_runs(runs, "dataset.name")
     separated, largest_gap = 0, 0.0
     for row, ((_,), dataset_runs) in enumerate(groups.items()):
-        limit = largest_stable_rate(task(dataset_runs[0].config).dataset.x)
+        limit = largest_stable_rate(load_task(dataset_runs[0].config).dataset.x)
         rates: dict[bool, list[float]] = {False: [], True: []}
         for run in dataset_runs:
             rates[run.outcome == "diverged"].append(run.config.optimizer.learning_rate)
@@ -189,7 +189,7 @@ def curvature_check(study: str, instrument: str = "sharpness", *rules: str) -> C
 
 def _check_linear(config: Config) -> None:
     full_batch_check("linear_limit")(config)
-    is_squared = task(config).loss.name.endswith("squared_error")
+    is_squared = load_task(config).loss.name.endswith("squared_error")
     require("linear_limit", config, ("network.depth", config.network.depth == 1, "1, a linear model"))
     require("linear_limit", config, ("training.loss", is_squared, "half_mean_squared_error or one_hot_squared_error"))
 

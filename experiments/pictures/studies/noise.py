@@ -11,7 +11,7 @@ from experiments.pictures import figures
 from experiments.pictures.figures import COLOURS
 from experiments.pictures.studies.study import ObservedRun, Study, Verdict, require
 from experiments.run.config import Config
-from experiments.run.data import task
+from experiments.run.data import load_task
 
 # The updates are counted until the training loss is this one.
 TARGET_LOSS = 0.1
@@ -61,7 +61,7 @@ def _group_by_size(runs: Sequence[ObservedRun]) -> dict[tuple[int, int], list[Ob
     """Return the runs, one for each rate, by (batch size, seed) in ascending order."""
     groups: dict[tuple[int, int], list[ObservedRun]] = {}
     for run in runs:
-        batch_size = run.config.training.batch_size or task(run.config).dataset.x.shape[-1]
+        batch_size = run.config.training.batch_size or load_task(run.config).dataset.x.shape[-1]
         groups.setdefault((batch_size, run.config.seed), []).append(run)
     return dict(sorted(groups.items()))
 

@@ -21,7 +21,7 @@ from experiments.pictures.studies.study import (
     require_plain,
 )
 from experiments.run.config import Config
-from experiments.run.data import task
+from experiments.run.data import load_task
 
 # A network has learned where at least this share of its training examples is right.
 LEARNED_ACCURACY = 0.5
@@ -247,7 +247,7 @@ def _check_isometry(config: Config) -> None:
 
 def _check_accuracy(config: Config) -> None:
     require_plain("trainable_depth", config)
-    has_labels = task(config).loss.decides is not None
+    has_labels = load_task(config).loss.decides is not None
     require("trainable_depth", config, ("dataset.name", has_labels, "a data set with labels"))
 
 

@@ -11,7 +11,7 @@ from experiments.pictures.figures import COLOURS
 from experiments.pictures.studies.curvature import curvature_check
 from experiments.pictures.studies.study import ObservedRun, Study, Verdict, group_runs, largest_rate, require
 from experiments.run.config import Config
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.stack import steps_of
 
 # A sharpness of at most so many times 2 / rate counts as one at the edge of stability.
@@ -63,7 +63,7 @@ def warm_up(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
 def _sharpness_and_edge(run: ObservedRun) -> tuple[Array, Array, Array]:
     """Return the updates at which the sharpness was measured, the sharpness, and 2 / rate_t, the edge at these updates."""
     optimizer, quantity = run.config.optimizer, run.history.quantities["sharpness"]
-    factor = rate_schedule(optimizer.schedule, optimizer.warmup, steps_of(run.config, task(run.config)))
+    factor = rate_schedule(optimizer.schedule, optimizer.warmup, steps_of(run.config, load_task(run.config)))
     rates = optimizer.learning_rate * np.array([factor(int(step)) for step in quantity.at])
     return quantity.at, quantity.values[:, 0], 2 / rates
 

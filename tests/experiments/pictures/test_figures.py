@@ -13,7 +13,7 @@ from experiments.pictures import figures, table
 from experiments.pictures.report import Report, Row
 from experiments.pictures.slices import slices
 from experiments.run.composition import parse_config
-from experiments.run.repeats import stacked
+from experiments.run.repeats import stack_histories
 from experiments.run.stack import train_stack
 
 
@@ -142,10 +142,10 @@ def test_the_norm_map_has_a_row_for_every_block_and_a_column_for_every_step(runs
 
 def test_the_norm_profile_has_the_first_a_middle_and_the_last_step(runs):
     fine, lost = runs
-    (axes,) = figures.norm_profile(stacked([fine])).axes
+    (axes,) = figures.norm_profile(stack_histories([fine])).axes
     assert [line.get_label() for line in axes.lines] == ["step 0", "step 46", "step 91"]
     np.testing.assert_allclose(axes.lines[-1].get_ydata(), fine.grad_norm[91])
-    (axes,) = figures.norm_profile(stacked([lost])).axes
+    (axes,) = figures.norm_profile(stack_histories([lost])).axes
     assert axes.lines[-1].get_label() == f"step {int(lost.diverged_step) - 1}"
 
 
@@ -158,7 +158,7 @@ def rows(composed, *axes, loss=1.0):
 
 def test_norm_ratios_are_of_the_first_block_over_the_last(composed, runs):
     fine, _ = runs
-    axes = figures.norm_ratios(rows(composed, "network.depth=5"), {(5, ""): stacked([fine])}).axes[0]
+    axes = figures.norm_ratios(rows(composed, "network.depth=5"), {(5, ""): stack_histories([fine])}).axes[0]
     first = next(line for line in axes.lines if line.get_label() == "first step")
     assert list(first.get_xdata()) == [5]
     assert first.get_ydata()[0] == pytest.approx(float(fine.grad_norm[0, 0]) / float(fine.grad_norm[0, -1]))
@@ -173,7 +173,7 @@ def test_a_category_has_lines_of_its_own_and_the_title_says_which_runs_are_drawn
 
     swept = rows(composed, "network.activation=sigmoid,tanh", "network.depth=2,5,9", "optimizer.learning_rate=0.01,1.0")
     factors = {"sigmoid": 0.5, "tanh": 1.0}
-    histories = {(depth, name): stacked([history(depth, factors[name])]) for depth in (2, 5, 9) for name in factors}
+    histories = {(depth, name): stack_histories([history(depth, factors[name])]) for depth in (2, 5, 9) for name in factors}
     axes = figures.norm_ratios(swept, histories).axes[0]
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     assert lines["sigmoid, first step"] == [0.5, 0.5**4, 0.5**8]
@@ -201,7 +201,7 @@ def seeds(composed, request):
     ]
     trained = [train_stack([config])[0] for config in configs]
     found = Report([Row(run.config, run.final("loss/train"), run.outcome, job) for job, run in enumerate(trained)])
-    return found, {(d, ""): stacked([run.history for run in trained if run.config.network.depth == d]) for d in (2, 4)}
+    return found, {(d, ""): stack_histories([run.history for run in trained if run.config.network.depth == d]) for d in (2, 4)}
 
 
 def drawn_band(axes, number):
@@ -251,7 +251,7 @@ def test_seeds_are_a_line_of_the_mean_and_a_band_in_every_picture_of_curves(seed
 
 def test_twenty_depths_have_twenty_colours(composed, runs):
     swept = rows(composed, "network.depth=" + ",".join(str(depth) for depth in range(2, 22)))
-    axes = figures.best_curves(swept, {(depth, ""): stacked([runs[0]]) for depth in range(2, 22)}).axes[0]
+    axes = figures.best_curves(swept, {(depth, ""): stack_histories([runs[0]]) for depth in range(2, 22)}).axes[0]
     assert len({tuple(to_rgb(line.get_color())) for line in axes.lines}) == 20
 
 

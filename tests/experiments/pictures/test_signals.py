@@ -16,7 +16,7 @@ from experiments.pictures.gallery import draw_run
 from experiments.record import files
 from experiments.run.composition import parse_config
 from experiments.run.config import UserError
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.stack import train_stack
 
 LOSS = losses.softmax_cross_entropy
@@ -28,7 +28,7 @@ def run(composed):
     asked = ["instruments.signals=log", "instruments.parameters=log", "training.epochs=4"]
     config = parse_config(composed("dataset=moons", "network.depth=4", "network.width=16", "network.activation=tanh", *asked))
     (trained,) = train_stack([config])
-    return config, task(config), trained
+    return config, load_task(config), trained
 
 
 def areas(axes):
@@ -73,8 +73,8 @@ def test_updates_are_a_line_a_block_on_a_logarithmic_scale_with_the_usual_place(
 
 
 def test_a_ridge_has_the_normal_density_of_theory_over_the_first_step_alone(run):
-    config, of, trained = run
-    variances = pictures.mean_field_variances(config, of)
+    config, task, trained = run
+    variances = pictures.mean_field_variances(config, task)
     first, last = pictures.ridge(trained.history, variances).axes
     assert (len(first.patches), len(last.patches)) == (4, 4)
     assert (len(first.get_lines()), len(last.get_lines())) == (4, 0)
@@ -95,19 +95,19 @@ def test_the_theory_of_plain_networks_is_drawn_for_those_alone(composed):
         "network.parametrization=mup",
     ):
         config = parse_config(composed("network.depth=4", without))
-        assert pictures.mean_field_variances(config, task(config)) is None
+        assert pictures.mean_field_variances(config, load_task(config)) is None
 
 
 @pytest.mark.parametrize("initializer", ["glorot", "orthogonal", "he_uniform"])
 def test_theory_knows_the_variance_of_weights_between_blocks_of_unequal_widths(composed, initializer):
     config = parse_config(composed("network.depth=2", "network.width=300", f"network.initializer={initializer}"))
-    of = task(config)
-    x = of.dataset.x[:, :64]
+    task = load_task(config)
+    x = task.dataset.x[:, :64]
     W = np.concatenate(
         [Network.create([64, 300, 10], "relu", initializer, rng=np.random.default_rng(k)).blocks[0].W for k in range(9)]
     )
     expected = 64 * W.var() * (x * x).mean()
-    assert pictures.mean_field_variances(config, of)[0] == pytest.approx(expected, rel=0.02)
+    assert pictures.mean_field_variances(config, task)[0] == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.slow
@@ -118,8 +118,8 @@ def test_z_has_the_variance_of_mean_field_theory_at_every_block(composed, gain):
     assert {0.5: chi < 0.9, 1.76: abs(chi - 1) < 0.01, 3.0: chi > 1.1}[gain]
     common = ["network.depth=21", "network.width=300", "network.activation=tanh", "network.initializer=normal"]
     config = parse_config(composed(*common, f"network.gain={gain}", "network.bias_variance=0.05", "training.batch_size=32"))
-    of = task(config)
-    x, y, measured = of.dataset.x[:, :32], of.dataset.y[:32], []
+    task = load_task(config)
+    x, y, measured = task.dataset.x[:, :32], task.dataset.y[:32], []
     for seed in range(40):
         rng, law = np.random.default_rng(seed), config.network
         sizes = [x.shape[0], *[300] * 20, 10]
@@ -128,14 +128,14 @@ def test_z_has_the_variance_of_mean_field_theory_at_every_block(composed, gain):
         numbers = dict(zip(NUMBERS[:-1], found, strict=True))
         measured.append(numbers["z_std"] ** 2 + numbers["z_mean"] ** 2)
     # Block 21 has ten units alone.
-    np.testing.assert_allclose(np.mean(measured, axis=0)[:20], pictures.mean_field_variances(config, of)[:20], rtol=0.05)
+    np.testing.assert_allclose(np.mean(measured, axis=0)[:20], pictures.mean_field_variances(config, task)[:20], rtol=0.05)
 
 
 def test_a_saturation_map_marks_what_is_saturated_and_which_way(run, composed):
-    config, of, trained = run
-    axes, _ = landscape.saturation_map(config, of, trained.parameters, block=2).axes
-    network = landscape.build_network(config, of, trained.parameters)
-    _, caches = network.forward(of.dataset.x[:, :100])
+    config, task, trained = run
+    axes, _ = landscape.saturation_map(config, task, trained.parameters, block=2).axes
+    network = landscape.build_network(config, task, trained.parameters)
+    _, caches = network.forward(task.dataset.x[:, :100])
     a = caches[1].a
     marked = axes.images[0].get_array()
     assert marked.shape == (100, 16)
@@ -144,27 +144,27 @@ def test_a_saturation_map_marks_what_is_saturated_and_which_way(run, composed):
     assert axes.get_title().startswith(f"saturated activations of block 2 of 4: {100 * np.abs(expected).mean():.0f} %")
     relu = parse_config(composed("network.depth=3", "network.width=8"))
     dead = np.zeros_like(train_stack([relu])[0].parameters)
-    title = landscape.saturation_map(relu, task(relu), dead, block=1).axes[0].get_title()
+    title = landscape.saturation_map(relu, load_task(relu), dead, block=1).axes[0].get_title()
     assert title == "dead activations of block 1 of 3: 100 %\n8 of 8 units for every example"
 
 
 def test_decision_regions_are_those_of_the_network_at_its_steps(run):
-    config, of, trained = run
+    config, task, trained = run
     quantity = trained.history.quantities["parameters"]
-    figure = landscape.decision_regions(config, of, trained.history)
+    figure = landscape.decision_regions(config, task, trained.history)
     drawn = [axes for axes in figure.axes if axes.get_title()]
     assert len(drawn) == 6
     assert drawn[0].get_title().startswith("after 0 updates: ")
-    network = landscape.build_network(config, of, quantity.values[-1])
-    right = ((network.forward(of.dataset.x)[0][0] > 0) == of.dataset.y).mean()
+    network = landscape.build_network(config, task, quantity.values[-1])
+    right = ((network.forward(task.dataset.x)[0][0] > 0) == task.dataset.y).mean()
     assert drawn[-1].get_title() == f"after {quantity.at[-1]} updates: {100 * right:.0f} % right"
     points = [each for each in drawn[-1].collections if isinstance(each, PathCollection)]
-    assert sum(len(each.get_offsets()) for each in points) == of.dataset.x.shape[-1]
+    assert sum(len(each.get_offsets()) for each in points) == task.dataset.x.shape[-1]
 
 
 def test_a_loss_slice_has_the_loss_at_its_middle_and_rises_as_its_eigenvalues_say(run):
-    config, of, trained = run
-    figure = landscape.loss_slice(config, of, trained.parameters)
+    config, task, trained = run
+    figure = landscape.loss_slice(config, task, trained.parameters)
     axes = figure.axes[0]
     first, second = (float(label().split("= ")[1]) for label in (axes.get_xlabel, axes.get_ylabel))
     assert first >= second > 0
@@ -173,11 +173,11 @@ def test_a_loss_slice_has_the_loss_at_its_middle_and_rises_as_its_eigenvalues_sa
 
 
 def test_a_loss_slice_names_what_it_is_drawn_along(run, monkeypatch):
-    config, of, trained = run
+    config, task, trained = run
 
     def drawn_with(values, vectors):
         monkeypatch.setattr(landscape, "top_eigenpairs", lambda *args, **kw: (values, vectors))
-        axes = landscape.loss_slice(config, of, trained.parameters).axes[0]
+        axes = landscape.loss_slice(config, task, trained.parameters).axes[0]
         return axes.get_xlabel(), axes.get_ylabel(), axes.get_title()
 
     two = np.eye(2, len(trained.parameters))

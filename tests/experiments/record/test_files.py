@@ -8,7 +8,7 @@ import pytest
 from experiments.record import files
 from experiments.run.composition import parse_config
 from experiments.run.config import UserError
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.stack import train_stack
 
 
@@ -157,9 +157,9 @@ def test_histograms_that_no_record_has_room_for_are_refused_before_training(comp
     with pytest.raises(
         UserError, match=r"training.epochs is 100 and network.depth 65, instruments.signals 1, whose history takes"
     ):
-        files.check_recordable(config, task(config))
+        files.check_recordable(config, load_task(config))
     fewer = parse_config(composed("network.depth=65", "instruments.signals=log", "training.epochs=100"))
-    files.check_recordable(fewer, task(fewer))
+    files.check_recordable(fewer, load_task(fewer))
 
 
 @pytest.mark.parametrize("name", [files.HISTORY, files.PARAMETERS])

@@ -14,7 +14,7 @@ from experiments.record.tracking import Store
 from experiments.record.writer import Requests
 from experiments.run.composition import parse_config
 from experiments.run.config import SweepConfig, TrackingConfig, UserError
-from experiments.run.stack import steps_of, task, train_stack
+from experiments.run.stack import load_task, steps_of, train_stack
 from tests.experiments.conftest import empty_store
 
 SMALL = ["training.epochs=2", "network.width=8"]
@@ -32,7 +32,7 @@ def record(uri, stacks):
         begun = [run for some in store.transactions(new) for run in store.begin_runs(some, parent.run_id)]
         if number == 0:
             config, history = stack[0].config, stack[0].history
-            store.progress([(begun[0], history, steps_of(config, task(config)))])
+            store.progress([(begun[0], history, steps_of(config, load_task(config)))])
             begun[0].logged_steps = 5
             # Of the user's own, one later than all that comes and one earlier.
             for key, step in (("loss/batch", AFTER_ANY_STEP), ("final/loss_train", 0)):
@@ -78,7 +78,7 @@ def lay_side_by_side(monkeypatch, composed, uris, folders):
     ]
     assert [run.outcome == "diverged" for stack in stacks for run in stack] == [False, True, False, True]
     # What was seen while it trained has the time of the looking.
-    monkeypatch.setattr(tracking, "time", SimpleNamespace(time=stacks[0][0].started.__float__))
+    monkeypatch.setattr(tracking, "time", SimpleNamespace(time=stacks[0][0].start_time.__float__))
     known, found = rows.REVISIONS, {}
     for writer, revisions, uri, folder in zip((Requests, Rows), ((), known), uris, folders, strict=True):
         monkeypatch.setattr(rows, "REVISIONS", revisions)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.run.boundary import beside, box_sizes, cells, dimension
+from experiments.run.boundary import boundary_cells, boundary_pixels, box_counting_dimension, box_sizes
 
 
 def in_bands(labels):
@@ -13,7 +13,7 @@ def in_bands(labels):
 
 
 def counted(labels):
-    return dimension(in_bands(labels), labels.shape)
+    return box_counting_dimension(in_bands(labels), labels.shape)
 
 
 side = 256
@@ -51,7 +51,7 @@ def test_a_straight_line_fills_the_boxes_it_crosses():
 def test_any_shape_can_be_counted():
     labels = np.random.default_rng(1).random((75, 201)) < 0.5
     found = counted(labels)
-    whole = cells(np.pad(labels, ((0, 1), (0, 1)), mode="edge"))
+    whole = boundary_cells(np.pad(labels, ((0, 1), (0, 1)), mode="edge"))
     for size, count in zip(found.sizes, found.counts, strict=True):
         boxes = {(down // size, across // size) for down, across in np.argwhere(whole)}
         assert count == len(boxes), size
@@ -75,4 +75,4 @@ def test_pixels_beside_another_label():
     labels[2, 3] = True
     expected = np.zeros((5, 6), bool)
     expected[2, 2:5] = expected[1:4, 3] = True
-    np.testing.assert_array_equal(beside(labels), expected)
+    np.testing.assert_array_equal(boundary_pixels(labels), expected)

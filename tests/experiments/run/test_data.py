@@ -7,7 +7,7 @@ from sklearn.model_selection import train_test_split
 
 from experiments.run.composition import parse_config
 from experiments.run.config import DatasetConfig, UserError
-from experiments.run.data import load, task
+from experiments.run.data import load_dataset, load_task
 
 # name -> (n_x, classes or None, examples), as scikit-learn's documentation states them.
 SHAPES = {
@@ -26,7 +26,7 @@ SHAPES = {
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_data_set_is_split_scaled_and_transposed_once(composed, name):
     n_x, classes, examples = SHAPES[name]
-    dataset = load(parse_config(composed(f"dataset={name}")).dataset)
+    dataset = load_dataset(parse_config(composed(f"dataset={name}")).dataset)
     m, held = dataset.x.shape[1], dataset.x_validation.shape[1]
     assert (dataset.x.shape[0], dataset.classes, m + held) == (n_x, classes, examples)
     assert held == -(-examples // 5)
@@ -42,7 +42,7 @@ def test_a_data_set_is_split_scaled_and_transposed_once(composed, name):
 
 
 def test_the_split_is_scikit_learns_own_for_that_seed(composed):
-    dataset = load(parse_config(composed("dataset.seed=3", "dataset.test_fraction=0.3")).dataset)
+    dataset = load_dataset(parse_config(composed("dataset.seed=3", "dataset.test_fraction=0.3")).dataset)
     _, y = load_digits(return_X_y=True)
     expected, held = train_test_split(y, test_size=0.3, random_state=3, stratify=y)
     np.testing.assert_array_equal(dataset.y, expected)
@@ -51,13 +51,14 @@ def test_the_split_is_scikit_learns_own_for_that_seed(composed):
 
 def test_the_digest_changes_with_the_data_alone(composed):
     digests = [
-        load(parse_config(composed(f"dataset.seed={seed}", *more)).dataset).digest for seed, *more in ((0,), (0, "seed=1"), (1,))
+        load_dataset(parse_config(composed(f"dataset.seed={seed}", *more)).dataset).digest
+        for seed, *more in ((0,), (0, "seed=1"), (1,))
     ]
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_the_digest_is_over_the_bytes_of_all_four_parts(composed):
-    dataset = load(parse_config(composed()).dataset)
+    dataset = load_dataset(parse_config(composed()).dataset)
     content = b""
     for part in (dataset.x, dataset.y, dataset.x_validation, dataset.y_validation):
         content += f"{part.dtype.str}{part.shape}".encode() + part.tobytes()
@@ -65,14 +66,14 @@ def test_the_digest_is_over_the_bytes_of_all_four_parts(composed):
 
 
 def test_a_batch_may_be_all_examples(composed):
-    assert task(parse_config(composed("training.batch_size=1437"))).dataset.x.shape == (64, 1437)
+    assert load_task(parse_config(composed("training.batch_size=1437"))).dataset.x.shape == (64, 1437)
 
 
 def test_any_loader_of_scikit_learn_is_taken_by_its_target(composed):
     config = parse_config(
         composed("dataset.loader._target_=sklearn.datasets.make_classification", "+dataset.loader.n_samples=60")
     )
-    assert load(config.dataset).x.shape == (20, 48)
+    assert load_dataset(config.dataset).x.shape == (20, 48)
 
 
 BAD_DATA = {
@@ -97,7 +98,7 @@ BAD_DATA = {
 @pytest.mark.parametrize("override", BAD_DATA)
 def test_data_that_do_not_fit_are_named_with_what_does(composed, override):
     with pytest.raises(UserError) as error:
-        task(parse_config(composed(*override.split())))
+        load_task(parse_config(composed(*override.split())))
     assert BAD_DATA[override] in str(error.value)
 
 
@@ -108,7 +109,7 @@ def one_example_of_a_class():
 def test_a_class_with_one_example_cannot_be_split(composed):
     config = parse_config(composed("dataset.loader={_target_:" + f"{__name__}.one_example_of_a_class" + "}"))
     with pytest.raises(UserError, match="class 2 has 1 of 5 examples"):
-        task(config)
+        load_task(config)
 
 
 def values(x=1.0, y=1.0, at=(0, 0)):
@@ -161,21 +162,21 @@ TOO_LARGE = {
 def test_a_number_that_the_networks_dtype_does_not_hold_is_one_line(composed, name):
     options = ("dataset.loader={_target_:" + f"{__name__}.{name}" + "}", "training.batch_size=null")
     with pytest.raises(UserError, match=f"^dataset digits: {TOO_LARGE[name]}$"):
-        task(parse_config(composed(*options, "dtype=float32")))
+        load_task(parse_config(composed(*options, "dtype=float32")))
     if "float32" in name:
-        of = task(parse_config(composed(*options, "dtype=float64")))
-        assert max(abs(of.dataset.x_validation).max(), abs(of.dataset.y_validation).max()) > np.finfo(np.float32).max
+        task = load_task(parse_config(composed(*options, "dtype=float64")))
+        assert max(abs(task.dataset.x_validation).max(), abs(task.dataset.y_validation).max()) > np.finfo(np.float32).max
 
 
 def test_several_labels_an_example_are_refused(composed):
     config = parse_config(composed("dataset.loader={_target_:sklearn.datasets.make_multilabel_classification}"))
     with pytest.raises(UserError, match=r"dataset digits: its labels have shape \(100, 5\), there must be one an example"):
-        task(config)
+        load_task(config)
 
 
 @pytest.mark.parametrize("loss", ["softmax_cross_entropy", "half_mean_squared_error"])
 def test_no_constant_prediction_is_better_than_the_constant_loss(composed, loss):
-    wine = task(parse_config(composed("dataset=wine", f"training.loss={loss}")))
+    wine = load_task(parse_config(composed("dataset=wine", f"training.loss={loss}")))
     y = wine.dataset.y
     # Every prediction on a grid of 1/200, as shares of the three classes.
     shares = [(i, j, 200 - i - j) for i in range(1, 199) for j in range(1, 200 - i)]
@@ -194,7 +195,7 @@ def test_a_download_that_fails_is_one_line(composed, name, monkeypatch, tmp_path
     monkeypatch.setattr("urllib.request.OpenerDirector.open", no_network)
     monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path))
     with pytest.raises(UserError, match=rf"dataset {name}: .* could not fetch its data: .*no route to host"):
-        load(parse_config(composed(f"dataset={name}")).dataset)
+        load_dataset(parse_config(composed(f"dataset={name}")).dataset)
 
 
 MANY = [
@@ -215,4 +216,4 @@ def test_examples_that_no_memory_takes_are_refused_before_they_are_drawn(name, a
     config = DatasetConfig("d", {"_target_": f"sklearn.datasets.{name}", **arguments})
     (key, *_) = arguments
     with pytest.raises(UserError, match=rf"dataset\.loader\.{key} is .*, which does not fit: it takes \S+ GiB of memory"):
-        load(config)
+        load_dataset(config)

@@ -5,8 +5,8 @@ import pytest
 
 from experiments.run.composition import compose_config, register
 from experiments.run.config import UserError
-from experiments.run.data import task
-from experiments.run.grid import MappedConfig, corners, grid, runs_at, typed_map, windows
+from experiments.run.data import load_task
+from experiments.run.grid import MappedConfig, corners, grid, parse_map, pixel_configs, windows
 from experiments.run.stack import train_stack
 from experiments.run.tile import OUTCOMES, train_tile
 
@@ -15,7 +15,7 @@ from experiments.run.tile import OUTCOMES, train_tile
 def asked():
     """asked(*overrides) -> the checked config of a map"""
     register("base_map", MappedConfig)
-    return lambda *overrides: typed_map(compose_config("trainability", overrides))
+    return lambda *overrides: parse_map(compose_config("trainability", overrides))
 
 
 def test_the_tiles_cover_every_pixel_once(asked):
@@ -45,7 +45,7 @@ def test_any_two_numbers_of_a_run_can_be_mapped(asked):
         "map.y.scale=log",
         "map.y.lower=0.1",
     )
-    runs = runs_at(config, np.array([0.5, 2.0]), np.array([0.25, 4.0]))
+    runs = pixel_configs(config, np.array([0.5, 2.0]), np.array([0.25, 4.0]))
     assert [run.network.gain for run in runs] == [0.5, 2.0]
     assert [run.optimizer.block_rates for run in runs] == [[0.1, 0.25, 0.1], [0.1, 4.0, 0.1]]
     assert config.optimizer.block_rates == [0.1, 0.1, 0.1]
@@ -55,7 +55,7 @@ def test_whole_numbers_are_rounded(asked):
     config = asked("trainability=depth_by_rate", "map.y.lower=2", "map.y.upper=5", "map.y.resolution=7")
     made = grid(config)
     assert made.y.tolist() == [2, 2, 3, 4, 4, 4, 5]
-    assert {type(run.network.depth) for run in runs_at(config, made.x[:7], made.y)} == {int}
+    assert {type(run.network.depth) for run in pixel_configs(config, made.x[:7], made.y)} == {int}
 
 
 def test_a_pixel_is_the_run_alone(asked):
@@ -72,8 +72,8 @@ def test_a_pixel_is_the_run_alone(asked):
     made = grid(config)
     (place,) = made.tiles()
     pixels = train_tile(config, made, place).ravel()
-    for pixel, run in zip(pixels, runs_at(config, *made.pixels(place)), strict=True):
-        (alone,) = train_stack([run], task(run))
+    for pixel, run in zip(pixels, pixel_configs(config, *made.pixels(place)), strict=True):
+        (alone,) = train_stack([run], load_task(run))
         assert pixel["outcome"] == OUTCOMES[alone.outcome]
         assert pixel["step"] == alone.history.diverged_step
         loss = alone.final("loss/train")
@@ -85,12 +85,12 @@ def test_block_rates_train_as_one_rate_where_they_are_equal(asked):
     config = asked("trainability=depth_by_rate", "training.epochs=1", "network.depth=3")
     (run,) = corners(config)[:1]
     run.network.depth = 3
-    (one,) = train_stack([run], task(run))
+    (one,) = train_stack([run], load_task(run))
     run.optimizer.block_rates = [run.optimizer.learning_rate] * 3
-    (three,) = train_stack([run], task(run))
+    (three,) = train_stack([run], load_task(run))
     assert one.parameters.tobytes() == three.parameters.tobytes()
     run.optimizer.block_rates = [run.optimizer.learning_rate, 0.2, run.optimizer.learning_rate]
-    (other,) = train_stack([run], task(run))
+    (other,) = train_stack([run], load_task(run))
     assert one.parameters.tobytes() != other.parameters.tobytes()
 
 

@@ -4,9 +4,9 @@ import pytest
 from blocks.history import History
 from experiments.run.composition import parse_config
 from experiments.run.config import UserError
-from experiments.run.halving import Halving, judged_by
+from experiments.run.halving import Halving, run_cost
 from experiments.run.measure import MEASURES
-from experiments.run.stack import Trained, train_stack
+from experiments.run.stack import TrainedRun, train_stack
 
 
 def configs(composed, count, *overrides):
@@ -33,9 +33,9 @@ def test_rungs_are_geometric(composed, factor, epochs, evaluations, count, rungs
     training = [f"training.epochs={epochs}", f"training.evaluations={evaluations}", f"sweep.halving={factor}"]
     (config,) = configs(composed, 1, *training)
     halving = Halving([config] * count)
-    assert [halving.until(0, rung + 1) for rung in range(halving.count)] == rungs
-    assert [halving.most(rung + 1) for rung in range(halving.count)] == most
-    assert halving.until(0, halving.count + 1) is None
+    assert [halving.end_epoch(0, rung + 1) for rung in range(halving.count)] == rungs
+    assert [halving.n_survivors(rung + 1) for rung in range(halving.count)] == most
+    assert halving.end_epoch(0, halving.count + 1) is None
 
 
 def test_runs_of_other_lengths_have_as_many_rungs_at_the_same_shares(composed):
@@ -43,7 +43,7 @@ def test_runs_of_other_lengths_have_as_many_rungs_at_the_same_shares(composed):
     jobs += configs(composed, 8, "sweep.halving=2", "training.evaluations=200", "training.epochs=160")
     halving = Halving(jobs)
     assert halving.count == 2
-    assert [[halving.until(job, rung) for rung in (1, 2)] for job in (0, 8)] == [[4, 8], [40, 80]]
+    assert [[halving.end_epoch(job, rung) for rung in (1, 2)] for job in (0, 8)] == [[4, 8], [40, 80]]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def run(config, loss, outcome="stopped"):
     """A run with that training loss after 2 of 3 epochs of one step each."""
     history = History(np.full(3, np.nan), np.empty((3, 1)), np.empty((3, 1)), np.ones(3, int), 1, np.arange(4))
     history.measures["loss/train"] = np.array([9.0, 8.0, loss, np.nan])
-    return Trained(config, history, np.empty(0), outcome, 0.0, 0.0, {})
+    return TrainedRun(config, history, np.empty(0), outcome, 0.0, 0.0, {})
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_the_best_go_on_the_first_of_equals_and_what_is_not_finite_last(composed
     assert three.survivors(1, trained, {}) == [2, 3, 4]
     few = {job: trained[job] for job in (0, 1, 5)}
     assert three.survivors(1, few, {}) == [0, 1]
-    assert judged_by(trained[1].history, 2, MEASURES["loss/train"]) == np.inf
+    assert run_cost(trained[1].history, 2, MEASURES["loss/train"]) == np.inf
 
 
 @pytest.mark.parametrize(
@@ -108,5 +108,5 @@ def test_a_run_is_judged_by_its_training_loss_at_the_rung(composed):
     (config,) = configs(composed, 1, "sweep.halving=4", "training.epochs=4")
     (whole,), (part,) = train_stack([config]), train_stack([config], until=2)
     assert part.outcome == "stopped"
-    assert judged_by(part.history, 2, MEASURES["loss/train"]) == whole.history.measures["loss/train"][2]
+    assert run_cost(part.history, 2, MEASURES["loss/train"]) == whole.history.measures["loss/train"][2]
     assert np.isnan(part.final("loss/train"))

@@ -7,7 +7,7 @@ from typing import get_type_hints
 import pytest
 
 from experiments.run.config import Config, DatasetConfig
-from experiments.run.help import keys, meanings
+from experiments.run.help import describe_keys, meanings
 from experiments.run.naming import flatten
 
 GROUPS = [group for group in get_type_hints(Config).values() if is_dataclass(group)]
@@ -47,7 +47,10 @@ def test_help_lists_every_key_with_the_value_that_it_has_here(lab):
     lines = lab.run("--help", "network.depth=7", "dataset=iris").splitlines()
     listed = re.findall(r"^  ([\w.]+)=", "\n".join(lines), flags=re.M)
     assert sorted(listed) == sorted(flatten(Config(dataset=DatasetConfig(name="iris", loader=1))))
-    assert "  network.depth=7 (int)                     L, the number of blocks, the output one among them." in lines
+    assert (
+        "  network.depth=7 (int)                     L, the number of blocks, at least 1; the output block is one of them."
+        in lines
+    )
     assert any(line.startswith("  dataset.name=iris (str)") for line in lines)
     assert "One of gradient_descent, momentum, nesterov, adam, rmsprop." in " ".join(" ".join(lines).split())
 
@@ -59,5 +62,5 @@ def test_names_of_a_table_stand_behind_the_meaning():
 
         name: str = "a"
 
-    (line,) = keys(Schema, {"name": "a"}, {"name": ["a", "b"]}).splitlines()
+    (line,) = describe_keys(Schema, {"name": "a"}, {"name": ["a", "b"]}).splitlines()
     assert line.split() == ["name=a", "(str)", "of", "a", "thing.", "One", "of", "a,", "b."]

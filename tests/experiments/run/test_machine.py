@@ -383,8 +383,10 @@ def test_the_data_sets_have_the_same_digests_on_every_machine(composed):
     offline = [name for name in names if not parse_config(composed(f"dataset={name}")).dataset.loader["_target_"].count("fetch_")]
     assert len(offline) == 9
     code = (
-        "import sys; from experiments.run.config import *; from experiments.run.data import load; register();"
-        "[print(load(typed(composed('config', [f'dataset={name}'])).dataset).digest) for name in sys.argv[1:]]"
+        "import sys; from experiments.run.composition import compose_config, parse_config, register;"
+        "from experiments.run.data import load_dataset; register();"
+        "configs = [parse_config(compose_config('config', [f'dataset={name}'])) for name in sys.argv[1:]];"
+        "[print(load_dataset(config.dataset).digest) for config in configs]"
     )
     own = {key: value for key, value in os.environ.items() if key not in PORTABLE_VARIABLES}
     digests = {

@@ -23,8 +23,8 @@ def published(name):
 @pytest.mark.parametrize(("name", "least"), [("identity", 1.0), ("tanh", 0.995)])
 @pytest.mark.parametrize("early_exit", [True, False])
 def test_the_labels_are_the_authors(name, least, early_exit):
-    theirs, of = published(name)
-    losses = paper.losses(of, name, theirs["learning_rates"], int(theirs["steps"]), "float64", early_exit)
+    theirs, problem = published(name)
+    losses = paper.losses(problem, name, theirs["learning_rates"], int(theirs["steps"]), "float64", early_exit)
     ours = paper.score(losses)
     trained, labels = ours["outcome"] == TRAINED, theirs["trainable"].ravel()
     assert (trained == labels).mean() >= least
@@ -33,7 +33,7 @@ def test_the_labels_are_the_authors(name, least, early_exit):
     assert close.mean() > 0.85
 
 
-def jax_losses(of, activation, rates, steps):
+def jax_losses(problem, activation, rates, steps):
     """The author's formula, differentiated by JAX; (networks, steps)."""
     import jax
     import jax.numpy as jnp
@@ -43,18 +43,18 @@ def jax_losses(of, activation, rates, steps):
         "relu": lambda z: jax.nn.relu(z) * jnp.sqrt(2),
         "identity": lambda z: z,
     }[activation]
-    n = of.W0.shape[0]
+    n = problem.W0.shape[0]
 
     def loss(theta):
-        h = nonlinearity(of.X @ theta[0] / jnp.sqrt(n))
-        return jnp.mean((h @ theta[1] / n - of.Y) ** 2)
+        h = nonlinearity(problem.X @ theta[0] / jnp.sqrt(n))
+        return jnp.mean((h @ theta[1] / n - problem.Y) ** 2)
 
     def run(rate):
         def cycle(theta, _):
             value, gradient = jax.value_and_grad(loss)(theta)
             return (theta[0] - rate[0] * gradient[0], theta[1] - rate[1] * gradient[1]), value
 
-        return jax.lax.scan(cycle, (jnp.asarray(of.W0), jnp.asarray(of.W1)), length=steps)[1]
+        return jax.lax.scan(cycle, (jnp.asarray(problem.W0), jnp.asarray(problem.W1)), length=steps)[1]
 
     return np.asarray(jax.jit(jax.vmap(run))(jnp.asarray(rates)))
 
@@ -62,20 +62,20 @@ def jax_losses(of, activation, rates, steps):
 @pytest.mark.parametrize("activation", ["identity", "tanh", "relu"])
 @pytest.mark.parametrize(("n", "m"), [(8, 8), (4, 20), (6, 3)])
 def test_the_losses_are_those_of_the_authors_formula_under_jax(activation, n, m):
-    of = Problem.drawn(n, m, 3)
+    problem = Problem.random(n, m, 3)
     rates = 10 ** np.random.default_rng(0).uniform(-2, 0.3, (20, 2))
-    ours = paper.losses(of, activation, rates, 25, "float64")
-    np.testing.assert_allclose(ours, jax_losses(of, activation, rates, 25), rtol=1e-9)
+    ours = paper.losses(problem, activation, rates, 25, "float64")
+    np.testing.assert_allclose(ours, jax_losses(problem, activation, rates, 25), rtol=1e-9)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_the_labels_are_jaxs_over_the_whole_window(activation):
-    of = Problem.drawn(8, 72, 0)
+    problem = Problem.random(8, 72, 0)
     grid = np.geomspace(1e-3, 1e6, 24)
     rates = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
-    ours = paper.score(paper.losses(of, activation, rates, 100, "float64"))["outcome"] == TRAINED
+    ours = paper.score(paper.losses(problem, activation, rates, 100, "float64"))["outcome"] == TRAINED
     with np.errstate(all="ignore"):
-        theirs = paper.score(jax_losses(of, activation, rates, 100))["outcome"] == TRAINED
+        theirs = paper.score(jax_losses(problem, activation, rates, 100))["outcome"] == TRAINED
     assert (ours == theirs).mean() >= 0.995
     assert 0.2 < theirs.mean() < 0.8
 
@@ -105,21 +105,21 @@ def test_the_score_of_losses_by_hand():
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "identity"])
 def test_a_loss_is_the_papers_mean_of_squares(activation):
-    of = Problem.drawn(5, 30, 1)
+    problem = Problem.random(5, 30, 1)
     g = {"tanh": lambda z: np.tanh(np.sqrt(2) * z), "relu": lambda z: np.sqrt(2) * np.maximum(z, 0), "identity": lambda z: z}
-    out = g[activation](of.X @ of.W0 / np.sqrt(5)) @ of.W1 / 5
-    first = paper.losses(of, activation, np.array([[0.1, 0.1], [1e9, 1e9]]), 40, "float64")
-    np.testing.assert_allclose(first[:, 0], np.mean((out - of.Y) ** 2), rtol=1e-12)
+    out = g[activation](problem.X @ problem.W0 / np.sqrt(5)) @ problem.W1 / 5
+    first = paper.losses(problem, activation, np.array([[0.1, 0.1], [1e9, 1e9]]), 40, "float64")
+    np.testing.assert_allclose(first[:, 0], np.mean((out - problem.Y) ** 2), rtol=1e-12)
 
 
 def test_the_problem_is_drawn_from_the_seed_with_the_papers_shapes():
-    of = paper.problem(Config(network=NetworkConfig(depth=2, width=8, activation="tanh")), None)
-    assert [part.shape for part in (of.W0, of.W1, of.X, of.Y)] == [(8, 8), (8, 1), (72, 8), (72, 1)]
-    again = paper.problem(Config(network=NetworkConfig(depth=2, width=8, activation="tanh")), None)
-    assert of.X.tobytes() == again.X.tobytes()
-    other = paper.problem(Config(network=NetworkConfig(depth=2, width=8, activation="tanh"), seed=1), None)
-    assert of.X.tobytes() != other.X.tobytes()
-    assert paper.problem(Config(network=NetworkConfig(width=8, activation="identity")), None).X.shape == (8, 8)
+    problem = paper.create_problem(Config(network=NetworkConfig(depth=2, width=8, activation="tanh")), None)
+    assert [part.shape for part in (problem.W0, problem.W1, problem.X, problem.Y)] == [(8, 8), (8, 1), (72, 8), (72, 1)]
+    again = paper.create_problem(Config(network=NetworkConfig(depth=2, width=8, activation="tanh")), None)
+    assert problem.X.tobytes() == again.X.tobytes()
+    other = paper.create_problem(Config(network=NetworkConfig(depth=2, width=8, activation="tanh"), seed=1), None)
+    assert problem.X.tobytes() != other.X.tobytes()
+    assert paper.create_problem(Config(network=NetworkConfig(width=8, activation="identity")), None).X.shape == (8, 8)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_a_stranger_s_file_is_one_line(tmp_path, make):
 @pytest.mark.parametrize("width", [10**5, 10**30])
 def test_a_problem_that_no_memory_takes_is_not_drawn(width):
     with pytest.raises(UserError, match=f"network.width is {width}, which does not fit: it takes"):
-        paper.problem(Config(network=NetworkConfig(width=width, activation="tanh")), None)
+        paper.create_problem(Config(network=NetworkConfig(width=width, activation="tanh")), None)
 
 
 def test_a_file_of_other_shapes_is_one_line(tmp_path):

@@ -12,7 +12,7 @@ from experiments.pictures import table
 from experiments.pictures.report import Report, Row
 from experiments.run.composition import parse_config
 from experiments.run.config import UserError
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.sensitivity import sensitivity
 from experiments.run.stack import check_size, initial_loss, train_stack
 
@@ -90,4 +90,4 @@ def test_notebooks_have_it_by_what_else_differs():
 def test_a_warm_up_longer_than_the_training_is_one_line(composed):
     config = parse_config(composed("dataset=iris", "training.epochs=2", "training.batch_size=60", "optimizer.warmup=5"))
     with pytest.raises(UserError, match=r"optimizer\.warmup is 5, it must be at most 4, the updates of the training"):
-        check_size(config, task(config))
+        check_size(config, load_task(config))

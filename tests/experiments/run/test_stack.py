@@ -8,7 +8,7 @@ from blocks import OPTIMIZERS
 from experiments.record.metrics import metrics, outcome_tags
 from experiments.run.composition import parse_config
 from experiments.run.config import UserError
-from experiments.run.data import task
+from experiments.run.data import load_task
 from experiments.run.grid import AxisConfig, MapConfig, MappedConfig
 from experiments.run.job import Result
 from experiments.run.paper import DIVERGED, STUCK
@@ -76,7 +76,7 @@ def test_what_the_last_update_led_to_is_an_outcome(composed):
     (config,) = runs(composed, ["training.epochs=1", "training.batch_size=null", "optimizer.learning_rate=1e30"])
     (run,) = train_stack([config])
     assert (run.outcome, int(run.history.diverged_step)) == ("diverged", 1)
-    assert str(Result.of(run)) == "diverged: final training loss inf"
+    assert str(Result.from_trained(run)) == "diverged: final training loss inf"
     tags = outcome_tags(run)
     assert (tags["outcome"], tags["diverged_step"]) == ("diverged", "1")
     assert not [metric.key for metric in metrics(run, 20, None) if metric.key.startswith("final/")]
@@ -138,10 +138,10 @@ def test_a_regression_is_scored_by_r2_as_scikit_learn_does(composed):
     from sklearn.metrics import r2_score
 
     from blocks import Network
-    from experiments.run.data import load
+    from experiments.run.data import load_dataset
 
     (run,) = train_stack(runs(composed, ["dataset=diabetes", "network.depth=2", "dtype=float64"]))
-    dataset = load(run.config.dataset)
+    dataset = load_dataset(run.config.dataset)
     network = Network([10, 16, 1], "relu", run.parameters)
     predicted = network.forward(dataset.x_validation)[0]
     expected = r2_score(dataset.y_validation.ravel(), predicted.ravel())
@@ -157,7 +157,7 @@ def test_a_network_that_no_memory_takes_is_refused_before_it_is_made(composed, o
     config = parse_config(composed(override))
     key, _, value = override.partition("=")
     with pytest.raises(UserError, match=rf"{key} (is )?{value}.*, which does not fit: it takes \S+ GiB of memory") as refused:
-        check_size(config, task(config))
+        check_size(config, load_task(config))
     assert "\n" not in str(refused.value)
 
 
@@ -167,7 +167,7 @@ def test_the_parameters_of_a_network_are_counted_as_it_has_them(composed, depth)
     sizes = [4, *[7] * (depth - 1), 3]
     count = sum(n * (before + 1) for before, n in itertools.pairwise(sizes))
     config = parse_config(composed(*overrides, f"instruments.eigenvalues={count}"))
-    check_size(config, task(config))
+    check_size(config, load_task(config))
     more = parse_config(composed(*overrides, f"instruments.eigenvalues={count + 1}"))
     with pytest.raises(UserError, match=f"it must be 1 to {count}, the parameters"):
-        check_size(more, task(more))
+        check_size(more, load_task(more))

@@ -11,7 +11,7 @@ from sklearn.datasets import get_data_home
 
 from experiments.run.composition import parse_config
 from experiments.run.config import UserError
-from experiments.run.data import load
+from experiments.run.data import load_dataset
 from experiments.run.loaders import (
     BUNDLED_LOADERS,
     CHOICE_ARGUMENTS,
@@ -112,7 +112,7 @@ def test_every_known_loader_is_one_the_issue_names_and_gives_data_by_arguments_t
 @pytest.mark.parametrize("name", [*BUNDLED_LOADERS, *GENERATING_LOADERS])
 def test_every_data_set_that_needs_no_network_is_had_from_a_record(values, name):
     values["dataset"]["loader"] = loader(name)
-    dataset = load(from_record(values).dataset)
+    dataset = load_dataset(from_record(values).dataset)
     assert dataset.x.shape[1] > 10
 
 
@@ -166,4 +166,4 @@ def test_what_no_run_can_have_does_not_fit(values, edit, line):
 
 def test_the_largest_seeds_are_trained(values):
     values["seed"], values["dataset"]["seed"] = 2**128 - 1, 2**32 - 1
-    assert load(from_record(values).dataset).classes == 3
+    assert load_dataset(from_record(values).dataset).classes == 3
