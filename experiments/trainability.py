@@ -45,11 +45,11 @@ register("base_map", MappedConfig)
 
 def train_frames(config: MappedConfig, folder: Path, run: AnyRun, engine: Engine) -> None:
     """Train, draw, measure and record all frames of a map."""
-    first = Frame(config, folder, engine)
-    _record_frame(first, run, 1)
+    first_frame = Frame(config, folder, engine)
+    _record_frame(first_frame, run, 1)
     if config.map.zoom.frames > 1:
-        center = config.map.zoom.center or first.boundary_center()
-        pictures = [first.result / "map.png"]
+        center = config.map.zoom.center or first_frame.boundary_center()
+        pictures = [first_frame.result / "map.png"]
         for number, window in enumerate(windows(config, (center[0], center[1])), 1):
             if number > 1:
                 frame = Frame(window, folder / f"frame_{_map_fingerprint(_without_zoom(window))[:12]}", engine)

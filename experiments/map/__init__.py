@@ -1,1 +1,4 @@
-"""A map of which values train: frames of tiles. Used by `experiments.trainability`; it may not import commands or pictures."""
+"""The frames of a trainability map, each of tiles of networks. `experiments.trainability` uses them.
+
+It may import record and run, and nothing of pictures, sweep or the commands.
+"""

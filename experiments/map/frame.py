@@ -58,7 +58,7 @@ class Frame:
     def _train_missing_tiles(
         self, tiles: Tiles, function: Callable[..., Array], items: Sequence[tuple[Any, ...]], name: str
     ) -> float:
-        missing_numbers = [number for number, place in enumerate(self.tile_slices) if not self._is_trained(tiles, number, place)]
+        missing_numbers = [number for number, tile in enumerate(self.tile_slices) if not self._is_trained(tiles, number, tile)]
         if missing_numbers and len(missing_numbers) < len(self.tile_slices):
             print(
                 f"{len(self.tile_slices) - len(missing_numbers)} of {len(self.tile_slices)} tiles of the {name} are there already"
@@ -90,9 +90,9 @@ class Frame:
                 missing_numbers = lost_numbers
         return pixels / max(time.perf_counter() - start, 1e-9)
 
-    def _is_trained(self, tiles: Tiles, number: int, place: tuple[slice, slice]) -> bool:
+    def _is_trained(self, tiles: Tiles, number: int, tile: tuple[slice, slice]) -> bool:
         try:
-            return tiles.read(number, _shape(place)) is not None
+            return tiles.read(number, _shape(tile)) is not None
         except ValueError as error:
             print(f"{error}: it is trained again")
             return False
@@ -100,23 +100,23 @@ class Frame:
     def _assemble(self, tiles: Tiles, file: Path) -> None:
         def rows() -> Iterator[Array]:
             tiles_per_row = -(-self.grid.shape[1] // self.grid.tile)
-            for first in range(0, len(self.tile_slices), tiles_per_row):
-                numbers = range(first, first + tiles_per_row)
+            for first_number in range(0, len(self.tile_slices), tiles_per_row):
+                numbers = range(first_number, first_number + tiles_per_row)
                 row = [tiles.read(number, _shape(self.tile_slices[number])) for number in numbers]
                 yield np.concatenate([tile for tile in row if tile is not None], axis=1)
 
         assemble(file, self.grid.shape, tiles.dtype, rows())
 
-    def labels(self, place: tuple[slice, slice]) -> tuple[Array, Array]:
+    def labels(self, tile: tuple[slice, slice]) -> tuple[Array, Array]:
         """Return a tile's labels, which are True where a network has trained, and which of its pixels are on the boundary."""
-        rows, columns = place
+        rows, columns = tile
         rows_before, columns_before = min(rows.start, 1), min(columns.start, 1)
         has_trained = read_rows(self.map, rows.start - rows_before, rows.stop + 1)["outcome"] == TRAINED
         has_trained = has_trained[:, columns.start - columns_before : columns.stop + 1]
-        inner = np.s_[
+        tile_pixels = np.s_[
             rows_before : rows_before + rows.stop - rows.start, columns_before : columns_before + columns.stop - columns.start
         ]
-        return has_trained[inner], boundary_pixels(has_trained)[inner]
+        return has_trained[tile_pixels], boundary_pixels(has_trained)[tile_pixels]
 
     def shares(self) -> dict[str, float]:
         """Return the share of networks of each outcome."""
@@ -172,9 +172,9 @@ class _Selection(Sequence[tuple[Any, ...]]):
         return self.items[self.numbers[number]]
 
 
-def _shape(place: tuple[slice, slice]) -> tuple[int, int]:
-    return place[0].stop - place[0].start, place[1].stop - place[1].start
+def _shape(tile: tuple[slice, slice]) -> tuple[int, int]:
+    return tile[0].stop - tile[0].start, tile[1].stop - tile[1].start
 
 
-def _size(place: tuple[slice, slice]) -> int:
-    return _shape(place)[0] * _shape(place)[1]
+def _size(tile: tuple[slice, slice]) -> int:
+    return _shape(tile)[0] * _shape(tile)[1]

@@ -71,8 +71,8 @@ def page_content(heading: Heading, report: Report, runs: "Mapping[int, RecordedR
         "ceiling": CEILING * max(load_task(row.config).constant_loss for row in rows),
         "floor": FLOOR,
         "keys": keys,
-        "down": report.down,
-        "across": report.across,
+        "down": report.row_key,
+        "across": report.column_key,
         "seed": REPEATS,
         "runs": [
             {**run_content, "place": _value_indices(report, row, keys)}

@@ -29,13 +29,13 @@ def find_question(configs: Sequence[Config]) -> str:
     axes, over two or more of their values. The seeds do not count.
     """
     runs = [flatten(config) for config in configs]
-    swept = set(differing_keys(runs)) - {SEED}
+    swept_keys = set(differing_keys(runs)) - {SEED}
     for text, axes, fixed in _presets():
         values_by_axis = [{tuple(str(run.get(key)) for key in keys) for run in runs} for keys, _ in axes]
         is_subset = all(
             len(values) > 1 and values <= preset_values for values, (_, preset_values) in zip(values_by_axis, axes, strict=True)
         )
-        is_covered = swept <= {key for keys, _ in axes for key in keys}
+        is_covered = swept_keys <= {key for keys, _ in axes for key in keys}
         if is_subset and is_covered and all(run.get(key) == value for run in runs for key, value in fixed.items()):
             return text
     return ""

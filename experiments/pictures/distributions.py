@@ -79,14 +79,14 @@ def _distribution(symbol: str, steps: Array, edges: Array, counts: Array) -> Dis
     blocks = evenly_spaced(counts.shape[1], BLOCKS)
     counts = counts[:, blocks].astype(np.float64)
     entries = np.maximum(counts.sum(axis=-1, keepdims=True), 1)
-    inner = np.isfinite(edges[:-1]) & np.isfinite(edges[1:])
+    is_inner = np.isfinite(edges[:-1]) & np.isfinite(edges[1:])
     logarithmic = symbol in GRADIENTS
     if logarithmic:
-        inner &= edges[:-1] > 0
-    ends = np.append(edges[:-1][inner], edges[1:][inner][-1])
+        is_inner &= edges[:-1] > 0
+    ends = np.append(edges[:-1][is_inner], edges[1:][is_inner][-1])
     scaled = np.log10(ends) if logarithmic else ends
     # The share of entries below each edge, (E, B, N + 1). Within a bin it is interpolated linearly.
-    cumulative = np.concatenate([np.zeros((*counts.shape[:2], 1)), (counts[..., inner] / entries).cumsum(axis=-1)], axis=-1)
+    cumulative = np.concatenate([np.zeros((*counts.shape[:2], 1)), (counts[..., is_inner] / entries).cumsum(axis=-1)], axis=-1)
     low, high = _range(scaled, cumulative, logarithmic)
     coarse_edges = np.linspace(low, high, BINS + 1)
     shares = np.diff(
@@ -105,8 +105,8 @@ def _range(edges: Array, cumulative: Array, logarithmic: bool) -> tuple[float, f
     if not len(rows):
         return -1.0, 1.0
     mean_cumulative = (rows / rows[:, -1:]).mean(axis=0)
-    first, last = edges[mean_cumulative <= MAX_OUTSIDE].max(), edges[mean_cumulative >= 1 - MAX_OUTSIDE].min()
+    lower, upper = edges[mean_cumulative <= MAX_OUTSIDE].max(), edges[mean_cumulative >= 1 - MAX_OUTSIDE].min()
     if logarithmic:
-        return float(first), float(last)
-    limit = float(max(abs(first), abs(last)))
+        return float(lower), float(upper)
+    limit = float(max(abs(lower), abs(upper)))
     return -limit, limit

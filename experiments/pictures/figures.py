@@ -64,18 +64,19 @@ def sweep_map(report: Report) -> Figure:
     lines_per_cell = 1 if report.seeds == 1 else 3
     width = max(6.0, 1 + 0.62 * min(columns, MAX_CELLS))
     height = max(4.2, 1.2 + (0.06 + 0.14 * lines_per_cell) * min(rows, MAX_CELLS))
-    down, across = (1, len(tables)) if len(tables) <= MAX_MAPS_PER_ROW and len(tables) * width <= MAX_WIDTH else (len(tables), 1)
-    figure = Figure(figsize=(1 + width * across, height * down), layout="constrained")
+    in_one_row = len(tables) <= MAX_MAPS_PER_ROW and len(tables) * width <= MAX_WIDTH
+    panel_rows, panel_columns = (1, len(tables)) if in_one_row else (len(tables), 1)
+    figure = Figure(figsize=(1 + width * panel_columns, height * panel_rows), layout="constrained")
     scale, scale_note, extend = _colour_scale(report)
-    all_axes = list(figure.subplots(down, across, squeeze=False).flat)
+    all_axes = list(figure.subplots(panel_rows, panel_columns, squeeze=False).flat)
     for axes, (name, cells) in zip(all_axes, tables.items(), strict=True):
         image = _draw_map(axes, report, cells, scale)
         headline = name or f"{report.measure.title}, {len(report.rows)} runs: {report.outcomes}"
         frame = "frame: the largest rate that trains" + (", every seed" if report.seeds > 1 else "")
-        legend = f"[ ]: the best; {frame}" if report.across == COLUMNS else "[ ]: the best"
+        legend = f"[ ]: the best; {frame}" if report.column_key == COLUMNS else "[ ]: the best"
         axes.set_title("\n".join(filter(None, [headline, report.averaging_note.replace("; ", "\n"), legend])), fontsize=9)
     label = f"{report.measure.title}{scale_note}"
-    figure.colorbar(image, ax=all_axes, label=label, extend=extend, fraction=0.15 / across, pad=0.05 / across)
+    figure.colorbar(image, ax=all_axes, label=label, extend=extend, fraction=0.15 / panel_columns, pad=0.05 / panel_columns)
     return figure
 
 
@@ -99,19 +100,19 @@ def _colour_scale(report: Report) -> tuple[Normalize, str, str]:
 def _draw_map(axes: Axes, report: Report, cells: dict[tuple[Any, Any], Cell], scale: Normalize) -> AxesImage:
     row_values, column_values = (list(dict.fromkeys(key[axis] for key in cells)) for axis in (0, 1))
     values = np.full((len(row_values), len(column_values)), np.nan)
-    readable = max(len(row_values), len(column_values)) <= MAX_CELLS
-    for (down, across), cell in cells.items():
-        index = row_values.index(down), column_values.index(across)
+    is_readable = max(len(row_values), len(column_values)) <= MAX_CELLS
+    for (row_value, column_value), cell in cells.items():
+        index = row_values.index(row_value), column_values.index(column_value)
         values[index] = cell.mean
-        if readable:
+        if is_readable:
             is_dark = bool(cell.finite_rows) and scale(values[index]) < 0.5
-            best = report.best_cell is not None and cell[0] is report.best_cell[0]
-            _write_cell(axes, index, cell, best, "white" if is_dark else "black")
+            is_best = report.best_cell is not None and cell[0] is report.best_cell[0]
+            _write_cell(axes, index, cell, is_best, "white" if is_dark else "black")
     axes.set_facecolor(DIVERGED)
     image = axes.imshow(np.maximum(values, scale.vmin or 0), norm=scale, cmap="viridis", aspect="auto")
-    if report.across == COLUMNS and readable:
-        for row, down in enumerate(row_values):
-            trained_rates = [rate for rate in column_values if (down, rate) in cells and cells[down, rate].all_trained]
+    if report.column_key == COLUMNS and is_readable:
+        for row, row_value in enumerate(row_values):
+            trained_rates = [rate for rate in column_values if (row_value, rate) in cells and cells[row_value, rate].all_trained]
             if trained_rates:
                 corner = column_values.index(max(trained_rates)) - 0.47, row - 0.47
                 axes.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, edgecolor=DIVERGED, linewidth=2))
@@ -120,55 +121,60 @@ def _draw_map(axes: Axes, report: Report, cells: dict[tuple[Any, Any], Cell], sc
         axis.set_ticks(labelled_indices, [format_value(names[index]) for index in labelled_indices])
     if sum(len(format_value(value)) for value in column_values) > MAX_TICK_LETTERS:
         axes.tick_params(axis="x", labelrotation=90)
-    axes.set_xlabel(axis_label(report.across))
-    axes.set_ylabel(axis_label(report.down))
+    axes.set_xlabel(axis_label(report.column_key))
+    axes.set_ylabel(axis_label(report.row_key))
     return image
 
 
-def _write_cell(axes: Axes, index: tuple[int, int], cell: Cell, best: bool, colour: str) -> None:
+def _write_cell(axes: Axes, index: tuple[int, int], cell: Cell, is_best: bool, colour: str) -> None:
     lines = [f"{cell.mean:.2g}" if cell.finite_rows else cell.missing_reason]
     if cell.deviation is not None:
         lines.append(f"±{cell.deviation:.1g}")
     if cell.finite_rows and cell.trained_share:
         lines.append(cell.trained_share)
     text = "\n".join(lines)
-    weight, size = ("bold", 8.0) if best else ("normal", 8.0 if cell.finite_rows else 6.5)
-    text = f"[{text}]" if best else text
+    weight, size = ("bold", 8.0) if is_best else ("normal", 8.0 if cell.finite_rows else 6.5)
+    text = f"[{text}]" if is_best else text
     axes.text(index[1], index[0], text, ha="center", va="center", fontsize=size, fontweight=weight, color=colour)
 
 
-def best_curves(report: Report, best: Mapping[tuple[Any, str], History]) -> Figure:
+def best_curves(report: Report, best_histories: Mapping[tuple[Any, str], History]) -> Figure:
     """Draw the measure at the ends of epochs, for the cells of `Report.best_cells`.
 
-    Each value down has a colour, each category a style of line. best: the history of each cell, its seeds as lanes (n, ...).
+    Each row of the table has a colour, each category a style of line. best_histories: the history of each cell, with its seeds
+    as lanes (n, ...).
     """
     measure = report.measure
-    figure, axes = new_axes(_best_title(measure.curve, report, map(_count_seeds, best.values()), measure.is_loss))
-    colours, styles = _colours([down for down, _ in best]), _styles([category for _, category in best])
-    cells, name = report.best_cells(), report.down.rpartition(".")[2]
-    for (down, category), history in best.items():
-        rate = f"rate {cells[down, category][0].config.optimizer.learning_rate:g}" if COLUMNS in report.varied_keys else ""
+    figure, axes = new_axes(_best_title(measure.curve, report, map(_count_seeds, best_histories.values()), measure.is_loss))
+    colours = _colours([row_value for row_value, _ in best_histories])
+    styles = _styles([category for _, category in best_histories])
+    cells, name = report.best_cells(), report.row_key.rpartition(".")[2]
+    for (row_value, category), history in best_histories.items():
+        rate = f"rate {cells[row_value, category][0].config.optimizer.learning_rate:g}" if COLUMNS in report.varied_keys else ""
         line, marker = styles[category]
-        style = {"color": colours[down], "linestyle": line, "marker": marker, "markersize": 3}
-        label = ", ".join(filter(None, [f"{name} {format_value(down)}", category, rate]))
+        style = {"color": colours[row_value], "linestyle": line, "marker": marker, "markersize": 3}
+        label = ", ".join(filter(None, [f"{name} {format_value(row_value)}", category, rate]))
         plot_band(axes, history.evaluated, history.measures[measure.name], label, logarithmic=measure.is_loss, **style)
     axes.set(xlabel=STEPS, ylabel=measure.curve, yscale="log" if measure.is_loss else "linear")
     _legend_beside(figure, axes)
     return figure
 
 
-def norm_ratios(report: Report, best: Mapping[tuple[Any, str], History]) -> Figure:
+def norm_ratios(report: Report, best_histories: Mapping[tuple[Any, str], History]) -> Figure:
     """Draw ||dW_1|| / ||dW_L|| against depth L at the first, a middle and the last step, for the cells of `Report.best_cells`.
 
-    Each category has a colour; where there is only one category, each step has a colour. best: as in `best_curves`.
+    Each category has a colour; where there is only one category, each step has a colour.
+    best_histories: as in `best_curves`.
     """
     quantity = "gradient norm of the first block over the last one's"
-    figure, axes = new_axes(_best_title(quantity, report, [max(map(_count_seeds, best.values()))], True))
-    categories = list(dict.fromkeys(category for _, category in best))
+    figure, axes = new_axes(_best_title(quantity, report, [max(map(_count_seeds, best_histories.values()))], True))
+    categories = list(dict.fromkeys(category for _, category in best_histories))
     colours = _colours(categories)
     for index, (position, share) in enumerate({"first": 0.0, "middle": 0.5, "last": 1.0}.items()):
         for category in categories:
-            histories = {down: history for (down, line_category), history in best.items() if line_category == category}
+            histories = {
+                row_value: history for (row_value, line_category), history in best_histories.items() if line_category == category
+            }
             ratios = _norm_ratios_at(histories.values(), share)
             colour = COLOURS[index] if len(categories) == 1 else colours[category]
             label = ", ".join(filter(None, [category, f"{position} step"]))
@@ -188,11 +194,11 @@ def _count_seeds(history: History) -> int:
 
 def _best_title(quantity: str, report: Report, counts: Iterable[int], logarithmic: bool) -> str:
     """Return the title of a picture of the best cells. counts: the number of seeds of each cell."""
-    keys = " and ".join(key.rpartition(".")[2] for key in [report.down, *report.lines_by])
+    keys = " and ".join(key.rpartition(".")[2] for key in [report.row_key, *report.lines_by])
     rates = [row.config.optimizer.learning_rate for row in report.rows]
     selection = [f"rates {min(rates):g} to {max(rates):g}" if COLUMNS in report.varied_keys else f"rate {rates[0]:g}"]
     selection += [f"{report.seeds} seeds"] if report.seeds > 1 else []
-    selection += [f"every {key}" for key in report.varied_keys if key not in (report.down, *report.lines_by, COLUMNS, REPEATS)]
+    selection += [f"every {key}" for key in report.varied_keys if key not in (report.row_key, *report.lines_by, COLUMNS, REPEATS)]
     if report.seeds == 1:
         return f"{quantity}\nthe run of {report.measure.best_title} of each {keys}, of {', '.join(selection)}"
     band_name = describe_band(counts, logarithmic)

@@ -48,7 +48,7 @@ def log_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> st
     from experiments.record.reading import Archive
 
     tracking = report.rows[0].config.tracking
-    rows_by_choice = {"best": [report.best] if report.best else [], "all": report.rows, "none": []}
+    rows_by_choice = {"best": [report.best_run] if report.best_run else [], "all": report.rows, "none": []}
     # Only the needed records are read: thousands of MLflow's runs would fill the memory.
     best_cells = report.best_cells()
     cell_rows = itertools.chain(*best_cells.values())
@@ -69,12 +69,12 @@ def log_sweep(store: "Store", parent: "Run", report: Report, folder: Path) -> st
             parent.log_table(report.columns())
             parent.log_summary({}, _sweep_metrics(report, records_by_job))
             parent.set_description(description(report, store.experiment_id, parent.run_id, records_by_job, verdict, folder))
-            if report.best and report.best.job in records_by_job:
+            if report.best_run and report.best_run.job in records_by_job:
                 # MLflow's page of charts shows pictures of runs only, and the best run is always among the runs that it shows.
-                store.page.log_pictures(parent.run_id, records_by_job[report.best.job].run_id, list_pictures(folder))
+                store.page.log_pictures(parent.run_id, records_by_job[report.best_run.job].run_id, list_pictures(folder))
             for row in rows_by_choice[tracking.models]:
                 if row.job in records_by_job:
-                    name_of_best = tracking.register if row is report.best else None
+                    name_of_best = tracking.register if row is report.best_run else None
                     log_network(store, records_by_job[row.job].run_id, row.config, records_by_job[row.job].files(), name_of_best)
             for number, error in pool.results(raise_lost_interrupt, 1.0):
                 if error is not None:
@@ -123,7 +123,7 @@ def _draw_sweep(report: Report, best_cells: dict[tuple[Any, str], Cell], records
 
     histories = {line: stack_histories(seeds) for line, cell in best_cells.items() if (seeds := read_histories(cell))}
     figures_by_name = {"best_curves": figures.best_curves(report, histories)}
-    if report.down == ROWS and len({depth for depth, _ in histories}) > 1:
+    if report.row_key == ROWS and len({depth for depth, _ in histories}) > 1:
         figures_by_name["norm_ratios"] = figures.norm_ratios(report, histories)
     if (cell := report.best_cell) and len(seeds := read_histories(cell)) > 1:
         history, cell_label = stack_histories(seeds), report.label(cell[0], REPEATS)
@@ -161,8 +161,10 @@ def draw_study(report: Report, runs: "Sequence[RecordedRun]", folder: Path) -> s
     from experiments.pictures.studies import STUDIES, ObservedRun
 
     records_by_job = {int(run.tags["job"]): run for run in runs}
-    observed = [ObservedRun(row.config, row.outcome, records_by_job[row.job]) for row in report.rows if row.job in records_by_job]
-    figure, verdict = STUDIES[name].draw(observed)
+    observed_runs = [
+        ObservedRun(row.config, row.outcome, records_by_job[row.job]) for row in report.rows if row.job in records_by_job
+    ]
+    figure, verdict = STUDIES[name].draw(observed_runs)
     figures.save(folder, **{name: figure})
     return str(verdict)
 
@@ -227,16 +229,17 @@ def description(
     for key in report.varied_keys:
         values = list(dict.fromkeys(format_value(run_values[key]) for run_values in report.swept_values))
         lines.append(f"- `{key}`: {', '.join(values[:24])}" + (", ..." if len(values) > 24 else ""))
-    best, cell = report.best, report.best_cell
+    best_run, cell = report.best_run, report.best_cell
     if cell and len(cell) > 1:
         mean_note = f"the mean {report.measure.title} of {len(cell)} seeds"
         lines += ["", f"Best cell: **{with_deviation(cell, 4)}** at {report.label(cell[0], REPEATS)}, {mean_note}"]
-    if best and best.job in records:
-        run_note = f"run `{records[best.job].run_id}`"
-        run_label = report.label(best) or "the only run"
+    if best_run and best_run.job in records:
+        run_note = f"run `{records[best_run.job].run_id}`"
+        run_label = report.label(best_run) or "the only run"
         lines += [
             "",
-            f"Best run: {report.measure.title} **{best.value:.4g}** at {run_label} ({run_note}); the metrics here are its own",
+            f"Best run: {report.measure.title} **{best_run.value:.4g}** at {run_label} ({run_note}); "
+            "the metrics here are its own",
         ]
     if verdict:
         lines += ["", f"{report.rows[0].config.sweep.study}: {verdict}"]
@@ -272,5 +275,5 @@ def _sweep_metrics(report: Report, records: dict[int, "RecordedRun"]) -> dict[st
     from experiments.record.metrics import summary
 
     counts = {f"runs/{outcome}": float(count) for outcome, count in report.counts.items()}
-    best_record = records.get(report.best.job) if report.best else None
+    best_record = records.get(report.best_run.job) if report.best_run else None
     return counts | (summary(best_record.files().history) if best_record else {})

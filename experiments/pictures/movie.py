@@ -28,8 +28,8 @@ def write_movie(history: History, title: str, file: Path) -> None:
     figure = Figure(figsize=(9.6, 6.4 if by_symbol else 3.4), layout="constrained")
     heading = figure.suptitle(title, fontsize=10)
     grid = figure.add_gridspec(2 if by_symbol else 1, 4)
-    left, right = (figure.add_subplot(grid[0, columns]) for columns in (slice(2), slice(2, 4)))
-    step_line, norm_line = _draw_loss(left, history), _draw_norms(right, history)
+    loss_axes, norm_axes = (figure.add_subplot(grid[0, columns]) for columns in (slice(2), slice(2, 4)))
+    step_line, norm_line = _draw_loss(loss_axes, history), _draw_norms(norm_axes, history)
     ridges = [
         (distribution, _draw_ridges(figure.add_subplot(grid[1, column]), symbol, distribution))
         for column, (symbol, distribution) in enumerate(by_symbol.items())

@@ -50,14 +50,14 @@ class Cell(list[Row]):
     """The runs of one cell of a table: one for each seed."""
 
     @property
-    def trained(self) -> int:
+    def trained_count(self) -> int:
         """The number of runs that have trained."""
         return sum(row.outcome == "trained" for row in self)
 
     @property
     def all_trained(self) -> bool:
         """Whether every run has trained."""
-        return self.trained == len(self)
+        return self.trained_count == len(self)
 
     @property
     def missing_reason(self) -> str:
@@ -87,7 +87,7 @@ class Cell(list[Row]):
     @property
     def trained_share(self) -> str:
         """`2/3` where two of three runs have trained; "" where all have trained, and where there is only one run."""
-        return "" if self.all_trained or len(self) == 1 else f"{self.trained}/{len(self)}"
+        return "" if self.all_trained or len(self) == 1 else f"{self.trained_count}/{len(self)}"
 
 
 def with_deviation(cell: Cell, digits: int) -> str:
@@ -115,12 +115,12 @@ class Report:
         self.varied_keys = differing_keys([row.values for row in self.rows])
         self.swept_values = [row.key_values([*self.varied_keys, ROWS, COLUMNS, REPEATS]) for row in self.rows]
         other_keys = [key for key in self.varied_keys if key not in (ROWS, COLUMNS, REPEATS)]
-        self.down = ROWS if ROWS in self.varied_keys or not other_keys else other_keys.pop(0)
-        self.across = COLUMNS if COLUMNS in self.varied_keys or not other_keys else other_keys.pop(0)
+        self.row_key = ROWS if ROWS in self.varied_keys or not other_keys else other_keys.pop(0)
+        self.column_key = COLUMNS if COLUMNS in self.varied_keys or not other_keys else other_keys.pop(0)
         self.tables_by = other_keys
 
     @cached_property
-    def best(self) -> Row | None:
+    def best_run(self) -> Row | None:
         """The run with the best value; None where all runs diverged."""
         finite = [row for row in self.rows if math.isfinite(row.value)]
         return min(finite, key=lambda row: self.measure.cost(row.value), default=None)
@@ -133,16 +133,16 @@ class Report:
 
     @cached_property
     def lines_by(self) -> list[str]:
-        """The keys for lines in a picture of the best runs: `tables_by`, and before them `across` where it has no numbers."""
-        across = [values[self.across] for values in self.swept_values]
-        numbers = all(isinstance(value, int | float) for value in across)
-        return self.tables_by if numbers or self.across == COLUMNS else [self.across, *self.tables_by]
+        """The keys for lines in a picture of the best runs: `tables_by`, and `column_key` where it has no numbers."""
+        column_values = [values[self.column_key] for values in self.swept_values]
+        numbers = all(isinstance(value, int | float) for value in column_values)
+        return self.tables_by if numbers or self.column_key == COLUMNS else [self.column_key, *self.tables_by]
 
     def best_cells(self) -> dict[tuple[Any, str], Cell]:
-        """Return the best cell for each pair (value down, values of `lines_by`).
+        """Return the best cell for each pair (value of `row_key`, values of `lines_by`).
 
         The best cell has the fewest runs that diverged or were stopped, and among those the best mean. The pairs are in ascending
-        order where the values down are numbers.
+        order where the values of `row_key` are numbers.
         """
 
         def cost(cell: Cell) -> tuple[int, float]:
@@ -150,11 +150,11 @@ class Report:
 
         best: dict[tuple[Any, str], Cell] = {}
         for cell in [cell for cells in self.tables().values() for cell in cells.values()]:
-            values = cell[0].key_values([self.down, *self.lines_by])
-            line = values[self.down], ", ".join(format_value(values[key]) for key in self.lines_by)
+            values = cell[0].key_values([self.row_key, *self.lines_by])
+            line = values[self.row_key], ", ".join(format_value(values[key]) for key in self.lines_by)
             if line not in best or cost(cell) < cost(best[line]):
                 best[line] = cell
-        numbers = all(isinstance(down, int | float) for down, _ in best)
+        numbers = all(isinstance(row_value, int | float) for row_value, _ in best)
         return dict(sorted(best.items(), key=lambda item: item[0][0])) if numbers else best
 
     @property
@@ -172,8 +172,8 @@ class Report:
     def counts(self) -> dict[str, int]:
         """The number of trained, stuck, diverged and, where there are any, stopped runs."""
         counts = Counter(row.outcome for row in self.rows)
-        stopped = ["stopped"] if counts["stopped"] else []
-        return {outcome: counts[outcome] for outcome in ("trained", "stuck", "diverged", *stopped)}
+        stopped_outcome = ["stopped"] if counts["stopped"] else []
+        return {outcome: counts[outcome] for outcome in ("trained", "stuck", "diverged", *stopped_outcome)}
 
     @property
     def early_outcomes(self) -> str:
@@ -181,11 +181,11 @@ class Report:
         return "diverged or stopped" if "stopped" in self.counts else "diverged"
 
     def tables(self) -> dict[str, dict[tuple[Any, Any], Cell]]:
-        """Return the tables by name. Each maps (value down, value across) to a cell; the name has the values of `tables_by`."""
+        """Return the tables by name. Each maps (value of `row_key`, value of `column_key`) to a cell."""
         tables: dict[str, dict[tuple[Any, Any], Cell]] = {}
         for row, values in zip(self.rows, self.swept_values, strict=True):
             name = ", ".join(f"{key} {values[key]}" for key in self.tables_by)
-            tables.setdefault(name, {}).setdefault((values[self.down], values[self.across]), Cell()).append(row)
+            tables.setdefault(name, {}).setdefault((values[self.row_key], values[self.column_key]), Cell()).append(row)
         return tables
 
     @property
@@ -220,14 +220,17 @@ class Report:
         """Whether the runs are those of a search, and not of a grid: most cells have no run, or most tables have one cell."""
         tables = self.tables().values()
         cells = sum(map(len, tables))
-        grid_cells = sum(len({down for down, _ in table}) * len({across for _, across in table}) for table in tables)
+        grid_cells = sum(
+            len({row_value for row_value, _ in table}) * len({column_value for _, column_value in table}) for table in tables
+        )
         return grid_cells >= 2 * cells or (len(tables) > 1 and cells < 2 * len(tables))
 
     @property
     def prefers_ranking(self) -> bool:
         """Whether a list of the best runs says more than tables: after a search, and where the one row is too long to be read."""
         cells = next(iter(self.tables().values()))
-        return self.is_search or (len(self.tables()) == 1 and len(cells) > MAX_CELLS and len({down for down, _ in cells}) == 1)
+        rows = {row_value for row_value, _ in cells}
+        return self.is_search or (len(self.tables()) == 1 and len(cells) > MAX_CELLS and len(rows) == 1)
 
     def label(self, row: Row, *excluded_keys: str) -> str:
         """Return a run's values of the swept keys, like `network.depth=5, seed=1`."""

@@ -191,8 +191,8 @@ def _draw_values(axes: Axes, edges: Array, blocks: Array, deviations: Array) -> 
     limit, width = _limit_and_bin_width(deviations)
     highest = 0.0
     for counts, colour in zip(blocks, _colours(len(blocks)), strict=True):
-        inner, density = _density(edges, counts, width)
-        centres = (inner[1:] + inner[:-1]) / 2
+        inner_edges, density = _density(edges, counts, width)
+        centres = (inner_edges[1:] + inner_edges[:-1]) / 2
         axes.plot(centres, density, color=colour, linewidth=1.2)
         # The bin at 0 does not count: half of relu's activations are in it, and the other densities would look flat.
         highest = max(highest, float(density[(np.abs(centres) > 0) & (np.abs(centres) < limit)].max(initial=0.0)))
@@ -203,18 +203,18 @@ def _draw_values(axes: Axes, edges: Array, blocks: Array, deviations: Array) -> 
 
 def _draw_magnitudes(axes: Axes, edges: Array, blocks: Array, deviations: Array) -> None:
     """Draw the density of log10 |v|, a line for each block. blocks: counts (L, B)."""
-    inner = edges[1:-1]
-    decades = np.diff(np.log10(inner))
+    inner_edges = edges[1:-1]
+    decades = np.diff(np.log10(inner_edges))
     is_populated = blocks[:, 1:-1].any(axis=0)
     for counts, colour in zip(blocks, _colours(len(blocks)), strict=True):
         density = counts[1:-1] / (max(int(counts.sum()), 1) * decades)
-        axes.plot(np.sqrt(inner[1:] * inner[:-1]), density, color=colour, linewidth=1.2)
+        axes.plot(np.sqrt(inner_edges[1:] * inner_edges[:-1]), density, color=colour, linewidth=1.2)
     axes.set(xscale="log", xlabel="size", ylabel="density by decade")
     # Block L's da is the gradient of the loss, which may have few different values: its line is too high to set the limit.
     heights = [float(np.asarray(line.get_ydata()).max()) for line in axes.get_lines()]
     axes.set_ylim(0, 1.15 * max(heights[:-1] or heights) or None)
     if is_populated.any():
-        axes.set_xlim(inner[:-1][is_populated][0], inner[1:][is_populated][-1])
+        axes.set_xlim(inner_edges[:-1][is_populated][0], inner_edges[1:][is_populated][-1])
 
 
 def _draw_ridges(axes: Axes, histogram: Histogram, index: int, rms: Array, variances: Array | None) -> None:
@@ -252,11 +252,12 @@ def _limit_and_bin_width(deviations: Array) -> tuple[float, float]:
 
 def _density(edges: Array, counts: Array, width: float) -> tuple[Array, Array]:
     """Return the edges and the density of the stored bins, merged into bins that are at least `width` wide."""
-    inner, inner_counts = edges[1:-1], counts[1:-1]
-    coarse_indices = np.flatnonzero(inner % width == 0)
+    inner_edges, inner_counts = edges[1:-1], counts[1:-1]
+    coarse_indices = np.flatnonzero(inner_edges % width == 0)
     if len(coarse_indices) > 1:
-        inner, inner_counts = inner[coarse_indices], np.add.reduceat(inner_counts[: coarse_indices[-1]], coarse_indices[:-1])
-    return inner, inner_counts / (max(int(counts.sum()), 1) * np.diff(inner))
+        inner_counts = np.add.reduceat(inner_counts[: coarse_indices[-1]], coarse_indices[:-1])
+        inner_edges = inner_edges[coarse_indices]
+    return inner_edges, inner_counts / (max(int(counts.sum()), 1) * np.diff(inner_edges))
 
 
 def _colours(count: int) -> Array:

@@ -22,11 +22,11 @@ def slices(report: Report) -> Figure:
     A star marks the best run. Runs that diverged or were stopped are drawn at the worst end of the axis.
     """
     keys = report.varied_keys
-    across = min(len(keys), MAX_PANELS_PER_ROW)
-    down = math.ceil(len(keys) / across)
-    figure = Figure(figsize=(1 + 3.6 * across, 0.6 + 3.6 * down), layout="constrained")
+    columns = min(len(keys), MAX_PANELS_PER_ROW)
+    rows = math.ceil(len(keys) / columns)
+    figure = Figure(figsize=(1 + 3.6 * columns, 0.6 + 3.6 * rows), layout="constrained")
     figure.suptitle(f"{report.measure.title}, {len(report.rows)} runs: {report.outcomes}", fontsize=10)
-    panels = figure.subplots(down, across, sharey=True, squeeze=False)
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axes, key in zip(panels.flat, keys, strict=False):
         _draw(axes, report, key)
     for axes in panels.flat[len(keys) :]:
@@ -50,11 +50,11 @@ def _draw(axes: Axes, report: Report, key: str) -> None:
         x = np.array([names.index(format_value(value)) for value in key_values])
         axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > MAX_PANELS_PER_ROW else 0)
     values, outcomes = np.array([row.value for row in report.rows]), np.array([row.outcome for row in report.rows])
-    best, finite = np.array([row is report.best for row in report.rows]), np.isfinite(values)
-    axes.scatter(x[finite], values[finite], s=14, color=COLOURS[0], alpha=0.6)
-    axes.scatter(x[best], values[best], s=140, color=COLOURS[1], marker="*", label="the best")
+    is_best, is_finite = np.array([row is report.best_run for row in report.rows]), np.isfinite(values)
+    axes.scatter(x[is_finite], values[is_finite], s=14, color=COLOURS[0], alpha=0.6)
+    axes.scatter(x[is_best], values[is_best], s=140, color=COLOURS[1], marker="*", label="the best")
     for outcome, marker, colour in (("stopped", ".", "0.5"), ("diverged", "x", DIVERGED)):
-        if (is_marked := ~finite & (outcomes == outcome)).any():
+        if (is_marked := ~is_finite & (outcomes == outcome)).any():
             heights = np.full(is_marked.sum(), 0.98 if report.measure.is_loss else 0.02)
             transform = axes.get_xaxis_transform()
             axes.scatter(x[is_marked], heights, s=20, color=colour, marker=marker, label=outcome, transform=transform)

@@ -24,7 +24,7 @@ def report_text(report: Report) -> str:
         return "\n".join([*_ranking_lines(report), *_best_lines(report)])
     lines = []
     for name, cells in report.tables().items():
-        lines += [f"{report.measure.title}, {report.down} down, {report.across} across" + (f" ({name})" if name else "")]
+        lines += [f"{report.measure.title}, {report.row_key} down, {report.column_key} across" + (f" ({name})" if name else "")]
         lines += [report.averaging_note] if report.averaging_note else []
         lines += _table_lines(report, cells)
     if report.sensitivities:
@@ -40,15 +40,18 @@ def _table_lines(report: Report, cells: Mapping[tuple[Any, Any], Cell]) -> list[
     lines = _align(
         [["", *map(format_value, column_values)]]
         + [
-            [format_value(down), *(_cell_text(report, cells.get((down, across), Cell())) for across in column_values)]
-            for down in row_values
+            [
+                format_value(row_value),
+                *(_cell_text(report, cells.get((row_value, column_value), Cell())) for column_value in column_values),
+            ]
+            for row_value in row_values
         ]
     )
     if not report.sensitivities:
         return lines
     sensitivity_column = [SENSITIVITY]
-    for down in row_values:
-        rows = [row for (value, _), cell in cells.items() if value == down for row in cell]
+    for row_value in row_values:
+        rows = [row for (value, _), cell in cells.items() if value == row_value for row in cell]
         mean = statistics.fmean(report.sensitivities[row.job] for row in rows)
         sensitivity_column.append(f"{mean:.3g}" if math.isfinite(mean) else PLACEHOLDERS["diverged"])
     return [f"{line}  {value:>{len(SENSITIVITY)}}" for line, value in zip(lines, sensitivity_column, strict=True)]
@@ -56,31 +59,31 @@ def _table_lines(report: Report, cells: Mapping[tuple[Any, Any], Cell]) -> list[
 
 def _ranking_lines(report: Report) -> list[str]:
     """Return the lines of the best runs, the best first, with their values of the swept keys."""
-    best = sorted(report.rows, key=lambda row: report.measure.cost(row.value))[:LISTED_RUNS]
-    lines = [f"{report.measure.title}, the best {len(best)} of {len(report.rows)} runs"]
+    best_rows = sorted(report.rows, key=lambda row: report.measure.cost(row.value))[:LISTED_RUNS]
+    lines = [f"{report.measure.title}, the best {len(best_rows)} of {len(report.rows)} runs"]
     keys_by_name = short_names(report.varied_keys)
     keys = keys_by_name.values()
-    table = [[_value_text(report, row), *(format_value(row.values.get(key, "")) for key in keys)] for row in best]
+    table = [[_value_text(report, row), *(format_value(row.values.get(key, "")) for key in keys)] for row in best_rows]
     return lines + _align([["", *keys_by_name], *table])
 
 
 def _value_text(report: Report, row: Row) -> str:
     if not math.isfinite(row.value):
         return PLACEHOLDERS[Cell([row]).missing_reason]
-    return f"{row.value:.4g}{'*' * (row is report.best)}"
+    return f"{row.value:.4g}{'*' * (row is report.best_run)}"
 
 
 def _best_lines(report: Report) -> list[str]:
-    best, cell = report.best, report.best_cell
-    if best is None:
+    best_run, cell = report.best_run, report.best_cell
+    if best_run is None:
         return [f"every run {report.early_outcomes} ({len(report.rows)} runs)"]
     if report.seeds == 1 or report.prefers_ranking:
-        return [f"best (*): {best.value:.4g} at {report.label(best) or 'the only run'};  {report.outcomes}"]
+        return [f"best (*): {best_run.value:.4g} at {report.label(best_run) or 'the only run'};  {report.outcomes}"]
     lines = [f"no best cell: in each of them a seed {report.early_outcomes}"]
     if cell:
         cell_label = report.label(cell[0], REPEATS) or "the only cell"
         lines = [f"best cell (*): {with_deviation(cell, 4)}, the mean of {len(cell)} seeds, at {cell_label}"]
-    return [*lines, f"best run: {best.value:.4g} at {report.label(best)};  {report.outcomes}"]
+    return [*lines, f"best run: {best_run.value:.4g} at {report.label(best_run)};  {report.outcomes}"]
 
 
 def _cell_text(report: Report, cell: Cell) -> str:
@@ -92,7 +95,7 @@ def _cell_text(report: Report, cell: Cell) -> str:
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the rows as lines with aligned columns."""
-    longest = max(len(cell) for row in rows for cell in row)
+    max_length = max(len(cell) for row in rows for cell in row)
     # Cells that contain a space are separated by two spaces.
-    width = max(10, longest + 1 + any(" " in cell for row in rows for cell in row))
+    width = max(10, max_length + 1 + any(" " in cell for row in rows for cell in row))
     return ["".join(f"{cell:>{width}}" for cell in row) for row in rows]

@@ -48,13 +48,13 @@ def _colour_pixels(pixels: Array, by_step: bool) -> Array:
 
     by_step: pixels that do not train are ranked by the step at which they diverged, not by their measure.
     """
-    trained = pixels["outcome"] == TRAINED
+    has_trained = pixels["outcome"] == TRAINED
     diverged_at = np.where(pixels["outcome"] == DIVERGED, pixels["step"].astype(float), np.inf)
     lateness = diverged_at if by_step else pixels["measure"]
     image = np.empty((*pixels.shape, 4), np.uint8)
     # The measure is minus the sum of losses, or the final loss: near 0 the training is fast.
-    image[trained] = colormaps["Blues"](0.95 - 0.8 * _rank(np.abs(pixels["measure"][trained])), bytes=True)
-    image[~trained] = colormaps["Oranges"](0.85 - 0.7 * _rank(lateness[~trained]), bytes=True)
+    image[has_trained] = colormaps["Blues"](0.95 - 0.8 * _rank(np.abs(pixels["measure"][has_trained])), bytes=True)
+    image[~has_trained] = colormaps["Oranges"](0.85 - 0.7 * _rank(lateness[~has_trained]), bytes=True)
     return image
 
 
@@ -117,8 +117,8 @@ def animation(frames: Sequence[Path], file: Path) -> None:
     def open_frames() -> "list[Image.Image]":
         return [Image.open(frame).convert("P", palette=Image.Palette.ADAPTIVE) for frame in frames]
 
-    first, *other_frames = open_frames()
-    first.save(file, save_all=True, append_images=other_frames, duration=int(1000 * FRAME_SECONDS), loop=0)
+    first_frame, *other_frames = open_frames()
+    first_frame.save(file, save_all=True, append_images=other_frames, duration=int(1000 * FRAME_SECONDS), loop=0)
 
 
 def _new_axes(title: str) -> tuple[Figure, Axes]:

@@ -65,18 +65,18 @@ def feature_learning() -> Iterator[Row]:
     """Outputs are divided by gamma: the best rate is proportional to gamma^2 for small gamma, to gamma^(2/L) for large gamma."""
     for depth in (2, 3, 4):
         for word, gammas, exponent in (("small", (1e-4, 1e-3, 1e-2), 2.0), ("large", (1e1, 1e2, 1e3), 2 / depth)):
-            best = [_best_descent_rate(depth, gamma, gamma**exponent) for gamma in gammas]
-            ours = float(np.polyfit(np.log(gammas), np.log(best), 1)[0])
+            best_rates = [_best_descent_rate(depth, gamma, gamma**exponent) for gamma in gammas]
+            ours = float(np.polyfit(np.log(gammas), np.log(best_rates), 1)[0])
             yield Row(f"digits, depth {depth}, {word} gamma: exponent of the best rate", ATANASOV, exponent, ours, 0.15)
 
 
-def _best_descent_rate(depth: int, gamma: float, predicted: float) -> float:
+def _best_descent_rate(depth: int, gamma: float, predicted_rate: float) -> float:
     """Return the rate of the smallest loss in the fifth epoch, with batches of 64.
 
-    The rates are 10^(k / 6), about from predicted / 300 to 10 predicted.
+    The rates are 10^(k / 6), about from predicted_rate / 300 to 10 predicted_rate.
     """
     x, labels = _digits()
-    rates = 10.0 ** (np.arange(*np.round(6 * np.log10(predicted) + np.array([-15, 7]))) / 6)
+    rates = 10.0 ** (np.arange(*np.round(6 * np.log10(predicted_rate) + np.array([-15, 7]))) / 6)
     network = Network.create(
         [64, *[64] * (depth - 1), 10],
         "relu",

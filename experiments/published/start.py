@@ -42,7 +42,7 @@ def _growth(kind: str, activation: str, gain: float, m: int) -> float:
 
 
 def isometry() -> Iterator[Row]:
-    """Orthogonal weights of linear blocks give a Jacobian with singular values of 1; of others the variance grows by depth."""
+    """The Jacobian of linear orthogonal blocks has singular values of 1; in other networks their variance grows with depth."""
     rng = np.random.default_rng(0)
     network = Network.create([64] * 101, "identity", "orthogonal", rng=rng)
     error = float(np.abs(singular_values(network, np.zeros((64, 1))) - 1).max())

@@ -150,7 +150,7 @@ class SweepRecord:
         if not (interrupted or isinstance(store, Untracked) or isinstance(self.parent, Untracked)):
             if report:
                 self.verdict = log_sweep(store, self.parent, report, folder)
-                if report.best:
+                if report.best_run:
                     self._save_view(store, [picture.stem for picture in list_pictures(folder)])
             else:
                 describe_failure(store, self.parent, len(self.jobs))

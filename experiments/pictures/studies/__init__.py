@@ -1,4 +1,4 @@
-"""The studies: the theory drawn together with the measurements of a sweep. They may not import MLflow or commands.
+"""The studies: theory and the measurements of a sweep in one picture. They may import neither MLflow, sweep nor the commands.
 
 A sweep names its study in `sweep.study`; each study has a preset of the same name in conf/experiment.
 """

@@ -73,10 +73,10 @@ def _updates_to_target(run: ObservedRun) -> float:
     """
     history = run.history
     loss, steps = history.measures["loss/train"], history.evaluated
-    below = np.flatnonzero(loss <= TARGET_LOSS)
-    if run.outcome == "diverged" or not below.size or below[0] == 0:
+    indices_below = np.flatnonzero(loss <= TARGET_LOSS)
+    if run.outcome == "diverged" or not indices_below.size or indices_below[0] == 0:
         return np.inf
-    neighbours = slice(below[0] - 1, below[0] + 1)
+    neighbours = slice(indices_below[0] - 1, indices_below[0] + 1)
     return float(np.interp(-np.log(TARGET_LOSS), -np.log(loss[neighbours]), steps[neighbours]))
 
 

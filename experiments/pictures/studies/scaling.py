@@ -38,11 +38,11 @@ def transfer(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
                 group_runs(named_runs, f"network.{fixed_key}").values(),
                 key=lambda size_runs: len(group_runs(size_runs, f"network.{key}")),
             )
-            best = _draw_losses(axes, series, key)
+            best_rates = _draw_losses(axes, series, key)
             fixed_value = getattr(series[0].config.network, fixed_key)
             axes.set_title(f"{name}: every {key} at {fixed_key} {fixed_value}", fontsize=10)
-            drifts.append(max(best) / min(best))
-            results.append(f"{name}, by {key} {min(best):.2g} to {max(best):.2g} ({drifts[-1]:.1f} times)")
+            drifts.append(max(best_rates) / min(best_rates))
+            results.append(f"{name}, by {key} {min(best_rates):.2g} to {max(best_rates):.2g} ({drifts[-1]:.1f} times)")
         holds &= (max(drifts) <= MAX_DRIFT) if name == "mup" else (min(drifts) > MAX_DRIFT)
     for axes in all_axes[-1]:
         axes.set_xlabel("learning rate")
@@ -54,16 +54,16 @@ def transfer(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
 
 def _draw_losses(axes: Axes, runs: Sequence[ObservedRun], key: str) -> list[float]:
     """Draw a line for each of the key's values with its best rate marked, and return the best rates."""
-    groups, best = group_runs(runs, f"network.{key}"), []
+    groups, best_rates = group_runs(runs, f"network.{key}"), []
     colours = colormaps["viridis"](np.linspace(0, 0.9, len(groups)))
     for colour, ((value,), value_runs) in zip(colours, groups.items(), strict=True):
         rates, losses = _losses_by_rate(value_runs)
         axes.plot(rates, losses, color=colour, linewidth=1, label=str(value))
-        best.append(best_rate(rates, losses))
-        axes.plot(best[-1], np.nanmin(losses), "o", color=colour)
+        best_rates.append(best_rate(rates, losses))
+        axes.plot(best_rates[-1], np.nanmin(losses), "o", color=colour)
     axes.set(xscale="log", yscale="log")
     axes.legend(title=key, fontsize=7, title_fontsize=8, frameon=False)
-    return best
+    return best_rates
 
 
 def _losses_by_rate(runs: Sequence[ObservedRun]) -> tuple[Array, Array]:
@@ -80,13 +80,15 @@ def feature_learning(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
     all_axes = figure.subplots(1, len(by_depth), sharex=True, sharey=True, squeeze=False)[0]
     results, holds = [], True
     for axes, ((depth,), depth_runs) in zip(all_axes, by_depth.items(), strict=True):
-        gammas, best, image = _draw_map(axes, depth_runs)
+        gammas, best_rates, image = _draw_map(axes, depth_runs)
         axes.set_title(f"depth L = {depth}")
         for word, name, selected, exponent, style in (
             ("small", r"$\gamma^2$", gammas <= MAX_LAZY_GAMMA, 2.0, "-"),
             ("large", r"$\gamma^{2/L}$", gammas >= MIN_RICH_GAMMA, 2 / depth, "--"),
         ):
-            fitted = _draw_power(axes, gammas[selected], best[selected], exponent, color=DIVERGED, linestyle=style, label=name)
+            fitted = _draw_power(
+                axes, gammas[selected], best_rates[selected], exponent, color=DIVERGED, linestyle=style, label=name
+            )
             results.append(f"depth {depth}, {word} gamma {fitted:.2f} ({exponent:.2f})")
             holds &= abs(fitted - exponent) <= EXPONENT_TOLERANCE
         axes.legend(fontsize=8, loc="lower right", framealpha=1)
@@ -99,14 +101,14 @@ def feature_learning(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
 def _draw_map(axes: Axes, runs: Sequence[ObservedRun]) -> tuple[Array, Array, QuadMesh]:
     """Draw the losses as colours by gamma and rate, and the best rates. Returns the gammas, the best rates, and the map."""
     columns = {gamma: _losses_by_rate(gamma_runs) for (gamma,), gamma_runs in group_runs(runs, "network.gamma").items()}
-    gammas, best = np.array(list(columns)), np.array([best_rate(*column) for column in columns.values()])
+    gammas, best_rates = np.array(list(columns)), np.array([best_rate(*column) for column in columns.values()])
     (rates, _), *_ = columns.values()
     losses = np.array([losses for _, losses in columns.values()]).T
     scale = LogNorm(float(np.nanmin(losses)), MAX_LOSS)
     image = axes.pcolormesh(gammas, rates, losses, cmap="viridis_r", norm=scale, shading="nearest")
-    axes.plot(gammas, best, "o", color="white", markeredgecolor="black", label="best rate")
+    axes.plot(gammas, best_rates, "o", color="white", markeredgecolor="black", label="best rate")
     axes.set(xscale="log", yscale="log", facecolor="0.85", xlabel=r"strength of feature learning $\gamma$")
-    return gammas, best, image
+    return gammas, best_rates, image
 
 
 def _draw_power(axes: Axes, x: Array, y: Array, exponent: float, **style: Any) -> float:

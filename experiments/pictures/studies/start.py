@@ -81,11 +81,11 @@ def normalization(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
             norms, blocks = norms - norms[-1], np.arange(2, len(norms) + 2)
             axes.plot(blocks, np.exp(norms), marker, markersize=4, color=colour, alpha=0.7, label=f"{kind}, gain {gain:g}")
             # The first and the last blocks do not count, since data and labels change them.
-            inner = slice(len(norms) // 4, len(norms) - len(norms) // 4)
-            slope, _ = np.polyfit(blocks[inner], norms[inner], 1)
+            inner_blocks = slice(len(norms) // 4, len(norms) - len(norms) // 4)
+            slope, _ = np.polyfit(blocks[inner_blocks], norms[inner_blocks], 1)
             factors.append(float(np.exp(-2 * slope)))
             if theory is not None:
-                line = norms[inner].mean() + np.log(theory) / 2 * (blocks[inner].mean() - blocks)
+                line = norms[inner_blocks].mean() + np.log(theory) / 2 * (blocks[inner_blocks].mean() - blocks)
                 axes.plot(blocks, np.exp(line), color=colour, linewidth=1)
                 holds &= abs(factors[-1] / theory - 1) < 0.05
         results.append(f"{kind} {min(factors):.2f} to {max(factors):.2f}" + ("" if theory is None else f" (theory {theory:.3f})"))
@@ -98,7 +98,7 @@ def normalization(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
 def isometry(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
     """Draw the Jacobian's singular values before training, and the loss at the best rate, for the deepest networks."""
     figure = Figure(figsize=(9, 4.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    left_axes, right_axes = figure.subplots(1, 2)
     results, holds = [], True
     for colour, ((activation,), activation_runs) in zip(COLOURS, group_runs(runs, "network.activation").items(), strict=False):
         for (initializer,), initializer_runs in group_runs(activation_runs, "network.initializer").items():
@@ -108,9 +108,9 @@ def isometry(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
             depth, (run, epochs) = max(by_depth.items())
             style = {"color": colour, "linestyle": "-" if initializer == "orthogonal" else ":"}
             s = run.history.quantities["singular_value"].values[0]
-            left.plot(np.arange(1, len(s) + 1), s / np.sqrt((s**2).mean()), **style)
+            left_axes.plot(np.arange(1, len(s) + 1), s / np.sqrt((s**2).mean()), **style)
             loss = run.history.epoch_loss()
-            right.plot(np.arange(1, len(loss) + 1), loss, label=f"{activation}, {initializer}", **style)
+            right_axes.plot(np.arange(1, len(loss) + 1), loss, label=f"{activation}, {initializer}", **style)
             variance = float(((s / s[0]) ** 4).mean() / ((s / s[0]) ** 2).mean() ** 2 - 1)
             shallow = min(by_depth.items())
             epoch_counts = " and ".join(str(count or "never") for _, count in (shallow[1], (run, epochs)))
@@ -119,9 +119,9 @@ def isometry(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
             is_isometric = initializer == "orthogonal" and activation != "relu"
             holds &= is_isometric == (variance < 1) == bool(epochs)
     ylabel = r"singular value of $\partial a_{L-1} / \partial a_1$, over the root mean square"
-    left.set(title=f"depth {depth} before training", xlabel="rank", ylabel=ylabel, yscale="log", ylim=(1e-6, 30))
-    right.set(title=f"depth {depth}, each at its best rate", xlabel="epoch", ylabel="training loss", yscale="log")
-    right.legend(fontsize=7, frameon=False)
+    left_axes.set(title=f"depth {depth} before training", xlabel="rank", ylabel=ylabel, yscale="log", ylim=(1e-6, 30))
+    right_axes.set(title=f"depth {depth}, each at its best rate", xlabel="epoch", ylabel="training loss", yscale="log")
+    right_axes.legend(fontsize=7, frameon=False)
     text = f"variance / mean^2 of the squared singular values at depth {depth}, and epochs to a loss of {TARGET_LOSS:g} at depth "
     text += f"{shallow[0]} and {depth}: "
     return figure, Verdict(text + "; ".join(results), holds)
@@ -132,34 +132,34 @@ def _fastest_run(runs: Sequence[ObservedRun]) -> tuple[ObservedRun, int]:
 
     Where no run is below it, returns the run of the smallest last loss, and 0.
     """
-    best: tuple[tuple[float, float], ObservedRun, int] | None = None
+    fastest: tuple[tuple[float, float], ObservedRun, int] | None = None
     for run in runs:
         loss = run.history.epoch_loss()
-        below = np.flatnonzero(loss < TARGET_LOSS)
-        epochs = int(below[0]) + 1 if len(below) and run.outcome != "diverged" else 0
+        indices_below = np.flatnonzero(loss < TARGET_LOSS)
+        epochs = int(indices_below[0]) + 1 if len(indices_below) and run.outcome != "diverged" else 0
         rank = (epochs or np.inf, float(np.nan_to_num(loss[-1], nan=np.inf)))
-        if best is None or rank < best[0]:
-            best = rank, run, epochs
-    assert best is not None
-    return best[1:]
+        if fastest is None or rank < fastest[0]:
+            fastest = rank, run, epochs
+    assert fastest is not None
+    return fastest[1:]
 
 
 def trainable_depth(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
     """Draw the best training accuracy by depth and weight variance, with the line of 6 xi_c."""
     cells = group_runs(runs, "network.depth", "network.gain")
     depths, gains = (sorted({key[axis] for key in cells}) for axis in (0, 1))
-    best = np.full((len(depths), len(gains)), np.nan)
-    correct = outside = 0
+    mean_accuracies = np.full((len(depths), len(gains)), np.nan)
+    correct_count = outside_count = 0
     for (depth, gain), cell_runs in cells.items():
         accuracies = [float(np.nanmax(run.history.measures["accuracy/train"])) for run in cell_runs]
-        best[depths.index(depth), gains.index(gain)] = np.mean(accuracies)
-        predicted = cell_runs[0].theory.trainable_depth
-        if not predicted / 2 <= depth <= predicted * 2:
-            outside += len(cell_runs)
-            correct += sum((accuracy >= LEARNED_ACCURACY) == (depth < predicted) for accuracy in accuracies)
+        mean_accuracies[depths.index(depth), gains.index(gain)] = np.mean(accuracies)
+        predicted_depth = cell_runs[0].theory.trainable_depth
+        if not predicted_depth / 2 <= depth <= predicted_depth * 2:
+            outside_count += len(cell_runs)
+            correct_count += sum((accuracy >= LEARNED_ACCURACY) == (depth < predicted_depth) for accuracy in accuracies)
     figure, axes = figures.new_axes("best training accuracy, and the depth $6\\,\\xi_c$ up to which theory expects training")
     borders = [_edges(gains), _edges(depths)]
-    image = axes.pcolormesh(*borders, best, cmap="viridis", vmin=0, vmax=1)
+    image = axes.pcolormesh(*borders, mean_accuracies, cmap="viridis", vmin=0, vmax=1)
     gain_grid = np.linspace(gains[0], gains[-1], 25)
     network = runs[0].config.network
     lines = [
@@ -173,8 +173,9 @@ def trainable_depth(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
     axes.set_yticks(depths, [str(depth) for depth in depths])
     axes.minorticks_off()
     figure.colorbar(image, ax=axes, label="best training accuracy (mean over seeds)")
-    share = correct / outside if outside else np.nan
-    text = f"{correct} of {outside} runs ({100 * share:.1f} %) outside a factor of 2 around 6 xi_c are on the predicted side"
+    share = correct_count / outside_count if outside_count else np.nan
+    text = f"{correct_count} of {outside_count} runs ({100 * share:.1f} %) outside a factor of 2 around 6 xi_c "
+    text += "are on the predicted side"
     return figure, Verdict(text + narrow_warning(runs), share >= 0.95)
 
 

@@ -21,7 +21,7 @@ MAX_EDGE_RATIO = 1.1
 def warm_up(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
     """Draw the largest rate that trains, times the first sharpness lambda_0, by warm-up; and the sharpness with 2 / rate_t."""
     figure = Figure(figsize=(10, 4.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    left_axes, right_axes = figure.subplots(1, 2)
     means: dict[float, float] = {}
     is_below: list[bool] = []
     for colour, ((length,), length_runs) in zip(COLOURS, group_runs(runs, "optimizer.warmup").items(), strict=False):
@@ -29,31 +29,31 @@ def warm_up(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
         for (seed,), seed_runs in group_runs(length_runs, "seed").items():
             lambda_0, rate = float(seed_runs[0].history.quantities["sharpness"].values[0, 0]), largest_rate(seed_runs)
             largest.append(rate * lambda_0)
-            left.plot(length, largest[-1], "o", color=colour)
+            left_axes.plot(length, largest[-1], "o", color=colour)
             for run in [run for run in seed_runs if run.config.optimizer.learning_rate == rate]:
                 steps, sharpness, edge = _sharpness_and_edge(run)
                 is_below.append(bool(np.nanmedian((sharpness / edge)[edge == edge.min()]) <= MAX_EDGE_RATIO))
                 if seed == runs[0].config.seed:
                     label = f"warm-up {length:g}, rate {largest[-1]:.2g} / $\\lambda_0$"
-                    right.plot(steps + 1, sharpness / lambda_0, color=colour, label=label)
-                    right.plot(steps + 1, edge / lambda_0, "--", color=colour, linewidth=1)
+                    right_axes.plot(steps + 1, sharpness / lambda_0, color=colour, label=label)
+                    right_axes.plot(steps + 1, edge / lambda_0, "--", color=colour, linewidth=1)
         means[length] = float(np.exp(np.mean(np.log(largest)))) if min(largest) > 0 else 0.0
     lengths, rates = list(means), np.array(list(means.values()))
-    left.plot(lengths, rates, color="0.5", zorder=0, label="mean of the logarithm")
-    left.axhline(4, color="0.5", linestyle=":", label="linear networks, no warm-up: 4")
-    left.set(
+    left_axes.plot(lengths, rates, color="0.5", zorder=0, label="mean of the logarithm")
+    left_axes.axhline(4, color="0.5", linestyle=":", label="linear networks, no warm-up: 4")
+    left_axes.set(
         xlabel="warm-up (updates)",
         ylabel=r"learning rate $\times\ \lambda_0$",
         title="the largest rate that trains, a dot a seed",
     )
-    left.set(xscale="log", yscale="log", ylim=(3, None))
-    left.set_xticks(lengths, [f"{length:g}" for length in lengths])
-    left.set_yticks([4, 8, 16, 32], ["4", "8", "16", "32"])
-    left.minorticks_off()
-    left.legend(fontsize=8, frameon=False)
+    left_axes.set(xscale="log", yscale="log", ylim=(3, None))
+    left_axes.set_xticks(lengths, [f"{length:g}" for length in lengths])
+    left_axes.set_yticks([4, 8, 16, 32], ["4", "8", "16", "32"])
+    left_axes.minorticks_off()
+    left_axes.legend(fontsize=8, frameon=False)
     title = "its sharpness; dashed: 2 / rate of the update"
-    right.set(xlabel="update", ylabel=r"sharpness / $\lambda_0$", title=title, xscale="log", yscale="log", ylim=(0.02, 3))
-    right.legend(fontsize=7, frameon=False, loc="lower left")
+    right_axes.set(xlabel="update", ylabel=r"sharpness / $\lambda_0$", title=title, xscale="log", yscale="log", ylim=(0.02, 3))
+    right_axes.legend(fontsize=7, frameon=False, loc="lower left")
     by_length = ", ".join(f"{rate:.1f} with {length:g}" for length, rate in means.items())
     text = f"the largest rate that trains is, in units of 1 / lambda_0, {by_length} updates of warm-up; after it the sharpness "
     text += f"is at most {MAX_EDGE_RATIO:g} times 2 / rate in {sum(is_below)} of {len(is_below)} of these runs"

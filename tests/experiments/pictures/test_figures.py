@@ -319,7 +319,7 @@ def test_figures_are_saved_as_png_and_svg(runs, tmp_path):
 )
 def test_any_value_can_be_a_row(composed, key, values, ordered):
     swept = Report([Row(parse_config(composed(f"{key}={value}")), 1.0 + job, "trained", job) for job, value in enumerate(values)])
-    assert swept.down == key.lstrip("+")
+    assert swept.row_key == key.lstrip("+")
     # Numbers in ascending order, all else as it was swept.
     assert [down for down, _ in swept.best_cells()] == ordered
     assert [len(cells) for cells in swept.tables().values()] == [len(values)]
