@@ -42,8 +42,8 @@ def seeds() -> None:
         replace(config, optimizer=OptimizerConfig(learning_rate=float(rate)))
         for config, rate in zip(sweep_configs(), np.tile(np.geomspace(1e-3, 1e-2, len(RATES)), len(DEPTHS)), strict=True)
     ]
-    alike = OptimizerConfig(learning_rate=1e-2)
-    seeds = [replace(config, seed=number % len(RATES), optimizer=alike) for number, config in enumerate(rates)]
+    same_optimizer = OptimizerConfig(learning_rate=1e-2)
+    seeds = [replace(config, seed=number % len(RATES), optimizer=same_optimizer) for number, config in enumerate(rates)]
 
     contestants = {"16 rates": partial(_in_turn, rates), "16 seeds": partial(_in_turn, seeds)}
     times = alternate(contestants, 1, rounds=SWEEP_ROUNDS, clock=time.process_time)
@@ -55,7 +55,7 @@ def halving() -> None:
 
     Whether the run of the smallest final loss is among those that go on, and at which share of updates and of processor time.
     """
-    found: dict[float, list[bool]] = {factor: [] for factor in FACTORS}
+    is_found: dict[float, list[bool]] = {factor: [] for factor in FACTORS}
     shares: dict[float, list[tuple[float, float]]] = {factor: [] for factor in FACTORS}
     for seed in range(HALVED_SEEDS):
         configs = [
@@ -75,15 +75,15 @@ def halving() -> None:
         best, updates = np.nanargmin([run.final("loss/train") for run in full]), sum(run.history.steps_made for run in full)
         for factor in FACTORS:
             start = time.process_time()
-            survivors, made = _halved([replace(config, sweep=SweepConfig(halving=factor)) for config in configs])
-            shares[factor].append((made / updates, (time.process_time() - start) / seconds))
-            found[factor].append(best in survivors)
+            survivors, n_updates = _halved([replace(config, sweep=SweepConfig(halving=factor)) for config in configs])
+            shares[factor].append((n_updates / updates, (time.process_time() - start) / seconds))
+            is_found[factor].append(best in survivors)
     print(
         "\nhalving, 4 depths x 64 rates on digits, 81 epochs: is the best run of the full grid found, and at which share of it?"
     )
     for factor in FACTORS:
         of_updates, of_seconds = np.median(shares[factor], axis=0)
-        seeds = f"{sum(found[factor])} of {HALVED_SEEDS} seeds"
+        seeds = f"{sum(is_found[factor])} of {HALVED_SEEDS} seeds"
         print(
             f"  by {factor}: for {seeds}, at {of_updates:.1%} of its updates and {of_seconds:.1%} of its processor time (medians)"
         )
@@ -93,13 +93,13 @@ def _halved(configs: list[Config]) -> tuple[list[int], int]:
     """The runs that are trained to their end, and the updates that all have made."""
     from experiments.run.halving import Halving
 
-    rungs, left, updates = Halving(configs), list(range(len(configs))), 0
+    rungs, jobs, updates = Halving(configs), list(range(len(configs))), 0
     for rung in range(1, rungs.count + 2):
-        trained = dict(zip(left, _in_turn([configs[k] for k in left], rungs.end_epoch(0, rung)), strict=True))
+        trained = dict(zip(jobs, _in_turn([configs[k] for k in jobs], rungs.end_epoch(0, rung)), strict=True))
         updates += sum(run.history.steps_made for run in trained.values())
         if rung <= rungs.count:
-            left = rungs.survivors(rung, trained, {})
-    return left, updates
+            jobs = rungs.survivors(rung, trained, {})
+    return jobs, updates
 
 
 def _in_turn(configs: list[Config], until: int | None = None) -> list[TrainedRun]:
