@@ -1,4 +1,4 @@
-"""What every file of the engine says about its arrays: their type, and the errors that name an argument and its shape."""
+"""The type of the engine's arrays, small functions on arrays, and checks whose errors name the argument."""
 
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -10,13 +10,13 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from blocks.machine import Machine
 
 Array = NDArray[Any]
-# A computation with its arrays in place: called again and again, it looks nothing up.
+# A computation that is bound to its arrays, so that it can be called again and again.
 Call = Callable[[], Any]
 T = TypeVar("T")
-# Where a process is portable, it is not.
-AVX_512 = Machine.here().kernel in ("SkylakeX", "Cooperlake", "Sapphirerapids")
+# It is False in a portable process.
+AVX_512 = Machine.current().kernel in ("SkylakeX", "Cooperlake", "Sapphirerapids")
 TINY, SMALL = 1200, 10**6
-# Numbers that calls one after another go through at a time, so that they stay in the cache from call to call.
+# A series of calls works on this many numbers at a time, so that they stay in the processor's cache from call to call.
 PART = 32768
 
 
@@ -26,9 +26,10 @@ def transpose(matrices: Array) -> Array:
 
 
 def times(left: Array) -> Callable[..., Array]:
-    """`f(right, out=None)` = left right, with the bits of `np.matmul(left, right, out)`; `out` in C order.
+    """Return `f(right, out=None)` = left right, with the bits of `np.matmul(left, right, out)`. `out` must be in C order.
 
-    Of two matrices by `left.dot`, whose call takes a half microsecond less: a product of width 64 takes eight, of width 16 one.
+    Two matrices are multiplied by `left.dot`, whose call takes half a microsecond less. The product itself takes eight
+    microseconds at width 64, and one at width 16.
     """
     if left.ndim > 2:
         return partial(np.matmul, left)
@@ -41,53 +42,57 @@ def times(left: Array) -> Callable[..., Array]:
 
 
 def turning_pays(left: Array, right: Array) -> bool:
-    """Whether left right^T is quicker where left is copied into the order of its transpose first.
+    """Return whether left right^T is faster where left is first copied into the order of its transpose.
 
-    The rows of both run along the summed axis. For small products OpenBLAS's kernels for AVX-512 have a quick way, which such
-    a pair takes only where it is tiny (kernel/x86_64/sgemm_small_kernel_permit_skylakex.c): it pays between the two.
+    Without the copy, the rows of both run along the summed axis. OpenBLAS's kernels for AVX-512 have a fast way for small
+    products, which they use for such a pair only where it is tiny (kernel/x86_64/sgemm_small_kernel_permit_skylakex.c). The copy
+    pays for products between tiny and small.
     """
     entries = left.shape[-2] * right.shape[-2]
     return AVX_512 and entries > TINY and entries * left.shape[-1] <= SMALL
 
 
 def largest(values: Array) -> float:
-    """The largest entry, nan where there is one. For few entries argmax takes a quarter of np.max's time."""
+    """Return the largest entry, nan where one is nan. For few entries argmax takes a quarter of np.max's time."""
     return values.item(values.argmax())
 
 
 def smallest(values: Array) -> float:
-    """The smallest entry, nan where there is one."""
+    """Return the smallest entry, nan where one is nan."""
     return values.item(values.argmin())
 
 
 def sum_over_units(values: Array) -> Array:
-    """(..., n, m) -> (..., 1, m). A product, since NumPy's own sum over a middle axis may add in another order in a stack."""
+    """Return the sum over the units, (..., 1, m) of (..., n, m).
+
+    It is a product with ones, since NumPy's own sum over a middle axis may add in another order in a stack.
+    """
     return np.matmul(row_of_ones(values.shape[-2], values.dtype), values)
 
 
 @cache
 def row_of_ones(n: int, dtype: np.dtype) -> Array:
-    """(1, n), the same one at every call, read-only."""
+    """Return ones (1, n), the same read-only array at every call."""
     row = np.ones((1, n), dtype)
     row.flags.writeable = False
     return row
 
 
 def norm(values: Array, axis: int = -1) -> Array:
-    """sqrt(sum of v^2) over an axis, without a square that leaves its range: c ||v / c||, c near the largest |v|.
+    """Return sqrt(sum of v^2) over an axis, as c ||v / c|| with c near the largest |v|, so that no square overflows.
 
-    c is a power of two, so that it changes no digit. inf where a value is, or where the norm itself leaves its range.
+    c is a power of two, so that it changes no digit. The result is inf where a value is, or where the norm itself overflows.
     """
     values = np.moveaxis(values, axis, -1)
     exponents = np.frexp(np.abs(values).max(axis=-1, keepdims=True))[1]
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        # Not by c itself: below the smallest normal number 1 / c would leave its range.
+        # ldexp does not form 1 / c, which would overflow for c below the smallest normal number.
         scaled = np.ascontiguousarray(np.ldexp(values, -exponents))
         return np.asarray(np.ldexp(np.sqrt((scaled * scaled).sum(axis=-1)), exponents[..., 0]))
 
 
 def quiet(values: Array) -> Array:
-    """The same values, every nan with the same bits: which of its bits are set depends on how a computation was put together."""
+    """Return the values with the same bits in every nan. Else these bits depend on how the computation was arranged."""
     return np.where(np.isnan(values), values.dtype.type(np.nan), values)
 
 
@@ -130,8 +135,8 @@ def check_number(
 
 
 def whole_number(argument: str, value: float, *, at_least: int, at_most: int | None = None) -> int:
-    """The value as an int; raises ValueError unless it is whole and in range."""
-    # An int may be larger than any number that NumPy knows.
+    """Return the value as an int. Raises ValueError unless it is whole and in range."""
+    # An int may be larger than every number of NumPy.
     is_whole = isinstance(value, int) or (np.isfinite(value) and int(value) == value)
     if not (is_whole and value >= at_least and (at_most is None or value <= at_most)):
         allowed = f"of at least {at_least}" if at_most is None else f"from {at_least} to {at_most}"
@@ -140,7 +145,7 @@ def whole_number(argument: str, value: float, *, at_least: int, at_most: int | N
 
 
 def choice(what: str, name: str, table: Mapping[str, T]) -> T:
-    """table[name]; raises ValueError that lists what is allowed."""
+    """Return table[name]. Raises ValueError with the allowed names where it is unknown. what: the argument, for the error."""
     if name not in table:
         raise ValueError(f"{what} {name!r} is unknown, allowed: {', '.join(table)}")
     return table[name]

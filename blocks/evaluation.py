@@ -1,4 +1,4 @@
-"""What a network reaches on a whole data set: its loss, and accuracy or r2."""
+"""The evaluation of a network on a whole data set: its loss, and its accuracy or r2."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from blocks.workspace import Examples, Workspaces
 
 
 def evaluate(network: Network, workspaces: Workspaces, examples: Examples, batch_size: int) -> tuple[Array, Array]:
-    """The loss of all lanes, and their accuracy or r2, over a whole set, which is gathered batch by batch."""
+    """Return the loss of all lanes over a whole data set, and their accuracy or r2. It is computed batch by batch."""
     m, loss, target = len(examples.rows), workspaces.loss, examples.target
     total, right = np.zeros(network.lanes), np.zeros(network.lanes)
     residual = np.zeros((*network.lanes, network.layout.sizes[-1]))
@@ -19,7 +19,7 @@ def evaluate(network: Network, workspaces: Workspaces, examples: Examples, batch
         logits = batch.logits
         total += batch.value * np.float64(logits.shape[-1])
         if loss.decides:
-            # The encoded target less a half decides for its own label, whichever the encoding.
+            # Minus one half, the encoded target decides for its own label in every encoding.
             right += (loss.decides(logits) == loss.decides(batch.target - 0.5)).sum(axis=-1)
         else:
             errors = np.subtract(logits, batch.target, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""What a training leaves: arrays with every step in them."""
+"""The history of a training: arrays with the values of every step."""
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -12,22 +12,22 @@ MEASURE, QUANTITY, AT, EDGES, COUNTS = "measures/", "quantities/", "/at", "/edge
 
 
 def log_spaced(count: int, points: int) -> Array:
-    """At most `points` (2 or more) of the numbers 0..count-1, log-spaced, with the first and the last."""
+    """Return at most `points` (2 or more) of the numbers 0..count-1, log-spaced, with the first and the last."""
     if count <= points:
         return np.arange(count)
     return np.unique(np.round(np.geomspace(1, count, points)).astype(int)) - 1
 
 
 def evenly_spaced(count: int, points: int) -> Array:
-    """At most `points` of the numbers 0..count-1, evenly spaced, with the first and the last."""
+    """Return at most `points` of the numbers 0..count-1, evenly spaced, with the first and the last."""
     return np.unique(np.linspace(0, count - 1, min(count, points)).round().astype(int))
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """How often values were in each of B bins.
+    """The number of values in each of B bins.
 
-    edges: (B + 1,) of the bins, ascending; the first and the last may be infinite.
+    edges: (B + 1,) edges of the bins, ascending; the first and the last may be infinite.
     counts: (..., E, L, B) whole numbers, of blocks 1..L; 0 where nothing was measured.
     """
 
@@ -37,12 +37,13 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Quantity:
-    """What an instrument has measured.
+    """The measurements of an instrument.
 
-    at: (E,) steps, each before its update. values: (..., E, n), nan where nothing was measured; of signals (..., E, k, L).
-    reasons: (..., E) text, why a value is nan although the step was made, else empty; None where there is no such value. A run's
-        tags have it, its file does not.
-    histograms: symbol -> its histogram, of signals alone.
+    at: (E,) the steps before whose update was measured.
+    values: (..., E, n), nan where nothing was measured; for the instrument `signals` (..., E, k, L).
+    reasons: (..., E) texts that say why a value is nan although the step was made, else empty; None where no value is missing.
+        They are in a run's tags, and not in its file.
+    histograms: symbol -> its histogram, for the instrument `signals`.
     """
 
     at: Array
@@ -51,13 +52,13 @@ class Quantity:
     histograms: dict[str, Histogram] = field(default_factory=dict)
 
     def lane(self, index: int | tuple[int, ...]) -> "Quantity":
-        """One lane's, on arrays of its own."""
+        """Return a copy for one lane."""
         reasons = None if self.reasons is None else np.array(self.reasons[index])
         histograms = {symbol: Histogram(h.edges, np.array(h.counts[index])) for symbol, h in self.histograms.items()}
         return Quantity(self.at, np.array(self.values[index]), reasons, histograms)
 
     def arrays(self) -> dict[str, Array]:
-        """What of it a file holds: name -> array."""
+        """Return the arrays that are saved to a file, by name."""
         arrays = {"": self.values, AT: self.at}
         for symbol, histogram in self.histograms.items():
             arrays |= {f"/{symbol}{EDGES}": histogram.edges, f"/{symbol}{COUNTS}": histogram.counts}
@@ -65,7 +66,7 @@ class Quantity:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array]) -> "Quantity":
-        """What `arrays` describes."""
+        """Return the quantity with arrays as `arrays` returns them."""
         symbols = [name.removesuffix(COUNTS)[1:] for name in arrays if name.endswith(COUNTS)]
         histograms = {s: Histogram(arrays[f"/{s}{EDGES}"], arrays[f"/{s}{COUNTS}"]) for s in symbols}
         return cls(arrays[AT], arrays[""], histograms=histograms)
@@ -73,18 +74,18 @@ class Quantity:
 
 @dataclass
 class History:
-    """T steps of training, each measured before its update: step t is what t updates have led to.
+    """T steps of a training. Each step is measured before its update, so that step t has the values after t updates.
 
     loss: (..., T) the batch's loss.
     grad_norm, grad_norm_b: (..., T, L) Frobenius norms of dW_l and db_l of that loss, blocks 1..L.
-    batch_sizes: (T,) examples in each step's batch.
-    steps_an_epoch: steps in one pass over the data.
-    evaluated: (E,) the counts of updates after which the whole data were measured: 0, and ends of epochs to the last.
-    measures: name -> (..., E), `loss/train`, `loss/validation`, and `accuracy/...` (labels) or `r2/...` (values).
-    quantities: name -> what the instrument of that name has measured; see `blocks.measure.instruments`.
+    batch_sizes: (T,) the number of examples in each step's batch.
+    steps_an_epoch: the number of steps in one pass over the data.
+    evaluated: (E,) the numbers of updates after which all examples were evaluated, from 0 to the end of the last epoch.
+    measures: name -> (..., E); `loss/train`, `loss/validation`, and `accuracy/...` (labels) or `r2/...` (real-valued targets).
+    quantities: name of an instrument -> its measurements, see `blocks.measure.instruments`.
     diverged_step: (...) the first step with a value that is not finite, or with a loss above the bound; T where the last
-        update led there; -1 for none. Later steps of that lane are nan.
-    diverged_block: (...) the block 1..L in which that value stood; 0 where it was the loss alone, -1 for none.
+        update led to it; -1 where the lane has not diverged. Later steps of that lane are nan.
+    diverged_block: (...) the block 1..L with that value; 0 where only the loss had it, -1 where the lane has not diverged.
     """
 
     loss: Array
@@ -100,21 +101,21 @@ class History:
 
     @property
     def steps_made(self) -> int:
-        """How many steps of a single lane have a loss: all, unless it diverged or was left off."""
+        """The number of steps of a single lane that have a loss: all, unless it diverged or was stopped."""
         return int((~np.isnan(self.loss)).sum())
 
     def epoch_loss(self) -> Array:
-        """(..., epochs) mean loss of each epoch's steps, weighted by batch size."""
+        """Return (..., epochs) the mean loss of each epoch's steps, weighted by batch size."""
         by_epoch = (*self.loss.shape[:-1], -1, self.steps_an_epoch)
         weights = self.batch_sizes[: self.steps_an_epoch] / self.batch_sizes[: self.steps_an_epoch].sum()
         return (self.loss.reshape(by_epoch) * weights).sum(axis=-1)
 
     def final(self, measure: str) -> float:
-        """The last value of one of the measures of a single lane; nan where it diverged."""
+        """Return the last value of a measure of a single lane, nan where it diverged."""
         return float(self.measures[measure][-1]) if self.diverged_step < 0 else float("nan")
 
     def lane(self, index: int | tuple[int, ...]) -> "History":
-        """One lane's history, on arrays of its own."""
+        """Return a copy of one lane's history."""
         return replace(
             self,
             loss=np.array(self.loss[index]),
@@ -127,7 +128,7 @@ class History:
         )
 
     def save(self, file: Path) -> None:
-        """Write every array into one .npz, without pickle; equal histories give equal bytes."""
+        """Write every array to one .npz file, without pickle. Equal histories give equal bytes."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("measures", "quantities")}
         arrays |= {MEASURE + name: values for name, values in self.measures.items()}
         for name, quantity in self.quantities.items():
@@ -136,7 +137,7 @@ class History:
 
     @classmethod
     def load(cls, file: Path) -> "History":
-        """What `save` wrote."""
+        """Return the history that `save` wrote."""
         with file.open("rb") as content, np.load(content, allow_pickle=False) as saved:
             arrays: dict[str, Any] = {name: saved[name] for name in saved.files}
         measures = {name.removeprefix(MEASURE): arrays.pop(name) for name in list(arrays) if name.startswith(MEASURE)}
@@ -147,7 +148,7 @@ class History:
         return cls(**arrays, steps_an_epoch=steps_an_epoch, measures=measures, quantities=quantities)
 
     def _repr_html_(self) -> str:
-        """For notebooks: what it is, and of a single lane the first and the last of its measures and norms."""
+        """Return HTML for notebooks, for a single lane with the first and the last value of its measures and norms."""
         rows = {"": repr(self)}
         if not self.diverged_step.shape:
             ends = {
@@ -165,5 +166,5 @@ class History:
 
 
 def _below(name: str, arrays: dict[str, Array]) -> dict[str, Array]:
-    """Those of that name and of names below it, without it: "" and "/at" and so on."""
+    """Return the arrays with that name or a name below it, by the rest of the name: "", "/at" and so on."""
     return {key.removeprefix(name): values for key, values in arrays.items() if key == name or key.startswith(f"{name}/")}

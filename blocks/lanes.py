@@ -1,4 +1,4 @@
-"""The lanes of a network that are still trained: those that diverge leave, and the others keep their very bits."""
+"""The lanes of a network that are still trained. Lanes that diverge are removed, and the others keep their bits."""
 
 import numpy as np
 
@@ -11,53 +11,52 @@ from blocks.workspace import Examples, Workspaces
 
 
 class Lanes:
-    """Lanes are counted along one axis, whatever their shape.
+    """The lanes of a training. Here they are counted along one axis, whatever their shape.
 
-    x: (n_0, m) the training data. weights: (m,) of its examples, None where all count alike.
+    x: (n_0, m) the training data. weights: (m,) of its examples, None where all have the same weight.
 
-    shape: of all lanes. whole: the network of all of them. live: (lanes,) the numbers of those that are left.
-    place: these in arrays of all lanes. network, optimizer, state, workspaces: of the lanes that are left.
+    shape: of all lanes. full_network: the network of all lanes. live: (lanes,) the numbers of the lanes that are still trained.
+    index: selects these in arrays of all lanes. network, optimizer, state, workspaces: of the lanes that are still trained.
     """
 
     def __init__(self, network: Network, optimizer: Optimizer, loss: Loss, x: Array, weights: Array | None) -> None:
         self.shape = network.lanes
         self.live = np.arange(int(np.prod(self.shape)))
-        self.place: slice | Array = slice(None)
+        self.index: slice | Array = slice(None)
         if len(self.shape) > 1:
             network = network.with_parameters(network.parameters.reshape(self.live.size, -1))
             optimizer = optimizer.take(self.live, self.shape)
-        self.whole, self.loss, self.x, self.weights = network, loss, x, weights
+        self.full_network, self.loss, self.x, self.weights = network, loss, x, weights
         self.has_own_batches = False
-        self._occupy(network, optimizer)
+        self._set_network(network, optimizer)
         self.state = optimizer.start(network)
 
-    def _occupy(self, network: Network, optimizer: Optimizer) -> None:
+    def _set_network(self, network: Network, optimizer: Optimizer) -> None:
         self.network, self.optimizer = network, optimizer
         self.workspaces = Workspaces(network, self.loss, self.weights, self.has_own_batches)
-        # What is evaluated.
-        self.predicting = network.with_statistics(self.x)
+        self.evaluation_network = network.with_statistics(self.x)
 
     def give_own_batches(self) -> None:
-        """From now on every lane has a batch of its own."""
+        """Give every lane its own batch from now on."""
         self.has_own_batches = self.workspaces.has_own_batches = True
 
-    def leave(self, stays: Array) -> None:
-        """Lanes leave. stays: (lanes,) whether each of those that are left goes on."""
+    def keep(self, mask: Array) -> None:
+        """Remove lanes. mask: (lanes,) True for the lanes, of those that are still trained, that go on."""
         self.write_back()
-        self.live = self.place = self.live[stays]
+        self.live = self.index = self.live[mask]
         if self.live.size:
-            before, numbers = self.network, np.flatnonzero(stays)
-            parameters = before.parameters.reshape(-1, before.layout.size)[numbers]
-            self._occupy(before.with_parameters(parameters), self.optimizer.take(numbers, before.lanes))
+            previous, numbers = self.network, np.flatnonzero(mask)
+            parameters = previous.parameters.reshape(-1, previous.layout.size)[numbers]
+            self._set_network(previous.with_parameters(parameters), self.optimizer.take(numbers, previous.lanes))
             self.state = self.state.take(numbers)
 
     def write_back(self) -> None:
-        """Put the parameters of the lanes that are left back into the network of all of them."""
-        if self.network is not self.whole and self.live.size:
-            self.whole.parameters.reshape(-1, self.whole.layout.size)[self.live] = self.network.parameters
+        """Write the parameters of the lanes that are still trained into the network of all lanes."""
+        if self.network is not self.full_network and self.live.size:
+            self.full_network.parameters.reshape(-1, self.full_network.layout.size)[self.live] = self.network.parameters
 
     def evaluate(self, examples: Examples, batch_size: int) -> tuple[Array, Array]:
-        """See `evaluate`; what mixes examples has the statistics of all training examples, see `Network.with_statistics`."""
-        if self.predicting is not self.network:
-            self.predicting.parameters[...] = self.network.with_statistics(self.x).parameters
-        return evaluate(self.predicting, self.workspaces, examples, batch_size)
+        """Return what `evaluate` does. Batch normalisation uses the statistics of all training examples."""
+        if self.evaluation_network is not self.network:
+            self.evaluation_network.parameters[...] = self.network.with_statistics(self.x).parameters
+        return evaluate(self.evaluation_network, self.workspaces, examples, batch_size)

@@ -1,4 +1,4 @@
-"""What a training notes: every step's loss and norms, every evaluation, and which lanes diverged."""
+"""The log of a training: every step's loss and norms, every evaluation, and the lanes that diverged."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,10 +9,10 @@ from blocks.history import History, Quantity
 
 
 class Log:
-    """Arrays for a whole training, filled in step by step; nan where a value is still to come. Lanes are counted along one axis.
+    """Arrays for a whole training, which are filled step by step. Values that are missing are nan. Lanes are one axis.
 
-    batch_sizes: of an epoch. epochs: all of them. evaluated: the epochs after which whole sets are measured.
-    measures: the names of what is measured of them.
+    batch_sizes: of the batches of an epoch. epochs: their number. evaluated: the epochs after which there is an evaluation.
+    measures: the names of what an evaluation measures.
 
     losses: (steps, lanes). norms: (steps, lanes, 2 L) of dW_1, db_1, dW_2, ... diverged: (2, lanes) step and block, -1 for none.
     """
@@ -36,7 +36,10 @@ class Log:
         self.diverged = np.full((2, lanes), -1)
 
     def history(self, steps: int, lanes: tuple[int, ...], quantities: Mapping[str, Quantity]) -> History:
-        """The first `steps` steps, and all evaluations. lanes: their shape. quantities: what instruments have measured."""
+        """Return the history of the first `steps` steps, with all evaluations.
+
+        lanes: the shape of the lanes. quantities: the instruments' measurements.
+        """
 
         def by_lane(values: Array) -> Array:
             return quiet(np.moveaxis(values, 1, 0).reshape(*lanes, values.shape[0], *values.shape[2:]))

@@ -1,4 +1,4 @@
-"""What this process computes with: the code that OpenBLAS and NumPy have chosen for its processor, on which last bits depend."""
+"""The code that OpenBLAS and NumPy have chosen for this process's processor. The last bits of results depend on it."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-# What every x86-64 processor with AVX2 can run, and what comes out of it where sums are longer than OpenBLAS's blocks.
+# The kernel and targets that every x86-64 processor with AVX2 can run, and the hash of their product in `_product`.
 PORTABLE = "Haswell", ("X86_V3",)
 PRODUCT = "fd9e02546b72edbec107e24e2bf196ac3a35e9cd124b2150897f5a3b240ee33a"
 
@@ -30,12 +30,12 @@ class Machine:
 
     @classmethod
     @cache
-    def here(cls) -> "Machine":
-        """This process's."""
+    def current(cls) -> "Machine":
+        """Return the machine of this process."""
         blas = _blas()
-        named = f"{blas.get('internal_api', 'unknown')} {blas.get('version', '')}".strip()
+        blas_name = f"{blas.get('internal_api', 'unknown')} {blas.get('version', '')}".strip()
         targets = np.show_config(mode="dicts")["SIMD Extensions"].get("found", ())
-        return cls(np.__version__, named, str(blas.get("architecture", "unknown")), tuple(targets))
+        return cls(np.__version__, blas_name, str(blas.get("architecture", "unknown")), tuple(targets))
 
     @property
     def is_portable(self) -> bool:
@@ -48,19 +48,19 @@ class Machine:
 
 
 def _blas() -> dict[str, Any]:
-    """NumPy's BLAS as threadpoolctl describes it: SciPy may have loaded another one, of its own."""
-    loaded = [library for library in threadpool_info() if library["user_api"] == "blas"]
-    return next((library for library in loaded if "numpy" in Path(library["filepath"]).parent.name), next(iter(loaded), {}))
+    """Return NumPy's BLAS as threadpoolctl describes it. SciPy may have loaded another one."""
+    libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    return next((library for library in libraries if "numpy" in Path(library["filepath"]).parent.name), next(iter(libraries), {}))
 
 
 @cache
 def _product() -> str:
-    """What identifies the bits of a product over 400 numbers.
+    """Return the hash of a product that sums over 400 numbers, which shows the order in which they are added.
 
-    OpenBLAS adds up so many at a time, 320 in float32. Version 0.3.34 takes more on an AMD processor with AVX-512, and then,
-    held to Haswell's kernels, which have no room for them, even crashes in float64 (its issues 6013 and 6021).
+    OpenBLAS adds numbers in blocks, of 320 in float32. On an AMD processor with AVX-512, version 0.3.34 uses larger blocks; with
+    Haswell's kernels, which have no memory for these, it even crashes in float64 (OpenBLAS's issues 6013 and 6021).
     """
-    numbers = np.float32(np.arange(2 * 8 * 400) * 7919 % 10007) / np.float32(10007) - np.float32(0.5)
-    left, right = numbers.reshape(2, 8, 400)
+    values = np.float32(np.arange(2 * 8 * 400) * 7919 % 10007) / np.float32(10007) - np.float32(0.5)
+    first, second = values.reshape(2, 8, 400)
     with threadpool_limits(1, user_api="blas"):
-        return hashlib.sha256((left @ right.T).tobytes()).hexdigest()
+        return hashlib.sha256((first @ second.T).tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""A network: L blocks in a chain, their parameters one flat vector a lane."""
+"""A network: a chain of L blocks, whose parameters are one flat vector per lane."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,8 +14,8 @@ from blocks.normalized import BatchNormalized, Normalized, NormalizedCache
 from blocks.parameters import SAFE, Layout, joined_gradient
 from blocks.residual import Residual
 
-# What makes a block from [W b] and its activation, by its number and the depth. Block 1 sees the data: they are standardised,
-# and of another size than what it gives, as the last block's input is.
+# Kind -> number of a block and depth -> the function that makes the block from [W b] and its activation. Block 1 is always plain:
+# its input, the data, is standardised already. In a residual network the last block is plain, too, since it changes the size.
 KINDS: dict[str, Callable[[int, int], Callable[[Array, Activation], Block]]] = {
     "plain": lambda number, depth: Block.over,
     "residual": lambda number, depth: partial(Residual.over, scale=depth**-0.5) if 1 < number < depth else Block.over,
@@ -25,11 +25,11 @@ KINDS: dict[str, Callable[[int, int], Callable[[Array, Activation], Block]]] = {
 
 
 class Network:
-    """Blocks 1..L; the last one has the identity activation and gives the logits.
+    """Blocks 1..L. The last one has the identity activation and returns the logits.
 
     sizes: (n_0, ..., n_L).
     activation: of blocks 1..L-1, a name from the table.
-    parameters: (..., P) flat vectors, one a lane; every block's W and b are views into them.
+    parameters: (..., P) flat vectors, one per lane; every block's W and b are views of them.
     kind: plain; residual: blocks 2..L-1 are `Residual`, n_1 to n_{L-1} must be equal; normalized: blocks 2..L are `Normalized`;
         batch_normalized: they are `BatchNormalized`.
     """
@@ -62,36 +62,36 @@ class Network:
         parametrization: str = "standard",
         gamma: float | None = None,
     ) -> "Network":
-        """A network with random initial weights.
+        """Return a network with random initial weights.
 
         initializer, gain, bias_variance: see `blocks.initializers`.
-        parametrization, gamma: see `blocks.parametrizations`, whose `rate_factors` are the optimizer's part of them.
-        rng: where all randomness comes from. Lane k of `lanes` draws from `rng.spawn(lanes)[k]`, so it has the bits of
-            the network created alone with that generator.
+        parametrization, gamma: see `blocks.parametrizations`. They also need its `rate_factors` in the optimizer.
+        rng: draws all weights. Lane k of `lanes` draws from `rng.spawn(lanes)[k]`, so that it has the bits of the network that
+            is created alone with that generator.
         dtype: of all parameters, float32 or float64.
         """
         layout = Layout(sizes)
         rngs = [rng] if lanes is None else rng.spawn(whole_number("lanes", lanes, at_least=1))
         law = gain, bias_variance, parametrization, gamma
-        draws = [initialize(layout, initializer, each, *law).astype(dtype) for each in rngs]
+        draws = [initialize(layout, initializer, lane_rng, *law).astype(dtype) for lane_rng in rngs]
         return cls(layout.sizes, activation, draws[0] if lanes is None else np.stack(draws), kind)
 
     def with_parameters(self, parameters: Array) -> "Network":
-        """The same network over other parameters (..., P), of as many lanes as those have."""
+        """Return the same network with other parameters (..., P), and with their lanes."""
         return Network(self.layout.sizes, self.activation.name, parameters, self.kind)
 
     @property
     def mixes_examples(self) -> bool:
-        """Whether an example's logits depend on the others of its batch."""
+        """Whether an example's logits depend on the other examples of its batch."""
         return any(isinstance(block, BatchNormalized) for block in self.blocks)
 
     def with_statistics(self, x: Array) -> "Network":
-        """The network that standardises with the means and variances of x, whatever batch it is given: what predicts.
+        """Return the network for prediction, which standardises every batch with the means and variances of x.
 
             W x_hat + b = W' a_prev + b'        W' = W diag(r)        b' = b - W' mean
 
-        mean, r: of x's a_prev, which makes it a plain network, with the same logits for x. One that does not mix examples is
-        returned as it is.
+        mean, r: of a_prev for x. The result is a plain network with the same logits for x. A network that does not mix examples
+        is returned unchanged.
 
         x: (n_0, m) data, at least 2 examples.
         """
@@ -107,7 +107,7 @@ class Network:
 
     @property
     def lanes(self) -> tuple[int, ...]:
-        """The shape of the lanes, () for one network."""
+        """The shape of the lanes, () for a single network."""
         return self.parameters.shape[:-1]
 
     @property
@@ -116,7 +116,7 @@ class Network:
         return self.layout.depth
 
     def __reduce__(self) -> tuple[type["Network"], tuple[Any, ...]]:
-        # A copy of views would hold copies: W and b must be views into the copied parameters.
+        # Copied views would become arrays of their own, but W and b must be views of the copied parameters.
         return Network, (self.layout.sizes, self.activation.name, self.parameters, self.kind)
 
     def __repr__(self) -> str:
@@ -126,7 +126,7 @@ class Network:
         return f"Network({sizes}, {kind}{self.activation.name}, {self.parameters.dtype}{lanes}, {self.layout.size} parameters)"
 
     def forward(self, x: Array) -> tuple[Array, list[Cache]]:
-        """logits, caches of blocks 1..L.
+        """Return logits, and the caches of blocks 1..L.
 
         x: (..., n_0, m) data, one example a column; lanes may share it.
         Returns logits (..., n_L, m).
@@ -139,7 +139,7 @@ class Network:
         return a, caches
 
     def backward(self, dlogits: Array, caches: list[Cache]) -> list[tuple[Array, Array]]:
-        """[(dW, db), ...] of blocks 1..L, computed from block L down.
+        """Return [(dW, db), ...] of blocks 1..L, computed from block L down to block 1.
 
         dlogits: (..., n_L, m) the loss's derivative with respect to the logits.
         caches: forward's.
@@ -147,7 +147,7 @@ class Network:
         return self.backward_to_data(dlogits, caches)[0]
 
     def backward_to_data(self, dlogits: Array, caches: list[Cache]) -> tuple[list[tuple[Array, Array]], Array]:
-        """What `backward` returns, and da_0 (..., n_0, m), the loss's derivative with respect to x."""
+        """Return what `backward` returns, and da_0 (..., n_0, m), the loss's derivative with respect to x."""
         check_shape("dlogits", dlogits, caches[-1].z.shape[-2:])
         gradients: list[tuple[Array, Array]] = []
         da = dlogits
@@ -157,12 +157,12 @@ class Network:
         return gradients, da
 
     def gradient(self, dlogits: Array, caches: list[Cache]) -> Array:
-        """`backward`'s results as one flat vector (..., P) that lies as the parameters do."""
+        """Return the gradient as one flat vector (..., P) in the order of the parameters."""
         signals = zip(self.signals(dlogits, caches), reversed(caches), strict=True)
         return self.layout.flat([joined_gradient(dz, cache.a_prev_1) for (_, dz), cache in signals][::-1])
 
     def signals(self, dlogits: Array, caches: list[Cache]) -> Iterator[tuple[Array, Array]]:
-        """(da, dz) of block L, then of the blocks below it: backward without the parameters' gradients."""
+        """Yield (da, dz) of blocks L, L-1, ..., 1: backward without the parameters' gradients."""
         da = dlogits
         for block, cache in zip(reversed(self.blocks), reversed(caches), strict=True):
             dz, da_prev = block.backpropagate(da, cache)

@@ -1,4 +1,4 @@
-"""The blocks that standardise their input: no signal vanishes or explodes on its way up, from block to block."""
+"""The blocks that standardise their input, so that no signal vanishes or explodes in forward."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ EPSILON = 1e-5
 
 @dataclass
 class NormalizedCache(Cache):
-    """What forward leaves for backward: x_hat stands where other blocks keep a_prev.
+    """What forward stores for backward. a_prev_1 has x_hat in place of a_prev.
 
     mean, r: of a_prev, and 1 / sqrt(var + epsilon): (..., 1, m), or (..., n_{l-1}, 1) of a batch.
     """
@@ -22,12 +22,12 @@ class NormalizedCache(Cache):
 
 
 def mean_over_units(values: Array) -> Array:
-    """(..., n, m) -> (..., 1, m)"""
+    """Return the mean over the units, (..., 1, m) of (..., n, m)."""
     return sum_over_units(values) / values.shape[-2]
 
 
 def mean_over_examples(values: Array) -> Array:
-    """(..., n, m) -> (..., n, 1). A product, as `sum_over_units` is."""
+    """Return the mean over the examples, (..., n, 1) of (..., n, m). It is a product, as in `sum_over_units`."""
     m = values.shape[-1]
     return values @ transpose(row_of_ones(m, values.dtype)) / m
 
@@ -39,9 +39,9 @@ class Normalized(Block):
         backward   dz = da * g'(z)               dW = dz x_hat^T              db = sum over m of dz
                    dx_hat = W^T dz               da_prev = r (dx_hat - mean of dx_hat - x_hat mean of (x_hat * dx_hat))
 
-    mean, var: over the n_{l-1} units. Ba, Kiros and Hinton, "Layer normalization", 2016, have a gain gamma and a bias beta of
-    its own behind it. Before a product they would be a second name for W and b,
-    W (gamma x_hat + beta) + b = (W diag(gamma)) x_hat + (W beta + b), and are left out.
+    mean, var: over the n_{l-1} units. In Ba, Kiros and Hinton, "Layer normalization", 2016, a gain gamma and a bias beta follow.
+    They are left out here, since in front of a product they change no more than W and b do:
+    W (gamma x_hat + beta) + b = (W diag(gamma)) x_hat + (W beta + b).
 
     W, b, activation: see `Block`.
     """
@@ -54,7 +54,7 @@ class Normalized(Block):
         mean = self.mean_of(a_prev)
         centered = a_prev - mean
         variance = self.mean_of(centered * centered) + EPSILON
-        # sqrt(v) / v is nan where the squares have overflown, and that lane has diverged; 1 / sqrt(v) would be 0, and hide it.
+        # Where the squares have overflowed, the lane has diverged: sqrt(v) / v is then nan, and 1 / sqrt(v) would hide it as 0.
         r = np.sqrt(variance) / variance
         a, cache = super().forward(r * centered)
         return a, NormalizedCache(cache.a_prev_1, cache.z, cache.a, mean, r)
@@ -70,11 +70,12 @@ class Normalized(Block):
 class BatchNormalized(Normalized):
     """A block l whose input is standardised over the examples of each batch, unit by unit (batch normalisation).
 
-    Forward and backward are `Normalized`'s, with mean and var over the m examples. An example's output so depends on the others
-    of its batch: `Network.with_statistics` is the network that predicts. Ioffe and Szegedy, "Batch normalization", 2015,
-    standardise W a_prev, before g; here it is g's output, behind which their gain and bias are a second name for W and b, too.
+    Forward and backward are those of `Normalized`, with mean and var over the m examples. An example's output thus depends on
+    the other examples of its batch; `Network.with_statistics` is the network for prediction. Ioffe and Szegedy, "Batch
+    normalization", 2015, standardise W a_prev, in front of g. Here g's output is standardised, and their gain and bias are left
+    out as in `Normalized`.
 
-    Raises ValueError for a batch of one example, of which standardising leaves 0.
+    Raises ValueError for a batch of one example, whose standardised input would be 0.
     """
 
     mean_of = staticmethod(mean_over_examples)

@@ -1,4 +1,4 @@
-"""The block that adds to what it is given: a signal, and its gradient, come past every block on their way."""
+"""The block that adds its output to its input, so that a signal and its gradient have a path around every block."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -13,7 +13,7 @@ from blocks.parameters import above_ones, join
 
 @dataclass
 class ResidualCache(Cache):
-    """What forward leaves for backward: x = g(a_prev) stands where other blocks keep a_prev; skip: (..., n_{l-1}, m) a_prev."""
+    """What forward stores for backward. a_prev_1 has x = g(a_prev) in place of a_prev. skip: (..., n_{l-1}, m) a_prev."""
 
     skip: Array
 
@@ -25,10 +25,10 @@ class Residual(Block):
         backward   dz = scale da         dW = dz x^T        db = sum over m of dz
                    dx = W^T dz           da_prev = dx * g'(a_prev) + da
 
-    In a network of L blocks scale is 1 / sqrt(L): He's initial weights then raise the activations' variance e times at most,
-    at any depth, where with scale 1 every block would double it (Hayou et al., "Stable ResNet", 2021). The activation behind W,
-    a_prev + scale g(W a_prev + b), would not do: relu's outputs have a mean, it adds up from block to block, and the variance
-    grows a thousand times in 65 blocks (He et al., "Identity mappings in deep residual networks", 2016, on the order).
+    In a network of L blocks, scale is 1 / sqrt(L). With He's initial weights, the activations' variance then grows at most by the
+    factor e, at any depth; with scale 1 every block would double it (Hayou et al., "Stable ResNet", 2021). The other order,
+    a_prev + scale g(W a_prev + b), does not work: the outputs of relu have a mean, which adds up from block to block, and the
+    variance grows a thousand times in 65 blocks (He et al., "Identity mappings in deep residual networks", 2016, on the order).
 
     W, b, activation: see `Block`; n_l must be n_{l-1}. scale: finite.
     """
@@ -53,7 +53,7 @@ class Residual(Block):
 
     def forward(self, a_prev: Array) -> tuple[Array, ResidualCache]:
         """a, cache:  x = g(a_prev),  z = W x + b,  a = a_prev + scale z. See `Block.forward`."""
-        # The cache's own: what is done to the caller's array later is not seen in backward.
+        # The cache has a copy, so that later changes of the caller's array do not reach backward.
         a_prev = self._check("a_prev", a_prev, self.W.shape[-1], "m").copy()
         x_1 = above_ones(self.activation.function(a_prev))
         z = self.joined @ x_1

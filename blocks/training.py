@@ -1,4 +1,4 @@
-"""The gradient-descent cycle, over batches, for a whole stack of lanes; every step's loss and gradient norms are kept."""
+"""The training of a network by gradient descent over batches, for all its lanes. Every step's loss and norms are recorded."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -21,7 +21,7 @@ Watch = Callable[[int, Callable[[], History]], None]
 
 
 def reshuffled(rng: np.random.Generator, m: int) -> Iterator[Array]:
-    """An endless series of orders of m examples, one an epoch."""
+    """Yield a random order of m examples for every epoch, without an end."""
     while True:
         yield rng.permutation(m)
 
@@ -51,23 +51,23 @@ def train(
     One cycle: forward through blocks 1..L caching every z, the loss, backward from L to 1, update.
 
     x: (n_0, m) data, one example a column, shared by all lanes. y: targets as `loss` takes them.
-    weights: (m,) above 0, one an example, with which a batch's loss is the mean of its examples'; what is measured beside
-        the steps counts every example alike. None: all are equal.
-    loss: of the logits, from `blocks.losses`, or its name.
-    optimizer: its hyperparameters numbers, or arrays with one a lane; its learning rate may be one a parameter.
-    epochs: passes over the data, at least 1. until: the training is left off after so many of them, None is all; in its
-        history, what would come then is nan, and what has come is as in the whole training.
-    batch_size: examples a step, 1 to m; the last batch of an epoch may be shorter. None: all.
-    orders: the examples' order in each epoch, (m,) or (..., m) with one a lane, see `reshuffled`; None keeps the data's own.
-    schedule: name of the learning rate's schedule. warmup: updates over which the rate rises linearly ahead of it, below 1 a
-        share of all updates, see `blocks.schedules.rate_schedule`.
-    validation: x and y measured beside the training data before the first epoch, after the last, and log-spaced
-        between, `evaluations` times at most; 0 measures nothing.
-    loss_bound: a number, or one a lane. A lane whose loss is above it has diverged, as has one whose loss or gradient is not
-        finite: it leaves the stack where it stands. What the last update has led to is judged by the loss of all training data,
-        and by the parameters.
-    watch: called after every epoch with the number of steps made so far, and a function that gives their history.
-    instruments: what else to measure, see `blocks.measure.instruments`.
+    weights: (m,) above 0, one per example. A batch's loss is the weighted mean over its examples. Evaluations and instruments
+        do not use weights. None: all are equal.
+    loss: the loss of the logits, from `blocks.losses`, or its name.
+    optimizer: its hyperparameters are numbers, or arrays with one per lane; its learning rate may be one per parameter.
+    epochs: passes over the data, at least 1. until: the epoch after which the training stops, None for the last. The history
+        then has nan for the later steps, and for the earlier ones the values of the complete training.
+    batch_size: examples per step, 1 to m; the last batch of an epoch may be shorter. None: all.
+    orders: the order of the examples in each epoch, (m,), or (..., m) with one per lane, see `reshuffled`; None keeps the data's.
+    schedule: name of the learning rate's schedule. warmup: number of updates over which the rate first rises linearly; below 1
+        a share of all updates, see `blocks.schedules.rate_schedule`.
+    validation: x and y that are evaluated in addition to the training data.
+    evaluations: the largest number of evaluations: before the first epoch, after the last, and log-spaced between. 0: none.
+    loss_bound: a number, or one per lane. A lane has diverged where its loss is above the bound, or where its loss or gradient is
+        not finite. It is then no longer trained, and keeps its parameters. After the last update, the loss of all training data
+        and the parameters are checked.
+    watch: is called after every epoch with the number of steps so far, and a function that returns their history.
+    instruments: what else is measured, see `blocks.measure.instruments`.
     Raises ValueError for data that are not finite or do not fit the network, and for numbers out of range.
     """
     if isinstance(loss, str):
@@ -82,7 +82,7 @@ def train(
 
 
 class _Training:
-    """The training of a network's lanes: its data, its numbers, and the log of what has come."""
+    """A training: its data, its lanes, its settings and its log. See `train` for the arguments."""
 
     def __init__(
         self,
@@ -99,9 +99,9 @@ class _Training:
         self.x, self.y = transpose(self.examples.rows[:, :-1]), np.asarray(y)
         self.m = len(self.examples.rows)
         self.weights = None if weights is None else check_weights(weights, self.m)
-        self.batch_size = _checked_batch_size(batch_size, self.m, network.mixes_examples)
+        self.batch_size = _check_batch_size(batch_size, self.m, network.mixes_examples)
         self.batches = [slice(start, min(start + self.batch_size, self.m)) for start in range(0, self.m, self.batch_size)]
-        self.loss_bound = _checked_bound(loss_bound, network)
+        self.loss_bound = _check_bound(loss_bound, network)
         self.least_bound = float(np.min(self.loss_bound))
         self.lanes = Lanes(network, optimizer, loss, self.x, self.weights)
 
@@ -122,7 +122,7 @@ class _Training:
         evaluations = whole_number("evaluations", evaluations, at_least=2) if evaluations else 0
         self.sets = {"train": self.examples}
         if validation is not None:
-            self.sets["validation"] = Examples.create(self.lanes.whole, self.loss, *validation, "validation ")
+            self.sets["validation"] = Examples.create(self.lanes.full_network, self.loss, *validation, "validation ")
         self.scores = "loss", "r2" if self.loss.decides is None else "accuracy"
         self.evaluated_epochs = log_spaced(epochs + 1, evaluations) if evaluations else np.empty(0, int)
         network, sizes = self.lanes.network, [batch.stop - batch.start for batch in self.batches]
@@ -131,30 +131,30 @@ class _Training:
         self.log = Log(*shape, network.parameters.dtype, sizes, epochs, self.evaluated_epochs, measures)
         factor = rate_schedule(schedule, warmup, self.log.steps)
         self.instruments = {
-            instrument.name: instrument.mounted(network, self.x, self.y, self.loss, self.batch_size, self.log.steps)
+            instrument.name: instrument.mount(network, self.x, self.y, self.loss, self.batch_size, self.log.steps)
             for instrument in instruments
         }
-        # A network that diverges overflows on its way, and one that vanishes underflows: both are results here.
+        # A network that diverges overflows, and one that vanishes underflows. Both are results here, not errors.
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             self._epochs(until, orders, factor, watch)
             if self.lanes.live.size and until == epochs:
                 self._judge_last_update()
         self.lanes.write_back()
-        # One nan for all: the bits of one depend on the lanes beside it.
-        whole = self.lanes.whole.parameters
-        np.copyto(whole, np.nan, where=np.isnan(whole))
+        # All nans get the same bits, which otherwise depend on the neighbouring lanes.
+        parameters = self.lanes.full_network.parameters
+        np.copyto(parameters, np.nan, where=np.isnan(parameters))
         return self._history(self.log.steps)
 
     def _epochs(self, count: int, orders: Iterator[Array] | None, factor: Callable[[int], float], watch: Watch | None) -> None:
-        """So many epochs, each with its evaluations and its batches; the evaluations behind the last one."""
-        order = np.arange(self.m) if orders is None else _checked_order(next(orders, None), 0, self.lanes, self.m)
+        """Train for `count` epochs, with the evaluations before each of them and after the last."""
+        order = np.arange(self.m) if orders is None else _check_order(next(orders, None), 0, self.lanes, self.m)
         if order.ndim > 1:
             self.lanes.give_own_batches()
         batches, step = [order[..., batch] for batch in self.batches], 0
         for epoch in range(count):
             self._evaluate_sets(epoch)
             if epoch and orders is not None:
-                order = _checked_order(next(orders, None), epoch, self.lanes, self.m)
+                order = _check_order(next(orders, None), epoch, self.lanes, self.m)
                 batches = [order[..., batch] for batch in self.batches]
             for batch in batches:
                 if self.lanes.live.size == 0:
@@ -166,31 +166,31 @@ class _Training:
         self._evaluate_sets(count)
 
     def _cycle(self, step: int, examples: Array, factor: float) -> None:
-        """One cycle of gradient descent, its loss and norms kept at `step`. examples: (m,), or (lanes, m) of all lanes.
+        """Make one cycle of gradient descent, and log its loss and norms at `step`. examples: (m,), or (lanes, m) of all lanes.
 
-        Lanes with a loss above the bound, or a gradient that is not finite, leave; the others make the cycle anew, with
-        their very bits.
+        Lanes with a loss above the bound, or with a gradient that is not finite, are removed. The others repeat the cycle, and
+        have the same bits again.
         """
         lanes = self.lanes
-        numbers = examples[lanes.place] if lanes.has_own_batches else examples
+        numbers = examples[lanes.index] if lanes.has_own_batches else examples
         batch = lanes.workspaces.gathered(lanes.network, self.examples, numbers, self.weights)
         batch.cycle()
         value, norms = batch.value, batch.norms
         finite = lanes.network.layout.rescale(norms, batch.squares, lanes.workspaces.gradient)
-        self.log.losses[step, lanes.place] = value
+        self.log.losses[step, lanes.index] = value
         if not (largest(value) <= self.least_bound or self._within_bounds(value).all()):
-            # Caches of its own, since a workspace's z may be overwritten by a.
-            stays, block = self._within_bounds(value), _first(_lost_blocks(lanes.network.forward(batch.x)[1]))
+            # Forward is computed again, since a may have overwritten z in the workspace.
+            mask, block = self._within_bounds(value), _first_block(_nonfinite_blocks(lanes.network.forward(batch.x)[1]))
         else:
-            self.log.norms[step, lanes.place] = norms
+            self.log.norms[step, lanes.index] = norms
             if finite:
                 self._update(step, factor)
                 return
-            stays, block = np.asarray(np.isfinite(norms).all(axis=-1)), _last_block(norms)
-        stays, block = np.reshape(stays, -1), np.reshape(block, -1)
-        lost = block[~stays]
-        self.log.diverged[:, lanes.live[~stays]] = np.full_like(lost, step), lost
-        lanes.leave(stays)
+            mask, block = np.asarray(np.isfinite(norms).all(axis=-1)), _last_block(norms)
+        mask, block = np.reshape(mask, -1), np.reshape(block, -1)
+        blocks = block[~mask]
+        self.log.diverged[:, lanes.live[~mask]] = np.full_like(blocks, step), blocks
+        lanes.keep(mask)
         if lanes.live.size:
             self._cycle(step, examples, factor)
 
@@ -198,29 +198,29 @@ class _Training:
         return np.asarray(value <= self.loss_bound[self.lanes.live].astype(value.dtype))
 
     def _update(self, step: int, factor: float) -> None:
-        """The update, and what is measured around it."""
+        """Make the update, and measure before and after it."""
         lanes = self.lanes
-        due = [instrument for instrument in self.instruments.values() if instrument.due(step)]
+        due = [instrument for instrument in self.instruments.values() if instrument.is_due(step)]
         for instrument in due:
             instrument.read(lanes.optimizer, lanes.state)
-            instrument.before(step, lanes.network, lanes.place)
+            instrument.before_update(step, lanes.network, lanes.index)
         lanes.optimizer.update(lanes.network.parameters, lanes.workspaces.gradient, lanes.state, factor)
         for instrument in due:
-            instrument.after(step, lanes.network, lanes.place)
+            instrument.after_update(step, lanes.network, lanes.index)
 
     def _judge_last_update(self) -> None:
-        """Note the lanes that it has made diverge, as `_cycle` does: no cycle comes after it."""
+        """Log the lanes that diverged with the last update, as the next cycle would do."""
         lanes = self.lanes
         measured = self.log.measures["loss/train"][-1:, lanes.live]
         loss = measured[0] if len(measured) else np.reshape(lanes.evaluate(self.examples, self.batch_size)[0], -1)
         finite = np.isfinite(lanes.network.parameters).all(axis=-1)
         bad = ~((loss <= self.loss_bound[lanes.live]) & np.reshape(finite, -1))
         if bad.any():
-            lost = np.any([_lost_blocks(lanes.network.forward(self.x[:, batch])[1]) for batch in self.batches], axis=0)
-            self.log.diverged[:, lanes.live[bad]] = np.full(bad.sum(), self.log.steps), np.reshape(_first(lost), -1)[bad]
+            blocks = np.any([_nonfinite_blocks(lanes.network.forward(self.x[:, batch])[1]) for batch in self.batches], axis=0)
+            self.log.diverged[:, lanes.live[bad]] = np.full(bad.sum(), self.log.steps), np.reshape(_first_block(blocks), -1)[bad]
 
     def _evaluate_sets(self, epoch: int) -> None:
-        """Note what the whole sets come to, if they are measured after so many epochs."""
+        """Evaluate the training and validation examples, if an evaluation is due after that number of epochs."""
         if self.lanes.live.size == 0 or epoch not in self.evaluated_epochs:
             return
         row = int(np.searchsorted(self.evaluated_epochs, epoch))
@@ -233,8 +233,8 @@ class _Training:
         return self.log.history(steps, self.lanes.shape, quantities)
 
 
-def _checked_order(order: Array | None, epoch: int, lanes: Lanes, m: int) -> Array:
-    """(m,), or (lanes, m)"""
+def _check_order(order: Array | None, epoch: int, lanes: Lanes, m: int) -> Array:
+    """Return the order of an epoch, (m,) or (lanes, m). Raises ValueError where it is none of m examples."""
     if order is None:
         raise ValueError(f"orders ends before epoch {epoch + 1}, it must have an order for every epoch")
     order = np.asarray(order)
@@ -244,15 +244,15 @@ def _checked_order(order: Array | None, epoch: int, lanes: Lanes, m: int) -> Arr
     return order if order.ndim == 1 else order.reshape(-1, m)
 
 
-def _checked_bound(loss_bound: float | Array, network: Network) -> Array:
-    """(lanes,)"""
+def _check_bound(loss_bound: float | Array, network: Network) -> Array:
+    """Return the loss bound of every lane, (lanes,)."""
     if np.shape(loss_bound) not in ((), network.lanes) or not np.all(np.asarray(loss_bound) > 0):
         raise ValueError(f"loss_bound is {loss_bound}, it must be above 0, a number or one a lane")
     bounds = np.minimum(loss_bound, float(np.finfo(network.parameters.dtype).max))
     return np.broadcast_to(bounds, network.lanes).reshape(-1)
 
 
-def _checked_batch_size(batch_size: int | None, m: int, mixes_examples: bool) -> int:
+def _check_batch_size(batch_size: int | None, m: int, mixes_examples: bool) -> int:
     batch_size = whole_number("batch_size", m if batch_size is None else batch_size, at_least=1, at_most=m)
     if mixes_examples and 1 in (m, batch_size, m % batch_size):
         raise ValueError(
@@ -262,17 +262,17 @@ def _checked_batch_size(batch_size: int | None, m: int, mixes_examples: bool) ->
     return batch_size
 
 
-def _lost_blocks(caches: list[Cache]) -> Array:
-    """(..., L) whether a z of the block is not finite."""
+def _nonfinite_blocks(caches: list[Cache]) -> Array:
+    """Return a mask (..., L), True where a z of the block is not finite."""
     return np.stack([~np.isfinite(cache.z).all(axis=(-2, -1)) for cache in caches], axis=-1)
 
 
-def _first(lost: Array) -> Array:
-    """(...) the first lost block of (..., L), counted from 1; 0 where there is none."""
-    return np.where(lost.any(axis=-1), lost.argmax(axis=-1) + 1, 0)
+def _first_block(blocks: Array) -> Array:
+    """Return (...) the number of the first block that is True in `blocks` (..., L), counted from 1; 0 where none is."""
+    return np.where(blocks.any(axis=-1), blocks.argmax(axis=-1) + 1, 0)
 
 
 def _last_block(norms: Array) -> Array:
-    """(...) the last block, counted from 1, with a norm that is not finite: backward runs from block L down."""
+    """Return (...) the last block, counted from 1, with a norm that is not finite. Backward starts at block L."""
     bad = ~np.isfinite(norms)[..., ::-1]
     return (norms.shape[-1] - 1 - bad.argmax(axis=-1)) // 2 + 1

@@ -1,4 +1,4 @@
-"""What a network computes a batch in: recorded once for each size of a batch, and replayed."""
+"""The arrays in which a network computes a batch. The computation is recorded once for each size of a batch, and replayed."""
 
 from functools import partial
 from typing import NamedTuple
@@ -11,19 +11,19 @@ from blocks.network import Network
 from blocks.tape.recorder import Tape
 from blocks.tape.replay import Replay, replay_is_on
 
-# Targets of more numbers than these are encoded batch by batch: those of 10,000 classes would be far larger than the data.
+# Targets with more numbers than this are encoded batch by batch: for 10,000 classes they would be far larger than the data.
 ENCODED_AT_ONCE = 2**24
 
 
 class Examples(NamedTuple):
-    """A whole data set. rows: (m, n_0 + 1) an example a row, and a 1. target: (..., m), or (..., n_L, m) where it is encoded."""
+    """A data set. rows: (m, n_0 + 1), each an example and a 1. target: (..., m), or (..., n_L, m) where it is encoded."""
 
     rows: Array
     target: Array
 
     @classmethod
     def create(cls, network: Network, loss: Loss, x: Array, y: Array, name: str = "") -> "Examples":
-        """The examples of x (n_0, m) and y; raises ValueError where they do not fit. name: of the set, for errors."""
+        """Return the examples of x (n_0, m) and y. Raises ValueError where they do not fit. name: of the data set, for errors."""
         sizes, dtype = network.layout.sizes, network.parameters.dtype
         x, y = np.asarray(x), np.asarray(y)
         if x.ndim != 2 or x.shape[0] != sizes[0]:
@@ -34,18 +34,18 @@ class Examples(NamedTuple):
         target = loss.check(y, sizes[-1], dtype)
         if loss.decides is None or target.size * sizes[-1] <= ENCODED_AT_ONCE:
             target = loss.encode(target, sizes[-1], dtype)
-        # An example's values side by side: gathering a batch moves whole rows.
+        # An example is a row here, since gathering a batch copies whole rows faster than columns.
         rows = np.empty((x.shape[1], x.shape[0] + 1), dtype)
         rows[:, :-1], rows[:, -1] = x.T, 1
         return cls(rows, target)
 
 
 class Workspace:
-    """What batches of m examples are gathered into, and computed in: recorded once, and replayed.
+    """The arrays for batches of m examples, which are gathered into it.
 
-    rows: (m, n_0 + 1) an example a row, with a 1 behind it: turned, block 1's a_prev_1, so that no batch is copied twice;
-        (lanes, m, n_0 + 1) where every lane has a batch of its own.
-    gradient: (..., P) where `backward` leaves the gradient.
+    rows: (m, n_0 + 1), each an example and a 1; (lanes, m, n_0 + 1) where every lane has its own batch. Transposed, it is
+        a_prev_1 of block 1, so that no batch is copied twice.
+    gradient: (..., P) to which `cycle` writes the gradient.
     value: (...,) the loss. logits: (..., n_L, m).
     norms: (..., 2 L) of all dW and db. squares: their squares, see `Layout.squares`.
     """
@@ -71,7 +71,7 @@ class Workspace:
         # (units, lanes, m) -> (lanes, units, m)
         labels = self.labels.swapaxes(0, -2) if lanes else self.labels
         self.encode = partial(loss.encode, labels, units, dtype) if target.dtype != dtype else lambda: labels
-        # Every lane's own copy of the labels: broadcasting takes longer, and allocates.
+        # Every lane has its own copy of the labels, since broadcasting takes longer and allocates memory.
         is_copied = bool(network.lanes) or target.dtype != dtype
         self.target = np.empty((*network.lanes, units, m), dtype) if is_copied else self.labels
         self.shares = np.empty(shape, dtype) if weighted else None
@@ -107,18 +107,18 @@ class Workspace:
 
     @property
     def x(self) -> Array:
-        """(n_0, m) the batch, or one a lane."""
+        """The batch (n_0, m), or (lanes, n_0, m) where every lane has its own."""
         return transpose(self.rows)[..., :-1, :]
 
     def forward(self) -> None:
-        """Leave value and logits."""
+        """Compute value and logits."""
         if self.replay is None:
             self._forward(self.network, self.x, self.target, self.shares)
         else:
             self.replay(0)
 
     def cycle(self) -> None:
-        """Leave the gradient and its norms, too."""
+        """Compute value and logits, the gradient and its norms."""
         if self.replay is None:
             self._forward(self.network, self.x, self.target, self.shares)
             self._backward(self.network, self.gradient)
@@ -126,7 +126,7 @@ class Workspace:
             self.replay()
 
     def gather(self, examples: Examples, numbers: Array, weights: Array | None) -> None:
-        """Take the examples of these numbers out of a whole set: (m,) for all lanes, or (lanes, m)."""
+        """Copy examples of a data set into the workspace. numbers: theirs, (m,) for all lanes, or (lanes, m)."""
         if numbers is not self.numbers:
             places = numbers if numbers.shape == self.shape else np.broadcast_to(numbers, self.shape)
             examples.rows.take(places, 0, self.rows, "clip")
@@ -141,8 +141,8 @@ class Workspace:
 class Workspaces:
     """The workspaces of a network's lanes, one for each size of a batch.
 
-    gradient: (..., P) of all of them. weights: (m,) of the training examples, None where all count alike.
-    has_own_batches: whether every lane has a batch of its own.
+    gradient: (..., P), the same array in all workspaces. weights: (m,) of the training examples, None where all are equal.
+    has_own_batches: whether every lane has its own batch.
     """
 
     def __init__(self, network: Network, loss: Loss, weights: Array | None, has_own_batches: bool = False) -> None:
@@ -151,7 +151,7 @@ class Workspaces:
         self._workspaces: dict[tuple[Network, int], Workspace] = {}
 
     def gathered(self, network: Network, examples: Examples, numbers: Array, weights: Array | None = None) -> Workspace:
-        """The workspace for so many examples, with those of these numbers in it: (m,), or (lanes, m) with one series a lane."""
+        """Return the workspace for a batch, with its examples. numbers: theirs, (m,), or (lanes, m) for a batch per lane."""
         key = network, numbers.shape[-1]
         if key not in self._workspaces:
             shape = (*self.lanes, numbers.shape[-1]) if self.has_own_batches else numbers.shape

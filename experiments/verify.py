@@ -117,7 +117,7 @@ def main() -> None:
             with threadpool_limits(1, user_api="blas"):
                 rows += list(SECTIONS[name]())
     print(table_text(rows))
-    print(reason or Machine.here())
+    print(reason or Machine.current())
     try:
         if not arguments.no_record:
             record(rows, TrackingConfig(uri=arguments.uri))

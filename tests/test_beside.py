@@ -41,7 +41,7 @@ def test_what_runs_by_numpy_alone_does_in_that_engine_alone(engine):
 
     # Two calls are one program with the extra.
     assert programs() == [1, 1]
-    assert step.by_numpy_alone(programs, engine.modules["program"])() == [2, 1]
+    assert step.without_compiled(programs, engine.modules["program"])() == [2, 1]
 
 
 def test_a_case_of_each_kind_is_a_line(monkeypatch, capsys):
@@ -106,7 +106,7 @@ def test_a_profile_counts_the_calls_of_a_step():
     clock = profile.Clock()
     for _ in range(2):
         with clock.running():
-            step.steps_alone(sizes, x, y, 16, 1)()
+            step.time_steps(sizes, x, y, 16, 1)()
     products = sum(calls for name, (calls, _) in clock.parts().items() if name.startswith("matmul"))
     # W a_prev and dz a_prev^T of three blocks, W^T dz of two; in the loss, the sum of e^z and that of its terms.
     assert products == 3 + 3 + 2 + 2

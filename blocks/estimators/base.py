@@ -1,4 +1,4 @@
-"""What the two estimators share: scikit-learn's parameters, the training and how it goes on, the way from X to logits."""
+"""The common part of both estimators: their training, its continuation, and the logits of X."""
 
 import math
 import warnings
@@ -21,32 +21,32 @@ from blocks.optimizers import OPTIMIZERS, Momentum, Optimizer, State
 from blocks.parametrizations import rate_factors
 from blocks.training import Watch, reshuffled, train
 
-# What a network is built by: a training that goes on needs it unchanged.
+# The parameters that determine the network. They must not change where a training is continued.
 BUILT_BY = ("depth", "width", "activation", "kind", "parametrization", "dtype")
 
 
 class _Continued(Optimizer):
-    """An optimizer that goes on where an earlier training left it.
+    """An optimizer that continues with its state at the end of an earlier training.
 
-    before: the parameters before the last update of this training, or at its start.
+    previous_parameters: the parameters before the last update of this training, or at its start.
     """
 
     def __init__(self, rule: Optimizer, network: Network) -> None:
         super().__init__(rule.learning_rate, weight_decay=rule.weight_decay)
         self.rule, self.state = rule, rule.start(network)
-        self.before = np.empty_like(network.parameters)
+        self.previous_parameters = np.empty_like(network.parameters)
 
     def start(self, network: Network) -> State:
-        self.before[...] = network.parameters
+        self.previous_parameters[...] = network.parameters
         return self.state
 
     def update(self, parameters: Array, gradient: Array, state: State, factor: float = 1.0) -> None:
-        self.before[...] = parameters
+        self.previous_parameters[...] = parameters
         self.rule.update(parameters, gradient, state, factor)
 
 
 class _Stop(Exception):
-    """Ends a training from within its watch; carries the history so far."""
+    """Is raised by a watch to end a training. history: the history so far."""
 
     def __init__(self, history: History) -> None:
         super().__init__(history)
@@ -54,11 +54,11 @@ class _Stop(Exception):
 
 
 class _EarlyStopping:
-    """A watch that keeps the parameters of the best score, and ends the training where it gets no better by `tol`.
+    """A watch that stores the parameters with the best score, and ends the training when the score does not improve by `tol`.
 
-    score: of the network as it stands; nan counts as no better.
-    patience: epochs without improvement after which training ends.
-    best: the score of the parameters that the network begins with, or -inf.
+    score: returns the current score of the network; nan is no improvement.
+    patience: the number of epochs without improvement after which training ends.
+    best: the score of the network's parameters at the start, or -inf.
     """
 
     def __init__(self, network: Network, score: Callable[[], float], patience: int, tol: float, best: float) -> None:
@@ -84,7 +84,7 @@ class NetworkEstimator(Parameters):
     predictor_: Network
 
     def _begin(self, generator: np.random.RandomState, outputs: int) -> None:
-        """A new network, optimizer and order of batches."""
+        """Create the network, the optimizer and the generator of the batches' order."""
         weights, self._order = np.random.default_rng(generator.randint(np.iinfo(np.int32).max)).spawn(2)
         sizes = [self.n_features_in_, *[int(self.width)] * (int(self.depth) - 1), outputs]
         options: dict[str, Any] = {"dtype": self.dtype, "kind": self.kind, "parametrization": self.parametrization}
@@ -104,7 +104,7 @@ class NetworkEstimator(Parameters):
         self._optimizer = _Continued(rule(rate, weight_decay=self.weight_decay, **options), self.network_)
 
     def _goes_on(self, partial: bool) -> bool:
-        """Whether the network there is will be trained further; raises ValueError where the parameters are not its own."""
+        """Return whether an existing network is trained further. Raises ValueError where its parameters have changed."""
         if partial and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         if not (hasattr(self, "network_") and (partial or self.warm_start)):
@@ -115,11 +115,11 @@ class NetworkEstimator(Parameters):
         return True
 
     def _fit(self, X: Array, y: Array, sample_weight: ArrayLike | None, outputs: int, goes_on: bool) -> Self:
-        """Train on X (m, n_0) and y (m,) or (m, outputs), as the loss takes it but for the transpose."""
+        """Train on X (m, n_0) and y (m,) or (m, outputs), the transpose of the loss's targets."""
         generator = self._generator()
         X, y, weights = _with_weight(X, y, sample_weight)
         if self.early_stopping:
-            X, X_held, y, y_held, weights, weights_held = self._hold_out(X, y, weights, generator)
+            X, X_validation, y, y_validation, weights, weights_validation = self._hold_out(X, y, weights, generator)
         if goes_on:
             self._begin_optimizer()
         else:
@@ -129,7 +129,7 @@ class NetworkEstimator(Parameters):
 
         def score() -> float:
             self.predictor_ = self.network_.with_statistics(X.T)
-            return self._score_of(self._forward(X_held), y_held, weights_held)
+            return self._score_of(self._forward(X_validation), y_validation, weights_validation)
 
         stopping = _EarlyStopping(self.network_, score, self.n_iter_no_change, self.tol, score() if goes_on else -np.inf)
         self._train(X, y, weights, self.epochs, stopping)
@@ -141,16 +141,16 @@ class NetworkEstimator(Parameters):
     def _hold_out(self, X: Array, y: Array, weights: Array | None, generator: np.random.RandomState) -> list[Any]:
         """X, y and weights, each in two parts; every class in both in its share, where no class is too small for that."""
         m = len(X)
-        held = math.ceil(self.validation_fraction * m)
-        if held < 2 or held == m:
+        n_validation = math.ceil(self.validation_fraction * m)
+        if n_validation < 2 or n_validation == m:
             must = f"it must hold out at least 2 examples of {m} and leave at least 1"
             raise ValueError(f"validation_fraction is {self.validation_fraction}, {must}")
         stratify = None
         if self._loss.decides:
             _, counts = np.unique(y, return_counts=True)
-            stratify = y if counts.min() > 1 and len(counts) <= min(held, m - held) else None
+            stratify = y if counts.min() > 1 and len(counts) <= min(n_validation, m - n_validation) else None
         arrays = (X, y) if weights is None else (X, y, weights)
-        parts = train_test_split(*arrays, test_size=held, stratify=stratify, random_state=generator)
+        parts = train_test_split(*arrays, test_size=n_validation, stratify=stratify, random_state=generator)
         return parts if weights is not None else [*parts, None, None]
 
     def _partial_fit(self, X: Array, y: Array, sample_weight: ArrayLike | None, outputs: int, goes_on: bool) -> Self:
@@ -179,7 +179,7 @@ class NetworkEstimator(Parameters):
         except _Stop as stop:
             history = stop.history
         if history.diverged_step >= 0:
-            self.network_.parameters[...] = self._optimizer.before
+            self.network_.parameters[...] = self._optimizer.previous_parameters
             where = f"step {history.diverged_step} in " + (
                 f"block {history.diverged_block}" if history.diverged_block else "the loss"
             )

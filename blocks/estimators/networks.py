@@ -91,13 +91,13 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         rows, labels = self._validated(X, y, reset=not goes_on)
         if not goes_on and classes is None:
             raise ValueError("classes is None, the first call of partial_fit must be given all labels there will be")
-        known = self.classes_ if classes is None else unique_labels(classes)
-        if goes_on and not np.array_equal(known, self.classes_):
-            raise ValueError(f"classes is {known.tolist()}, it must be that of the first call: {self.classes_.tolist()}")
-        if unknown := sorted(set(labels.tolist()) - set(known.tolist())):
-            raise ValueError(f"y has labels {unknown}, they must be in classes: {known.tolist()}")
-        self.classes_ = known
-        return self._partial_fit(rows, np.searchsorted(known, labels), sample_weight, len(known), goes_on)
+        known_classes = self.classes_ if classes is None else unique_labels(classes)
+        if goes_on and not np.array_equal(known_classes, self.classes_):
+            raise ValueError(f"classes is {known_classes.tolist()}, it must be that of the first call: {self.classes_.tolist()}")
+        if unknown := sorted(set(labels.tolist()) - set(known_classes.tolist())):
+            raise ValueError(f"y has labels {unknown}, they must be in classes: {known_classes.tolist()}")
+        self.classes_ = known_classes
+        return self._partial_fit(rows, np.searchsorted(known_classes, labels), sample_weight, len(known_classes), goes_on)
 
     @np.errstate(over="ignore")
     def _validated(self, X: ArrayLike, y: ArrayLike, reset: bool) -> tuple[Array, Array]:
@@ -169,8 +169,8 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
             values = column_or_1d(values, warn=True)
         values = check_array(values, dtype=self.dtype, ensure_2d=False, input_name="y")
         outputs = 1 if values.ndim == 1 else values.shape[1]
-        if goes_on and outputs != (before := self.network_.layout.sizes[-1]):
-            raise ValueError(f"y has shape {values.shape}, the network to be trained further has {before} outputs")
+        if goes_on and outputs != (previous_outputs := self.network_.layout.sizes[-1]):
+            raise ValueError(f"y has shape {values.shape}, the network to be trained further has {previous_outputs} outputs")
         return rows, values, outputs
 
     def predict(self, X: ArrayLike) -> Array:

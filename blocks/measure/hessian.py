@@ -1,6 +1,6 @@
-"""The curvature of the loss: its Hessian in the parameters times a vector, exactly.
+"""The curvature of the loss: exact products of its Hessian in the parameters with vectors.
 
-Nothing here changes a bit of the network. A lane that has diverged is no error: it comes out as nan or inf, and alone.
+Nothing here changes a bit of the network. A lane that has diverged is no error: only its results are nan or inf.
 Source: Pearlmutter, "Fast exact multiplication by the Hessian", 1994.
 """
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from blocks.arrays import Array, check_finite, check_shape
 from blocks.losses import Loss
-from blocks.measure.diagnostics import checked
+from blocks.measure.diagnostics import check_data
 from blocks.network import Network
 from blocks.tape.recorder import Tape
 from blocks.tape.replay import Replay
@@ -16,41 +16,41 @@ from blocks.tape.tangent import tangent
 
 
 class Hessian:
-    """The Hessian H of J in the parameters of a network, as they are at the last `update`.
+    """The Hessian H of J in the parameters of a network, with their values at the last `update`.
 
-    H v is the tangent along v of the gradient: forward and backward are recorded, and every operation differentiated.
+    H v is the tangent of the gradient along v: forward and backward are recorded, and every operation is differentiated.
 
-    directions: axes of vectors in front of the network's lanes.
-    v, product: (*directions, *lanes, P) in the network's dtype, what `times` reads and writes.
-    scale: (*lanes, P) s, None for 1: `times` is then that of the matrix with the entries s_i H_ij s_j, and leaves s v in v.
+    directions: the axes of the vectors in front of the network's lanes.
+    v, product: (*directions, *lanes, P) in the network's dtype; `times` reads v and writes product.
+    scale: (*lanes, P) s, None for 1. `times` then multiplies by the matrix with the entries s_i H_ij s_j, and changes v to s v.
     """
 
     scale: Array | None = None
 
     def __init__(self, network: Network, x: Array, y: Array, loss: Loss, directions: tuple[int, ...] = ()) -> None:
         self.network = network
-        x, target = checked(network, x, y, loss)
+        x, target = check_data(network, x, y, loss)
         shape, dtype = network.parameters.shape, network.parameters.dtype
         self.v = np.empty((*directions, *shape), dtype)
-        # Without the axes of a single direction: products of two matrices then, which are faster than stacked ones.
+        # A single direction needs no axes: products of two matrices are faster than stacked ones.
         v = self.v if np.prod(directions) != 1 else self.v.reshape(shape)
         tape = Tape()
         parameters = tape.watch(network.parameters)
-        recorded = network.with_parameters(parameters)
-        logits, caches = recorded.forward(np.asarray(x, dtype))
+        recorded_network = network.with_parameters(parameters)
+        logits, caches = recorded_network.forward(np.asarray(x, dtype))
         _, dlogits = loss.value_and_gradient(logits, target)
-        moved = tangent(tape, parameters, tape.watch(v), recorded.gradient(dlogits, caches))
-        self.replay = Replay(tape, [moved])
-        self.product = self.replay.array(moved).reshape(self.v.shape)
+        tangent_of_gradient = tangent(tape, parameters, tape.watch(v), recorded_network.gradient(dlogits, caches))
+        self.replay = Replay(tape, [tangent_of_gradient])
+        self.product = self.replay.array(tangent_of_gradient).reshape(self.v.shape)
         self.update()
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def update(self) -> None:
-        """Take the network's parameters as they are now."""
+        """Use the current values of the network's parameters."""
         self.replay(0)
 
     def times(self) -> Array:
-        """`product` = H v."""
+        """Compute `product` = H v, and return it."""
         if self.scale is None:
             self.replay(1)
         else:
@@ -62,10 +62,10 @@ class Hessian:
 
 @np.errstate(over="ignore", invalid="ignore")
 def hessian_vector_product(network: Network, x: Array, y: Array, loss: Loss, v: Array) -> Array:
-    """H v, H the Hessian of J in the parameters: exact, the tangent of the gradient (Pearlmutter 1994).
+    """Return H v, where H is the Hessian of J in the parameters. It is exact: the tangent of the gradient (Pearlmutter 1994).
 
-    With relu and leaky_relu H is the Hessian where it exists, off the kinks: g'' = 0 there, and what is left is the curvature
-    of the loss and the products of weights of different blocks.
+    With relu and leaky_relu, the Hessian exists off the kinks, where g'' = 0. It then has the curvature of the loss and the
+    products of weights of different blocks.
 
     x: (n_0, m) data, shared by all lanes, or (..., n_0, m). y: targets as `loss` takes them.
     v: (..., P) with the network's lanes; axes in front of those are further directions.

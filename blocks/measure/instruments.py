@@ -1,8 +1,8 @@
-"""The instruments on a schedule: what is measured beside losses and gradient norms while a network trains.
+"""The instruments: what is measured on a schedule, in addition to losses and gradient norms, while a network trains.
 
-None of them changes a bit of the training that it watches. An `Instrument` says what and when; `mounted` on a training it
-keeps what it has measured. A step is measured before its update, as its loss is; a network's lanes are measured at once,
-each with the bits of the network alone.
+No instrument changes a bit of the training. An `Instrument` says what is measured, and when; `mount` connects it to a training,
+and the mounted instrument stores what it measures. A step is measured before its update, as its loss is. All lanes of a network
+are measured together; each has the bits of the lane trained alone.
 """
 
 from dataclasses import dataclass, replace
@@ -13,25 +13,26 @@ import numpy as np
 from blocks.arrays import Array, choice, norm, quiet, whole_number
 from blocks.history import Histogram, Quantity, log_spaced
 from blocks.losses import Loss
-from blocks.measure.diagnostics import checked, example_gradient_norms, noise_scale, saturated, update_ratios
+from blocks.measure.diagnostics import check_data, example_gradient_norms, noise_scale, saturated, update_ratios
 from blocks.measure.hessian import Hessian
 from blocks.measure.jacobian import singular_values
-from blocks.measure.lanczos import Room, top_eigenpairs
+from blocks.measure.lanczos import BufferPool, top_eigenpairs
 from blocks.measure.signals import BINS, NUMBERS, deviations, signals
 from blocks.network import Network
 from blocks.optimizers import Optimizer, State
 
 LOG, LOG_POINTS = "log", 20
 SHARPNESS_TOLERANCE, PRODUCTS = 0.01, 200
-# How much of a random vector is added to the last eigenvectors: what has become the largest since may be none of theirs.
+# The share of a random vector that is added to the last eigenvectors, since another eigenvalue may have become the largest.
 RANDOM_SHARE = 0.3
 NO_UPDATE = "no update was made"
 NOT_FINITE, NOT_CONVERGED = "a product of H is not finite", f"not within {SHARPNESS_TOLERANCE:.0%} after {PRODUCTS} products of H"
 
 
-def scheduled(argument: str, schedule: str, steps: int) -> Array:
-    """The steps of 0..steps-1 that a schedule names: `k`, every k-th from 0 on; `log`, at most 20, log-spaced, first and last.
+def scheduled_steps(argument: str, schedule: str, steps: int) -> Array:
+    """Return the steps of 0..steps-1 at which a schedule measures.
 
+    schedule: `k` is every k-th step from 0 on; `log` is at most 20 log-spaced steps, with the first and the last.
     Raises ValueError, which names the argument, for any other schedule.
     """
     if schedule == LOG:
@@ -43,12 +44,12 @@ def scheduled(argument: str, schedule: str, steps: int) -> Array:
 
 @dataclass(frozen=True)
 class Instrument:
-    """What to measure, and when.
+    """What is measured, and when.
 
-    name: of the table INSTRUMENTS. schedule: see `scheduled`.
-    examples: measured on the first so many training examples; None is as many as a batch has. update_ratio needs none.
-    count: how many of the largest eigenvalues; of sharpness and preconditioned_sharpness alone.
-    Raises ValueError for an unknown name or schedule, and counts below 1.
+    name: a name in the table INSTRUMENTS. schedule: see `scheduled_steps`.
+    examples: the number of training examples that are measured, the first ones; None is the batch size. update_ratio uses none.
+    count: the number of eigenvalues, for sharpness and preconditioned_sharpness.
+    Raises ValueError for an unknown name or schedule, and for counts below 1.
     """
 
     name: str
@@ -58,64 +59,68 @@ class Instrument:
 
     def __post_init__(self) -> None:
         choice("instrument", self.name, INSTRUMENTS)
-        scheduled("schedule", self.schedule, 1)
+        scheduled_steps("schedule", self.schedule, 1)
         whole_number("count", self.count, at_least=1)
         if self.examples is not None:
             whole_number("examples", self.examples, at_least=1)
 
-    def mounted(self, network: Network, x: Array, y: Array, loss: Loss, batch_size: int, steps: int) -> "Mounted":
-        """The instrument on a training of `steps` steps of that network, its lanes along one axis at most, with x and y.
+    def mount(self, network: Network, x: Array, y: Array, loss: Loss, batch_size: int, steps: int) -> "MountedInstrument":
+        """Return the instrument connected to a training.
 
-        Raises ValueError where there are fewer examples, or parameters, than are asked for.
+        network: has its lanes along one axis at most. x, y, loss, batch_size: the training's. steps: their number.
+        Raises ValueError where there are fewer examples or parameters than are measured.
         """
-        kind = INSTRUMENTS[self.name]
+        instrument_type = INSTRUMENTS[self.name]
         m = self.examples or batch_size
-        m = whole_number(f"{self.name}'s examples", m, at_least=kind.least_examples, at_most=x.shape[-1])
+        m = whole_number(f"{self.name}'s examples", m, at_least=instrument_type.least_examples, at_most=x.shape[-1])
         whole_number(f"{self.name}'s count", self.count, at_least=1, at_most=network.layout.size)
-        return kind(self, network, x[..., :m], y[..., :m], loss, scheduled("schedule", self.schedule, steps))
+        return instrument_type(self, network, x[..., :m], y[..., :m], loss, scheduled_steps("schedule", self.schedule, steps))
 
 
-class Mounted:
-    """An instrument at work. at: (E,) the steps at which it measures. values: (E, lanes, n) what it has measured, else nan."""
+class MountedInstrument:
+    """An instrument that is connected to a training.
+
+    steps: (E,) at which it measures. values: (E, lanes, n) what it has measured, nan where it has not.
+    """
 
     symbol: ClassVar[str]
     least_examples: ClassVar[int] = 1
 
-    def __init__(self, instrument: Instrument, network: Network, x: Array, y: Array, loss: Loss, at: Array) -> None:
-        self.x, self.y, self.loss, self.at = x, y, loss, at
-        self.values = np.full((len(at), int(np.prod(network.lanes)), self.width(network, instrument)), np.nan)
+    def __init__(self, instrument: Instrument, network: Network, x: Array, y: Array, loss: Loss, steps: Array) -> None:
+        self.x, self.y, self.loss, self.steps = x, y, loss, steps
+        self.values = np.full((len(steps), int(np.prod(network.lanes)), self.width(network, instrument)), np.nan)
 
     @staticmethod
     def width(network: Network, instrument: Instrument) -> int:
-        """n, the numbers at a step."""
+        """Return n, how many numbers are measured at a step."""
         return network.depth
 
-    def place(self, step: int) -> int:
-        """Where a step stands in `at`, or would."""
-        return int(np.searchsorted(self.at, step))
+    def row(self, step: int) -> int:
+        """Return the row of a step in `values`."""
+        return int(np.searchsorted(self.steps, step))
 
-    def due(self, step: int) -> bool:
-        """Whether it measures at that step."""
-        place = self.place(step)
-        return bool(place < len(self.at) and self.at[place] == step)
+    def is_due(self, step: int) -> bool:
+        """Return whether the instrument measures at that step."""
+        row = self.row(step)
+        return bool(row < len(self.steps) and self.steps[row] == step)
 
     def read(self, optimizer: Optimizer, state: State) -> None:
-        """Called just ahead of `before`, for what depends on the optimizer."""
+        """Read what depends on the optimizer. It is called before `before_update`."""
 
-    def before(self, step: int, network: Network, live: slice | Array) -> None:
-        """Measure just before the update of `step`. live: the places of the network's lanes among all."""
-        self.values[self.place(step), live] = self.measure(network, live)
+    def before_update(self, step: int, network: Network, live: slice | Array) -> None:
+        """Measure just before the update of `step`. live: the numbers of the network's lanes among all lanes of the training."""
+        self.values[self.row(step), live] = self.measure(network, live)
 
-    def after(self, step: int, network: Network, live: slice | Array) -> None:
-        """Measure just after it."""
+    def after_update(self, step: int, network: Network, live: slice | Array) -> None:
+        """Measure just after the update of `step`."""
 
     def measure(self, network: Network, live: slice | Array) -> Array:
-        """(lanes, n)"""
+        """Return the n numbers of each lane, (lanes, n)."""
         raise NotImplementedError
 
     def quantity(self, lanes: tuple[int, ...]) -> Quantity:
-        """All that was measured, in the lanes' own shape."""
-        return Quantity(self.at, quiet(_by_lane(self.values, lanes)))
+        """Return all that was measured. lanes: the shape of the training's lanes."""
+        return Quantity(self.steps, quiet(_by_lane(self.values, lanes)))
 
 
 def _by_lane(values: Array, lanes: tuple[int, ...]) -> Array:
@@ -123,73 +128,73 @@ def _by_lane(values: Array, lanes: tuple[int, ...]) -> Array:
     return np.moveaxis(values, 1, 0).reshape(*lanes, len(values), *values.shape[2:]).copy()
 
 
-class Sharpness(Mounted):
-    """The Hessian's largest eigenvalues, each measurement starting from the last one's eigenvectors and something random.
+class Sharpness(MountedInstrument):
+    """The Hessian's largest eigenvalues. Each measurement starts from the last one's eigenvectors plus a random vector.
 
-    Each is within 1 % of the eigenvalue itself, or of rounding, 8 epsilons of the largest |lambda|; see `top_eigenpairs`. One
-    that is not after 200 products is nan, as all are where a product is not finite: `Quantity.reasons` says which.
+    A value is within 1 % of the eigenvalue, or within rounding, 8 epsilons of the largest |lambda|; see `top_eigenpairs`. It is
+    nan where this is not reached after 200 products, or where a product is not finite; `Quantity.reasons` says which.
     """
 
     symbol = "lambda"
-    # See `Hessian`.
+    # s of the `Hessian`.
     scale: Array | None = None
 
-    def __init__(self, instrument: Instrument, network: Network, x: Array, y: Array, loss: Loss, at: Array) -> None:
-        super().__init__(instrument, network, x, y, loss, at)
-        # Any start will do that has a share of the eigenvectors; a fixed one, so that a run alone has a stack's bits.
+    def __init__(self, instrument: Instrument, network: Network, x: Array, y: Array, loss: Loss, steps: Array) -> None:
+        super().__init__(instrument, network, x, y, loss, steps)
+        # A fixed random start gives a run the same bits alone and in a stack.
         self.start = np.random.default_rng(0).standard_normal((instrument.count, network.layout.size))
         self.start = (RANDOM_SHARE / norm(self.start)[:, None] * self.start).astype(network.parameters.dtype)
         self.vectors = np.zeros((self.values.shape[1], *self.start.shape), self.start.dtype)
         self.reasons: Array = np.full(self.values.shape[:2], "", dtype=object)
         self.hessian: Hessian | None = None
-        self.room = Room()
+        self.pool = BufferPool()
 
     @staticmethod
     def width(network: Network, instrument: Instrument) -> int:
         """One number an eigenvalue."""
         return instrument.count
 
-    def before(self, step: int, network: Network, live: slice | Array) -> None:
-        """The eigenvalues, the largest first, and why one is missing."""
+    def before_update(self, step: int, network: Network, live: slice | Array) -> None:
+        """Measure the eigenvalues, the largest first, and note the reasons why values are missing."""
         if self.hessian is not None and self.hessian.network is network:
             self.hessian.update()
         else:
             self.hessian = Hessian(network, self.x, self.y, self.loss, self.start.shape[:1])
         self.hessian.scale = self.scale
         start = self.vectors[live].reshape(*network.lanes, *self.start.shape) + self.start
-        values, vectors = top_eigenpairs(self.hessian, start, tolerance=SHARPNESS_TOLERANCE, iterations=PRODUCTS, room=self.room)
-        # All of a lane's numbers are nan, or none.
-        lost = np.isnan(vectors[..., 0, 0])
-        self.vectors[live] = np.where(lost[..., None, None], 0, vectors) if lost.any() else vectors
-        missing = np.where(lost, NOT_FINITE, np.where(np.isnan(values).any(axis=-1), NOT_CONVERGED, ""))
-        self.values[self.place(step), live], self.reasons[self.place(step), live] = values, missing
+        values, vectors = top_eigenpairs(self.hessian, start, tolerance=SHARPNESS_TOLERANCE, iterations=PRODUCTS, pool=self.pool)
+        # Either all of a lane's vectors are nan, or none.
+        is_missing = np.isnan(vectors[..., 0, 0])
+        self.vectors[live] = np.where(is_missing[..., None, None], 0, vectors) if is_missing.any() else vectors
+        reasons = np.where(is_missing, NOT_FINITE, np.where(np.isnan(values).any(axis=-1), NOT_CONVERGED, ""))
+        self.values[self.row(step), live], self.reasons[self.row(step), live] = values, reasons
 
     def quantity(self, lanes: tuple[int, ...]) -> Quantity:
-        """See `Mounted.quantity`."""
-        return replace(super().quantity(lanes), reasons=self.reasons.T.reshape(*lanes, len(self.at)).copy())
+        """See `MountedInstrument.quantity`."""
+        return replace(super().quantity(lanes), reasons=self.reasons.T.reshape(*lanes, len(self.steps)).copy())
 
 
 class PreconditionedSharpness(Sharpness):
-    """The largest eigenvalues of P^-1 H, those of P^(-1/2) H P^(-1/2), P what the optimizer divides the gradient by.
+    """The largest eigenvalues of P^-1 H, which are those of P^(-1/2) H P^(-1/2). The optimizer divides the gradient by P.
 
-    Without P it is the sharpness. At step 0 a rule that has one has divided by nothing yet, and there is no value.
+    For a rule without P it is the sharpness. A rule with P has none yet at step 0, so that there is no value.
     """
 
     def read(self, optimizer: Optimizer, state: State) -> None:
-        """Keep P^(-1/2)."""
+        """Store P^(-1/2)."""
         P = optimizer.preconditioner(state)
         self.scale = None if P is None else P**-0.5
         self.is_known = P is None or state.updates > 0
 
-    def before(self, step: int, network: Network, live: slice | Array) -> None:
+    def before_update(self, step: int, network: Network, live: slice | Array) -> None:
         """See `Sharpness.before`."""
         if self.is_known:
-            super().before(step, network, live)
+            super().before_update(step, network, live)
         else:
-            self.reasons[self.place(step), live] = NO_UPDATE
+            self.reasons[self.row(step), live] = NO_UPDATE
 
 
-class Saturated(Mounted):
+class Saturated(MountedInstrument):
     """The share of each hidden block's units that pass no gradient for any example."""
 
     symbol = "a"
@@ -204,8 +209,8 @@ class Saturated(Mounted):
         return saturated(network, self.x)
 
 
-class ExampleNorm(Mounted):
-    """The root mean square over the examples of ||dJ_i/dW_l||, J_i the loss of example i alone."""
+class ExampleNorm(MountedInstrument):
+    """The root mean square over the examples of ||dJ_i/dW_l||, where J_i is the loss of example i."""
 
     symbol = "W"
 
@@ -215,8 +220,8 @@ class ExampleNorm(Mounted):
         return norm(norms) / np.sqrt(norms.shape[-1])
 
 
-class NoiseScale(Mounted):
-    """The simple noise scale tr(Sigma) / |G|^2: the batch size from which on larger batches bring less and less."""
+class NoiseScale(MountedInstrument):
+    """The simple noise scale tr(Sigma) / |G|^2: the batch size above which larger batches bring less and less."""
 
     symbol = "B"
     least_examples = 2
@@ -231,14 +236,14 @@ class NoiseScale(Mounted):
         return noise_scale(network, self.x, self.y, self.loss)[..., None]
 
 
-class SingularValue(Mounted):
-    """The singular values of da_{L-1}/da_1, the largest first, each its mean over the examples."""
+class SingularValue(MountedInstrument):
+    """The singular values of da_{L-1}/da_1, the largest first, each the mean over the examples."""
 
     symbol = "s"
 
     @staticmethod
     def width(network: Network, instrument: Instrument) -> int:
-        """As many as the narrower of the first and the last hidden block has units."""
+        """Return the smaller number of units of the first and the last hidden block."""
         if network.mixes_examples or network.depth == 1:
             raise ValueError(f"singular_value is of hidden blocks that take each example alone, not of {network}")
         return min(network.layout.sizes[1], network.layout.sizes[-2])
@@ -248,66 +253,66 @@ class SingularValue(Mounted):
         return singular_values(network, self.x)
 
 
-class UpdateRatio(Mounted):
+class UpdateRatio(MountedInstrument):
     """||W_l after - W_l before|| / ||W_l before|| of the step's update."""
 
     symbol = "W"
 
-    def before(self, step: int, network: Network, live: slice | Array) -> None:
-        """Keep the parameters."""
-        self.kept = network.parameters.copy()
+    def before_update(self, step: int, network: Network, live: slice | Array) -> None:
+        """Store the parameters."""
+        self.parameters_before = network.parameters.copy()
 
-    def after(self, step: int, network: Network, live: slice | Array) -> None:
+    def after_update(self, step: int, network: Network, live: slice | Array) -> None:
         """See `diagnostics.update_ratios`."""
-        ratios = update_ratios(self.kept, network.parameters, network.layout)
-        self.values[self.place(step), live] = ratios
+        ratios = update_ratios(self.parameters_before, network.parameters, network.layout)
+        self.values[self.row(step), live] = ratios
 
 
-class Signals(Mounted):
-    """How z, a, da and dW of every block are distributed, and what an update is beside the weights; see `measure.signals`.
+class Signals(MountedInstrument):
+    """The distributions of z, a, da and dW of every block, and the size of an update; see `measure.signals`.
 
     values: (E, lanes, len(NUMBERS), L). counts: symbol -> (E, lanes, L, B) of its histogram.
     """
 
     symbol = "W"
 
-    def __init__(self, instrument: Instrument, network: Network, x: Array, y: Array, loss: Loss, at: Array) -> None:
-        super().__init__(instrument, network, x, y, loss, at)
-        self.x, self.target = checked(network, x, y, loss)
-        steps, lanes, depth = self.values.shape
-        self.values = np.full((steps, lanes, len(NUMBERS), depth), np.nan)
+    def __init__(self, instrument: Instrument, network: Network, x: Array, y: Array, loss: Loss, steps: Array) -> None:
+        super().__init__(instrument, network, x, y, loss, steps)
+        self.x, self.target = check_data(network, x, y, loss)
+        n_steps, lanes, depth = self.values.shape
+        self.values = np.full((n_steps, lanes, len(NUMBERS), depth), np.nan)
         # The smallest whole numbers that can count all entries of the largest array.
         dtype = np.min_scalar_type(max(network.layout.sizes) * max(x.shape[-1], *network.layout.sizes))
-        self.counts = {symbol: np.zeros((steps, lanes, depth, len(bins.edges) - 1), dtype) for symbol, bins in BINS.items()}
+        self.counts = {symbol: np.zeros((n_steps, lanes, depth, len(bins.edges) - 1), dtype) for symbol, bins in BINS.items()}
 
-    def before(self, step: int, network: Network, live: slice | Array) -> None:
-        """All but the update, and the parameters, which are kept."""
-        self.kept, self.std_W = network.parameters.copy(), deviations(network.parameters, network.layout)
-        counts, self.values[self.place(step), live, :-1] = signals(network, self.x, self.target, self.loss, self.std_W)
-        for symbol, counted in counts.items():
-            self.counts[symbol][self.place(step), live] = counted
+    def before_update(self, step: int, network: Network, live: slice | Array) -> None:
+        """Measure all but the update, and store the parameters."""
+        self.parameters_before, self.std_W = network.parameters.copy(), deviations(network.parameters, network.layout)
+        counts, self.values[self.row(step), live, :-1] = signals(network, self.x, self.target, self.loss, self.std_W)
+        for symbol, count in counts.items():
+            self.counts[symbol][self.row(step), live] = count
 
-    def after(self, step: int, network: Network, live: slice | Array) -> None:
-        """update_data, std(W after - W before) / std(W before)."""
-        update = np.subtract(network.parameters, self.kept, out=self.kept)
-        self.values[self.place(step), live, -1] = deviations(update, network.layout) / self.std_W
+    def after_update(self, step: int, network: Network, live: slice | Array) -> None:
+        """Measure update_data, std(W after - W before) / std(W before)."""
+        update = np.subtract(network.parameters, self.parameters_before, out=self.parameters_before)
+        self.values[self.row(step), live, -1] = deviations(update, network.layout) / self.std_W
 
     def quantity(self, lanes: tuple[int, ...]) -> Quantity:
-        """See `Mounted.quantity`."""
+        """See `MountedInstrument.quantity`."""
         counts = {symbol: _by_lane(counts, lanes) for symbol, counts in self.counts.items()}
         return replace(
             super().quantity(lanes),
-            histograms={symbol: Histogram(BINS[symbol].edges, counted) for symbol, counted in counts.items()},
+            histograms={symbol: Histogram(BINS[symbol].edges, count) for symbol, count in counts.items()},
         )
 
 
-class Parameters(Mounted):
-    """The parameters themselves, as they lie in the flat vector."""
+class Parameters(MountedInstrument):
+    """Copies of the parameters, as the flat vector (P,)."""
 
     symbol = "theta"
 
-    def __init__(self, instrument: Instrument, network: Network, x: Array, y: Array, loss: Loss, at: Array) -> None:
-        super().__init__(instrument, network, x, y, loss, at)
+    def __init__(self, instrument: Instrument, network: Network, x: Array, y: Array, loss: Loss, steps: Array) -> None:
+        super().__init__(instrument, network, x, y, loss, steps)
         self.values = self.values.astype(network.parameters.dtype)
 
     @staticmethod
@@ -320,7 +325,7 @@ class Parameters(Mounted):
         return network.parameters
 
 
-INSTRUMENTS: dict[str, type[Mounted]] = {
+INSTRUMENTS: dict[str, type[MountedInstrument]] = {
     "sharpness": Sharpness,
     "preconditioned_sharpness": PreconditionedSharpness,
     "update_ratio": UpdateRatio,

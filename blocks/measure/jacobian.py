@@ -9,7 +9,7 @@ Sources, on dynamical isometry, where all singular values are near 1:
 import numpy as np
 
 from blocks.arrays import Array
-from blocks.measure.diagnostics import check_examples_apart, checked_data
+from blocks.measure.diagnostics import check_independent_examples, check_inputs
 from blocks.network import Network
 
 
@@ -20,10 +20,10 @@ def jacobian(network: Network, x: Array) -> Array:
     x: (n_0, m) data, shared by all lanes, or (..., n_0, m). Raises ValueError for a network without hidden blocks, and for a
     batch-normalized one, in which no example has a Jacobian of its own.
     """
-    check_examples_apart("jacobian", network)
+    check_independent_examples("jacobian", network)
     if network.depth == 1:
         raise ValueError("jacobian is of hidden blocks, the network has none")
-    _, caches = network.forward(checked_data(network, x))
+    _, caches = network.forward(check_inputs(network, x))
     a = caches[-2].a
     # (n_{L-1} directions, ..., n_{L-1}, m)
     units = np.eye(a.shape[-2], dtype=a.dtype).reshape(-1, *[1] * (a.ndim - 2), a.shape[-2], 1)

@@ -1,7 +1,7 @@
-"""The signals by block: how z, a, da and dW are distributed, and how large a gradient and an update are beside the weights.
+"""The signals of every block: the distributions of z, a, da and dW, and the sizes of gradients and updates over the weights'.
 
-Nothing here changes a bit of the network. A signal that is not finite is no error: its mean and its standard deviation are nan
-or inf, in its lane alone.
+Nothing here changes a bit of the network. A signal that is not finite is no error: only its lane's mean and standard deviation
+are nan or inf.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,18 @@ from blocks.losses import Loss
 from blocks.network import Network
 from blocks.parameters import Layout, joined_gradient, split
 
-# Where |tanh z| is above it, a unit is saturated.
+# A unit of tanh is saturated where |tanh z| is above this value.
 SATURATION = 0.97
 
 
 @dataclass(frozen=True)
 class Bins:
-    """Bins that are as fine as |v| is small: from 2^low to 2^high, each octave in 2^digits of equal width.
+    """Bins that are finer for smaller |v|: every octave from 2^low to 2^high has 2^digits bins of equal width.
 
-    A bin holds its edge of larger |v| and not the other one. The innermost bin is |v| <= 2^low, the outermost |v| > 2^high.
+    A bin contains its edge with the larger |v|, and not the other one. The innermost bin is |v| <= 2^low, the outermost
+    |v| > 2^high.
 
-    signed: v and -v have bins of their own, but for the innermost one; else |v| alone is looked at.
+    signed: v and -v have different bins, except for the innermost one; else the bins are of |v|.
     """
 
     low: int
@@ -37,39 +38,41 @@ class Bins:
 
     @cached_property
     def edges(self) -> Array:
-        """(B + 1,) of all bins, ascending: from -inf, or from 0 where no sign is looked at, to inf."""
+        """The edges of all bins, (B + 1,), ascending: from -inf, or from 0 for bins of |v|, to inf."""
         octaves = 2.0 ** np.arange(self.low, self.high)[:, None] * (1 + np.arange(2**self.digits) / 2**self.digits)
         above = np.concatenate([octaves.ravel(), [2.0**self.high, np.inf]])
         return np.concatenate([-above[::-1], above] if self.signed else [[0.0], above])
 
     def counts(self, values: Array, lengths: tuple[int, ...]) -> Array:
-        """(L, B) how many entries of L series, one behind the other in (N,) float32 or float64, are in every bin.
+        """Return how many entries of each series are in every bin, (L, B).
 
-        The bits of |v|, the exponent in front, are a whole number that grows with |v|. Their leading digits number the bins: a
-        search among the edges takes ten times as long.
+        The bits of |v|, whose first ones are the exponent, are a whole number that grows with |v|. Their leading digits are the
+        number of the bin. A search among the edges takes ten times as long.
+
+        values: (N,) float32 or float64, L series one behind the other. lengths: of the series.
         """
-        form, bits = np.finfo(values.dtype), values.view(f"i{values.itemsize}")
-        # The bits of 2^low, and those of a float that are no digit of its bin's number.
-        low, shift = (self.low + form.maxexp - 1) << form.nmant, form.nmant - self.digits
+        float_info, bits = np.finfo(values.dtype), values.view(f"i{values.itemsize}")
+        # The bits of 2^low, and the number of a float's bits that are not part of its bin's number.
+        low, shift = (self.low + float_info.maxexp - 1) << float_info.nmant, float_info.nmant - self.digits
         numbers = bits & np.iinfo(bits.dtype).max
-        # Bin 0 is the innermost. Less 1, since an edge belongs to the bin below it.
+        # Bin 0 is the innermost. 1 is subtracted, since an edge belongs to the bin below it.
         numbers += (1 << shift) - low - 1
         numbers >>= shift
         sides = ((self.high - self.low) << self.digits) + 1
         np.clip(numbers, 0, sides, out=numbers)
         if self.signed:
             # 0 or -1, and x ^ -1 is -x - 1.
-            sign = bits >> (form.bits - 1)
+            sign = bits >> (float_info.bits - 1)
             numbers ^= sign
             numbers -= sign
         bins = len(self.edges) - 1
-        numbers += _firsts(lengths, bins, sides if self.signed else 0, numbers.dtype)
+        numbers += _middle_bins(lengths, bins, sides if self.signed else 0, numbers.dtype)
         return np.bincount(numbers, minlength=len(lengths) * bins).reshape(-1, bins)
 
 
 @lru_cache(8)
-def _firsts(lengths: tuple[int, ...], bins: int, middle: int, dtype: np.dtype) -> Array:
-    """(N,) for each entry the number of its series' middle bin, where the bins of all series are counted through."""
+def _middle_bins(lengths: tuple[int, ...], bins: int, middle: int, dtype: np.dtype) -> Array:
+    """Return (N,) for each entry the number of its series' middle bin, where the bins of all series are numbered in one row."""
     return np.repeat(np.arange(len(lengths), dtype=dtype) * bins + dtype.type(middle), lengths)
 
 
@@ -84,25 +87,25 @@ NUMBERS = (
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def signals(network: Network, x: Array, target: Array, loss: Loss, std_W: Array) -> tuple[dict[str, Array], Array]:
-    """Counts of z, a, da and dW of blocks 1..L in the bins of BINS, and the NUMBERS but for the last, which takes an update.
+    """Return counts of z, a, da and dW of blocks 1..L in the bins of BINS, and all NUMBERS but the last, which needs an update.
 
-    *_mean, *_std: over all entries, one pass in float64: of a std below 1e-8 |mean| no digit is right.
+    *_mean, *_std: over all entries, in one pass in float64. No digit of a std below 1e-8 |mean| is right.
     saturated: the share of a block's activations with |g'(z)| < (1 - 0.97^2) max |g'|. With tanh these have |a| > 0.97, with
-        sigmoid |2 a - 1| > 0.97, with relu they are the dead ones, z <= 0; with the identity, block L's, there are none. A
-        residual block's are those of x = g(a_prev).
+        sigmoid |2 a - 1| > 0.97, and with relu z <= 0; the identity of block L has none. For a residual block they are those of
+        x = g(a_prev).
     grad_data: std(dW) / std(W).
 
-    network: its lanes along one axis at most. x, target: data and what the loss is taken of, as `diagnostics.checked` gives
+    network: has its lanes along one axis at most. x, target: data and the loss's target, as `diagnostics.check_data` returns
         them, shared by all lanes. std_W: (..., L), see `deviations`.
     Returns symbol -> (..., L, B) whole numbers, and (..., len(NUMBERS) - 1, L).
     """
-    many = max(1, PART // (max(network.layout.sizes) * x.shape[-1]))
-    if network.lanes and len(network.parameters) > many:
-        # So many lanes at a time: arrays of more do not stay in the processor's cache.
-        parts = [slice(start, start + many) for start in range(0, len(network.parameters), many)]
-        found = [signals(network.with_parameters(network.parameters[k]), x, target, loss, std_W[k]) for k in parts]
-        counts = {symbol: np.concatenate([each[symbol] for each, _ in found]) for symbol in BINS}
-        return counts, np.concatenate([numbers for _, numbers in found])
+    max_count = max(1, PART // (max(network.layout.sizes) * x.shape[-1]))
+    if network.lanes and len(network.parameters) > max_count:
+        # Only so many lanes are computed at a time that their arrays stay in the processor's cache.
+        parts = [slice(start, start + max_count) for start in range(0, len(network.parameters), max_count)]
+        results = [signals(network.with_parameters(network.parameters[k]), x, target, loss, std_W[k]) for k in parts]
+        counts = {symbol: np.concatenate([counts[symbol] for counts, _ in results]) for symbol in BINS}
+        return counts, np.concatenate([numbers for _, numbers in results])
     logits, caches = network.forward(x)
     _, dlogits = loss.value_and_gradient(logits, target)
     gradients = list(network.signals(dlogits, caches))[::-1]
@@ -111,8 +114,8 @@ def signals(network: Network, x: Array, target: Array, loss: Loss, std_W: Array)
         "z": [cache.z for cache in caches],
         "a": [cache.a for cache in caches],
         "da": [da for da, _ in gradients],
-        # Transposed, as they lie in memory.
-        "dW": [transpose(split(each)[0]) for each in joined],
+        # dW is transposed, which is its order in memory.
+        "dW": [transpose(split(gradient)[0]) for gradient in joined],
     }
     counts, numbers = {}, []
     for symbol, arrays in by_symbol.items():
@@ -124,25 +127,25 @@ def signals(network: Network, x: Array, target: Array, loss: Loss, std_W: Array)
 
 @np.errstate(over="ignore", invalid="ignore")
 def deviations(flat: Array, layout: Layout) -> Array:
-    """The standard deviation of every W in (..., P), (..., L): of an update, std(W_l after - W_l before), as of the weights."""
+    """Return the standard deviation of every W, (..., L). flat: (..., P), the parameters or an update of them."""
     lengths = np.diff(layout.starts, append=layout.size).tolist()
-    found = np.empty((*flat.shape[:-1], layout.depth))
+    stds = np.empty((*flat.shape[:-1], layout.depth))
     for lane in np.ndindex(flat.shape[:-1]):
-        found[lane] = _moments(flat[lane], lengths)[1][::2]
-    return found
+        stds[lane] = _moments(flat[lane], lengths)[1][::2]
+    return stds
 
 
 def _distribution(arrays: Sequence[Array], bins: Bins) -> tuple[Array, Array, Array]:
-    """Counts (..., L, B), means and standard deviations (..., L) of the entries of L arrays (..., n, m).
+    """Return counts (..., L, B), means and standard deviations (..., L) of the entries of L arrays (..., n, m).
 
-    A lane after another, and of small blocks many at once, as far as they stay in the processor's cache.
+    Lanes are computed one by one, and small blocks together, as many as stay in the processor's cache.
     """
     lanes, sizes = arrays[0].shape[:-2], tuple(array.shape[-2] * array.shape[-1] for array in arrays)
     counts = np.empty((*lanes, len(arrays), len(bins.edges) - 1), np.intp)
     means, stds = np.empty((2, *lanes, len(arrays)))
-    many = max(1, 2 * PART // max(sizes))
+    max_count = max(1, 2 * PART // max(sizes))
     for lane in np.ndindex(lanes):
-        for part in (slice(start, start + many) for start in range(0, len(arrays), many)):
+        for part in (slice(start, start + max_count) for start in range(0, len(arrays), max_count)):
             values = np.concatenate([array[lane].reshape(-1) for array in arrays[part]])
             counts[lane][part] = bins.counts(values, sizes[part])
             means[lane][part], stds[lane][part] = _moments(values, sizes[part])
@@ -150,10 +153,10 @@ def _distribution(arrays: Sequence[Array], bins: Bins) -> tuple[Array, Array, Ar
 
 
 def _moments(values: Array, lengths: Sequence[int]) -> tuple[Array, Array]:
-    """Mean and standard deviation of each of L series, one behind the other in (N,): (L,) each."""
+    """Return mean and standard deviation, (L,) each, of L series that are one behind the other in values (N,)."""
     counts = np.array(lengths)
     starts = counts.cumsum() - counts
-    # In float64 no square leaves its range, and what one pass loses is seldom seen.
+    # In float64 no square of a float32 overflows, and the rounding error of one pass seldom matters.
     values = values.astype(np.float64)
     means = np.add.reduceat(values, starts) / counts
     values *= values
@@ -162,9 +165,9 @@ def _moments(values: Array, lengths: Sequence[int]) -> tuple[Array, Array]:
 
 
 def _saturated(network: Network, caches: Sequence[Cache]) -> Array:
-    """(..., L), see `signals`."""
+    """Return the shares of saturated activations, (..., L), see `signals`."""
     shares = np.zeros((*network.lanes, network.depth))
-    # Of block L's identity no entry is.
+    # The identity of block L has no saturated entries.
     for place, (block, cache) in enumerate(zip(network.blocks[:-1], caches[:-1], strict=True)):
         entries = saturated_entries(block, cache)
         shares[..., place] = entries.sum(axis=(-2, -1)) / (entries.shape[-2] * entries.shape[-1])
@@ -172,13 +175,13 @@ def _saturated(network: Network, caches: Sequence[Cache]) -> Array:
 
 
 def saturated_entries(block: Block, cache: Cache) -> Array:
-    """Which of a block's activations are saturated, see `signals`; True or False in the shape of what g was applied to."""
+    """Return a mask of a block's saturated activations, see `signals`, in the shape of what g was applied to."""
     slope = np.abs(block.activation.derivative(*block.activation_at(cache)))
     return slope < (1 - SATURATION**2) * _steepest(block.activation)
 
 
 @lru_cache
 def _steepest(activation: Activation) -> float:
-    """max |g'|, which each of the table has, or comes to, between -20 and 20."""
+    """Return max |g'|, which every activation of the table has, or approaches, between -20 and 20."""
     z = np.linspace(-20, 20, 4001)
     return float(np.abs(activation.derivative(z, activation.function(z))).max())

@@ -1,9 +1,9 @@
-"""Networks of two blocks without biases, by the thousand: `blocks.train` for one question alone, which learning rates train.
+"""The training of thousands of networks with two blocks and without biases, to find which learning rates train.
 
     out = w g(W x)        J = 1/(2m) sum of (out - y)^2        W := W - alpha_1 dW        w := w - alpha_2 dw
 
-Full batch, one output, every lane with its own two rates. What a step touches is a fifth of what the general cycle does:
-no histories but the loss, no norms, no biases, dW scaled by w after its product. A lane's bits do not depend on its neighbours.
+The batch is full, there is one output, and every lane has its own two rates. A step uses a fifth of the memory of the general
+cycle: it has no norms and no biases, and records only the loss. A lane's bits do not depend on its neighbours.
 """
 
 import numpy as np
@@ -14,24 +14,24 @@ from blocks.shallow.tanh import TableTanh
 from blocks.tape.recorder import Tape
 from blocks.tape.replay import Replay
 
-# Lanes trained side by side, measured: a call then costs little a lane, and what a step touches lies in the processor's cache.
-CACHE_BYTES, FEWEST = 384 * 2**10, 32
-OF_LINEAR = 1024
-# Updates after which lanes whose rest is certain leave for the first time; then each time after as many again as were made.
-FIRST_LOOK = 4
+# So many lanes are trained together that a call costs little per lane, and that a step fits in the processor's cache; measured.
+CACHE_BYTES, MIN_LANES = 384 * 2**10, 32
+LINEAR_LANES = 1024
+# The number of updates after which lanes are first removed whose later losses are certain. It doubles for every next check.
+FIRST_CHECK = 4
 
 
 def shallow_losses(
     W: Array, w: Array, x: Array, y: Array, rates: Array, activation: str, steps: int, early_exit: bool = True
 ) -> Array:
-    """(lanes, steps) J before each update; where a lane is lost, inf to the end.
+    """Return J before each update, (lanes, steps). From the step on at which no later loss of a lane can be finite, it is inf.
 
     W: (n, n_0), w: (1, n) initial weights, which all lanes share; their dtype, float32 or float64, is the training's.
     x: (n_0, m), y: (1, m) data, one example a column.
     rates: (lanes, 2) alpha_1 and alpha_2 of each lane, at least 0.
     activation: g, a name from the table.
-    early_exit: stop a lane once no later loss of it can be finite; train w alone once W has stopped for good. No loss that is
-        finite depends on it.
+    early_exit: stop a lane once none of its later losses can be finite, and train only w once W cannot change any more. No
+        finite loss depends on it.
     Raises ValueError for shapes that do not match, for values that are not finite, and for an unknown activation.
     """
     function = Activation.named(activation)
@@ -49,25 +49,27 @@ def shallow_losses(
     )
     losses = np.full((len(rates), steps), np.inf, dtype)
     live, rates = np.arange(len(rates)), rates.astype(dtype)
-    W, w = (np.broadcast_to(start, (live.size, *start.shape)).copy() for start in (cycles.W, cycles.w))
-    made = 0
-    # Divergence overflows; it is what the map shows.
+    W, w = (np.broadcast_to(initial, (live.size, *initial.shape)).copy() for initial in (cycles.W, cycles.w))
+    step = 0
+    # Networks that diverge overflow. This is a result, not an error.
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        while made < steps and live.size:
-            until = min(steps, max(FIRST_LOOK, 2 * made)) if early_exit else steps
-            still = np.zeros(live.size, bool)
+        while step < steps and live.size:
+            stop = min(steps, max(FIRST_CHECK, 2 * step)) if early_exit else steps
+            is_still = np.zeros(live.size, bool)
             for part in _parts(live.size, cycles.lanes):
-                losses[live[part], made:until], still[part] = cycles.run(W[part], w[part], rates[live[part]], until - made)
-            made = until
+                losses[live[part], step:stop], is_still[part] = cycles.run(W[part], w[part], rates[live[part]], stop - step)
+            step = stop
             if early_exit:
-                lost = _lost(W, w)
+                is_lost = _cannot_recover(W, w)
                 if isinstance(cycles, _Hidden):
-                    ends = np.flatnonzero(still & ~lost)
+                    ends = np.flatnonzero(is_still & ~is_lost)
                     for part in _parts(len(ends), cycles.lanes):
-                        of = ends[part]
-                        losses[live[of], made:] = cycles.run(W[of], w[of], rates[live[of]], steps - made, second=True)[0]
-                stays = ~(lost | still)
-                live, W, w = live[stays], W[stays], w[stays]
+                        lanes = ends[part]
+                        losses[live[lanes], step:] = cycles.run(
+                            W[lanes], w[lanes], rates[live[lanes]], steps - step, second=True
+                        )[0]
+                mask = ~(is_lost | is_still)
+                live, W, w = live[mask], W[mask], w[mask]
     return quiet(losses)
 
 
@@ -75,30 +77,30 @@ def _parts(count: int, size: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
-def _lost(W: Array, w: Array) -> Array:
-    """(lanes,) whether every later loss is nan or inf.
+def _cannot_recover(W: Array, w: Array) -> Array:
+    """Return a mask (lanes,), True where every later loss is nan or inf.
 
-    A weight that is nan or inf never gets finite again. A w that is not finite makes every output so, even where it
-    meets a zero; so does a nan in W. An infinite W does not: tanh of it is 1.
+    A weight that is nan or inf never becomes finite again. A w that is not finite makes every output nan or inf, even where it
+    is multiplied by zero; so does a nan in W. An infinite W does not: its tanh is 1.
     """
     return np.asarray(~np.isfinite(w).all(axis=(-2, -1)) | np.isnan(W).any(axis=(-2, -1)))
 
 
 class _Hidden:
-    """Cycles of any activation. Lanes are the first axis: three-dimensional products, each lane's as if alone."""
+    """Cycles of any activation. Lanes are the first axis of stacked products: each lane has the bits of the lane alone."""
 
     def __init__(self, W: Array, w: Array, x: Array, y: Array, activation: Activation) -> None:
         self.W, self.w, self.x, self.y, self.activation = W, w, x, y, activation
         self.x_T = np.ascontiguousarray(x.T)
-        self.lanes = max(CACHE_BYTES // (2 * W.shape[0] * x.shape[-1] * W.itemsize), FEWEST)
+        self.lanes = max(CACHE_BYTES // (2 * W.shape[0] * x.shape[-1] * W.itemsize), MIN_LANES)
         self.tables = activation.name == "tanh" and W.dtype == np.float64
         self.cycles: dict[tuple[int, bool], _Cycle] = {}
 
     def run(self, W: Array, w: Array, rates: Array, steps: int, second: bool = False) -> tuple[Array, Array]:
-        """(lanes, steps) losses, and which lanes' W stands still; W (lanes, n, n_0) and w (lanes, 1, n) are trained in place.
+        """Train W (lanes, n, n_0) and w (lanes, 1, n) in place. Returns losses (lanes, steps), and which lanes' W cannot change.
 
-        W has stopped for good where g' is 0 of every unit and example: dW is 0 then, and the same W has the same g' again.
-        second: whether w alone is trained.
+        W cannot change any more where g' is 0 for every unit and example: dW is then 0, and the same W has the same g' again.
+        second: whether only w is trained.
         """
         key = len(W), second
         if key not in self.cycles:
@@ -109,11 +111,11 @@ class _Hidden:
 
 
 class _Cycle:
-    """A cycle of so many lanes, recorded once.
+    """A cycle for a number of lanes, recorded once and replayed.
 
         e = w g(W x) - y        dw = e a^T / m        dW = w^T ((e * g'(z)) x^T) / m
 
-    w stands behind the sum over the examples, over n_0 instead of m values.
+    The product with w comes after the sum over the examples, where it has n_0 instead of m values.
     """
 
     def __init__(self, networks: _Hidden, lanes: int, second: bool) -> None:
@@ -130,7 +132,7 @@ class _Cycle:
         loss = np.vecdot(e[:, 0], e[:, 0])
         dw = e @ transpose(a)
         if not second:
-            # One after the other: 0 times alpha w would be nan where alpha w has overflowed.
+            # The factors are multiplied one by one: 0 times (alpha w) would be nan where alpha w has overflowed.
             dz = activation.backward(np.broadcast_to(e, z.shape), z, a)
             W[...] = W - dz @ networks.x_T * transpose(w) * alpha_1
         w[...] = w - dw * alpha_2
@@ -140,7 +142,7 @@ class _Cycle:
         self.second = second
 
     def run(self, W: Array, w: Array, rates: Array, steps: int) -> Array:
-        """(lanes, steps) losses; W and w are trained in place."""
+        """Train W and w in place. Returns losses (lanes, steps)."""
         self.W[...], self.w[...] = W, w
         for alpha, rate in zip((self.alpha_1, self.alpha_2), rates.T, strict=True):
             alpha[:, 0, 0] = rate / W.dtype.type(self.m)
@@ -158,9 +160,9 @@ class _Cycle:
 
 
 class _Linear:
-    """Cycles where g is the identity: out = u x with u = w W, a vector. Lanes are the last axis, all of it elementwise.
+    """Cycles where g is the identity: out = u x with the vector u = w W. Lanes are the last axis of elementwise operations.
 
-    With x = U S V^T, gradient descent on W U and y V takes the same path, and there the data are the diagonal S:
+    With x = U S V^T, gradient descent on W U and y V takes the same path, where the data are the diagonal S:
 
         e = u S - y        s = e S / m        dw = s W^T        dW = w^T s
     """
@@ -171,13 +173,13 @@ class _Linear:
         self.S, y_S = S.astype(W.dtype)[:, None], y @ V_T.T
         self.y = np.ascontiguousarray(y_S.T.astype(W.dtype))
         self.m = x.shape[-1]
-        # Of y, what no u reaches.
-        self.rest = W.dtype.type(max(float((y**2).sum() - (y_S**2).sum()), 0.0) if self.m > len(S) else 0)
-        self.lanes = OF_LINEAR
+        # The part of the loss that no u can reduce.
+        self.constant_loss = W.dtype.type(max(float((y**2).sum() - (y_S**2).sum()), 0.0) if self.m > len(S) else 0)
+        self.lanes = LINEAR_LANES
 
     def run(self, W: Array, w: Array, rates: Array, steps: int) -> tuple[Array, Array]:
-        """(lanes, steps) losses, and that no W stands still; W (lanes, n, n_0) and w (lanes, 1, n) are trained in place."""
-        outside, (_, k), lanes = (W, w), self.W.shape, len(W)
+        """Train W (lanes, n, n_0) and w (lanes, 1, n) in place. Returns losses (lanes, steps), and that every W can change."""
+        outputs, (_, k), lanes = (W, w), self.W.shape, len(W)
         W, w = np.ascontiguousarray(W.transpose(1, 2, 0)), np.ascontiguousarray(w[:, 0].T)
         products = np.empty_like(W)
         over_n, over_k = _pairs(products), _pairs(products.swapaxes(0, 1))
@@ -203,14 +205,14 @@ class _Linear:
             np.multiply(w_column, s, products)
             W -= products
             w -= step
-        outside[0][...], outside[1][:, 0] = W.transpose(2, 0, 1), w.T
-        losses += self.rest
+        outputs[0][...], outputs[1][:, 0] = W.transpose(2, 0, 1), w.T
+        losses += self.constant_loss
         losses /= 2 * self.m
         return losses.T, np.zeros(lanes, bool)
 
 
 def _pairs(values: Array) -> list[tuple[Array, Array]]:
-    """What is to be added to what until values[0] is the sum over the first axis, in an order that its length decides."""
+    """Return the pairs that `_add` adds, after which values[0] is the sum over the first axis. Its length decides the order."""
     pairs, count = [], len(values)
     while count > 1:
         half = count // 2

@@ -1,4 +1,4 @@
-"""Where arrays lie: addresses, strides, and arrays at an address of one's own."""
+"""Addresses and strides of arrays, and arrays at a given address."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -9,7 +9,7 @@ from blocks.arrays import Array
 
 
 class _Place:
-    """What `array_at` asks NumPy to look through; `memory` lives as long as the array does."""
+    """The object through which `array_at` creates an array. It keeps `memory` alive as long as the array exists."""
 
     __slots__ = ("__array_interface__", "memory")
 
@@ -25,21 +25,21 @@ class _Place:
 
 
 def array_at(address: int, shape: Sequence[int], strides: Sequence[int], dtype: np.dtype, memory: object = None) -> Array:
-    """The array that lies at an address, in memory that somebody else made."""
+    """Return an array at an address. memory: the object that owns the memory there, None where there is none."""
     place = _Place(address, shape, strides, dtype, memory)
     array = np.asarray(place)
-    # The array holds on to the place, and needs what was said there no more.
+    # The array keeps the place alive, but does not need its description any more.
     del place.__array_interface__
     return array
 
 
-# Where no process has memory: arrays that lie there have shapes and strides, and NumPy's own rules for views of them.
+# An address where no process has memory. An array there has a shape and strides, and NumPy makes views of it as of any array.
 NOWHERE = 2**60
 EVERYTHING = array_at(NOWHERE, (NOWHERE,), (1,), np.dtype(np.uint8))
 
 
 def strides_for(shape: Sequence[int], itemsize: int, order: Sequence[int] | None = None) -> list[int]:
-    """The strides of an array without gaps, its axes in that order from the longest stride to the shortest; None is C order."""
+    """Return the strides of an array without gaps. order: the axes from the longest stride to the shortest, None for C order."""
     strides = [0] * len(shape)
     for axis in reversed(range(len(shape)) if order is None else order):
         strides[axis], itemsize = itemsize, itemsize * shape[axis]
@@ -47,17 +47,17 @@ def strides_for(shape: Sequence[int], itemsize: int, order: Sequence[int] | None
 
 
 def address_of(array: Array) -> int:
-    """Where the array's first number lies."""
+    """Return the address of the array's first number."""
     return cast(int, array.__array_interface__["data"][0])
 
 
 def axes_by_stride(array: Array) -> list[int]:
-    """The axes from the one with the longest stride to the shortest."""
+    """Return the axes, from the one with the longest stride to the shortest."""
     return sorted(range(array.ndim), key=[-abs(stride) for stride in array.strides].__getitem__)
 
 
 def may_change(array: Any) -> bool:
-    """Whether anybody may write into an array's memory."""
+    """Return whether an array's memory may be written to."""
     memory: Any = array
     while isinstance(memory, np.ndarray):
         if memory.flags.writeable:

@@ -1,4 +1,4 @@
-"""How NumPy would lay out a ufunc's result."""
+"""The layout that NumPy gives to the result of a ufunc."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -8,18 +8,18 @@ import numpy as np
 
 from blocks.tape.addresses import EVERYTHING, NOWHERE, axes_by_stride
 
-# What of an operand decides how a result looks: dtype, or a Python number's type, shape and strides.
+# What decides the layout of a result: an operand's dtype, or a Python number's type; its shape and its strides.
 Kind = tuple[Any, tuple[int, ...], tuple[int, ...]]
 
 
 def refuse(what: str) -> NoReturn:
-    """Raise TypeError: it cannot be recorded."""
+    """Raise TypeError, which says that something cannot be recorded. what: the operation, for the error."""
     raise TypeError(f"{what} cannot be recorded: write it with ufuncs, operators and views of whole arrays")
 
 
 @lru_cache(1024)
 def result_layout(ufunc: np.ufunc, kinds: tuple[Kind, ...]) -> tuple[tuple[int, ...], np.dtype, list[int]]:
-    """Shape, dtype and order of axes of a ufunc's result, as NumPy would make it."""
+    """Return shape, dtype and order of axes that NumPy gives to a ufunc's result."""
     dtype = ufunc.resolve_dtypes((*(kind for kind, _, _ in kinds), None))[-1]
     shapes = [shape for _, shape, _ in kinds]
     operands = [np.ndarray(shape, np.uint8, EVERYTHING, NOWHERE // 2, strides) for _, shape, strides in kinds]
@@ -34,5 +34,5 @@ def result_layout(ufunc: np.ufunc, kinds: tuple[Kind, ...]) -> tuple[tuple[int, 
 
 
 def axes_order(operands: Iterable[Any]) -> list[int]:
-    """The order of axes in which NumPy lays out an elementwise result."""
+    """Return the order of axes that NumPy gives to an elementwise result, from the longest stride to the shortest."""
     return axes_by_stride(np.nditer([*operands, None], flags=["zerosize_ok"]).operands[-1])

@@ -1,4 +1,4 @@
-"""Which results are computed right where they are needed: copies that the plan leaves out."""
+"""The placement of results: a result that is copied can be computed at the place of the copy, which is then left out."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from blocks.tape.recorder import Operation, Owner, Tracer, lies_like
 
 
 class Destination(NamedTuple):
-    """Where a result is computed: in the memory of `tracer`, its axes in that order. source: all of it, as `tracer` has it."""
+    """The place where a result is computed: the memory of `tracer`, with the axes in that order. source: the whole result."""
 
     tracer: Tracer
     order: list[int]
@@ -19,7 +19,7 @@ class Destination(NamedTuple):
 
 
 class Touch(NamedTuple):
-    """That operation `number` reads a tracer, or writes it."""
+    """A note that operation `number` reads or writes a tracer."""
 
     number: int
     tracer: Tracer
@@ -27,24 +27,24 @@ class Touch(NamedTuple):
 
 
 class Destinations:
-    """The results that are computed in the memory of another one. destinations: by the results' owners."""
+    """The results that are computed in the memory of another result. destinations: by the results' owners."""
 
     def __init__(self) -> None:
         self.destinations: dict[Owner, Destination] = {}
 
     def root(self, owner: Owner) -> Owner:
-        """Whose memory it is that the owner lies in."""
+        """Return the owner whose memory it is in which an owner lies."""
         while owner in self.destinations:
             owner = self.destinations[owner].tracer.owner
         return owner
 
     def _key(self, owner: Owner) -> Owner | None:
-        """Arrays of the caller's may be views of each other."""
+        """Return the root, or None for all arrays of the caller, which may be views of each other."""
         root = self.root(owner)
         return None if root.exists else root
 
     def overlap(self, one: Tracer, other: Tracer) -> bool:
-        """Whether both have a number in common."""
+        """Return whether both have a number in common."""
         while one.owner is not other.owner and one.owner in self.destinations:
             one = self.destinations[one.owner].tracer
         while one.owner is not other.owner and other.owner in self.destinations:
@@ -53,7 +53,7 @@ class Destinations:
         return same and np.shares_memory(one.array, other.array)
 
     def same(self, one: Tracer, other: Tracer) -> bool:
-        """Whether both are the same numbers, as they lie."""
+        """Return whether both are the same numbers with the same strides."""
         return lies_like(self._at_destination(one), self._at_destination(other))
 
     def _at_destination(self, tracer: Tracer) -> Tracer:
@@ -63,12 +63,12 @@ class Destinations:
 
 
 class Placement(Destinations):
-    """The results of a series of operations that have a destination.
+    """The results of operations that have a destination.
 
-    - A result that is copied as a whole into a place, such as the next block's a_prev above its row of ones, is computed there.
-    - So is the operand that an elementwise operation with such a result reads for the last time.
+    - A result that is copied as a whole to a place, such as the next block's a_prev above its row of ones, is computed there.
+    - The operand that an elementwise operation with such a result reads for the last time is computed there, too.
 
-    operations: those that are left.
+    operations: all operations but the copies that are left out.
     """
 
     def __init__(self, operations: Sequence[Operation], outputs: set[Owner]) -> None:
@@ -90,11 +90,11 @@ class Placement(Destinations):
             if number not in self._dropped:
                 self._place_operand(number, operation)
         self.operations = [operation for number, operation in self._numbered.items() if number not in self._dropped]
-        # They weigh as much as a small network's arrays.
+        # The touches take as much memory as a small network's arrays.
         self._touches.clear()
 
     def _place_copied(self, number: int, copy: Operation) -> None:
-        """Give what is copied as a whole its copy's place, and drop the copy."""
+        """Place a result that is copied as a whole where its copy is, and leave the copy out."""
         source = copy.operands[0]
         if copy.function is not np.copyto or not isinstance(source, Tracer):
             return
@@ -109,7 +109,7 @@ class Placement(Destinations):
             self._place(source, copy.out, order)
 
     def _place_operand(self, number: int, operation: Operation) -> None:
-        """Give the operand that an elementwise operation is the last to read its result's destination."""
+        """Place the operand that an elementwise operation reads last at the destination of its result."""
         out = operation.out
         if not operation.in_place or out.owner not in self.destinations or not out.is_owner():
             return
@@ -118,8 +118,8 @@ class Placement(Destinations):
             is_last = start < number == self._last[operand.owner] and operand.owner not in self.outputs
             if not (is_last and operand.is_owner() and self._fits(operand, out, order := axes_by_stride(operand.array))):
                 continue
-            others = [other for other in operation.tracers if other.owner is not operand.owner]
-            if any(self.overlap(other, out) for other in others) or not self._is_free(out, start, number, for_good=False):
+            other_operands = [other for other in operation.tracers if other.owner is not operand.owner]
+            if any(self.overlap(other, out) for other in other_operands) or not self._is_free(out, start, number, for_good=False):
                 continue
             if self._may_write_over(start, number, out):
                 self._place(operand, out, order)
@@ -129,7 +129,7 @@ class Placement(Destinations):
         touches = self._touches.pop(source.owner, [])
         self.destinations[source.owner] = Destination(place, order, source)
         self._touches[self._key(place.owner)] += touches
-        # The place is touched whenever what lies in it is.
+        # A touch of the result is now a touch of the place.
         first, last = self._first.get(source.owner, -1), self._last[source.owner]
         self._first[place.owner] = min(first, self._first.get(place.owner, first))
         self._last[place.owner] = max(last, self._last[place.owner])
@@ -137,20 +137,20 @@ class Placement(Destinations):
             self.outputs.add(place.owner)
 
     def _fits(self, source: Tracer, place: Tracer, order: list[int]) -> bool:
-        """Whether the source's owner can lie in the place as it lies by itself."""
+        """Return whether the source's owner can lie in the place with the same order of its numbers."""
         owner = source.owner
         if owner.exists or owner in self.destinations or owner is place.owner or source.dtype != place.dtype:
             return False
         if source.array.nbytes != owner.array.nbytes or source.shape != place.shape:
             return False
-        # Numbers side by side, each once: read in reverse, or again and again, they would have another place.
+        # Every number must be read once and in order: reversed or repeated, it would have another place.
         if any(stride <= 0 for n, stride in zip(source.shape, source.array.strides, strict=True) if n > 1):
             return False
         steps = [stride for n, stride in zip(place.shape, place.array.strides, strict=True) if n > 1]
         if min(map(abs, steps), default=place.itemsize) > place.itemsize and any(map(self._is_multiplied, self._touches[owner])):
             return False
         turned = place.array.transpose(order)
-        # BLAS reads a matrix that lies the other way round by other kernels, which may round otherwise.
+        # BLAS uses other kernels for a matrix in the other order, which may round differently.
         if list(turned.strides) != sorted(turned.strides, reverse=True):
             return False
         imagined = owner.array.transpose(axes_by_stride(owner.array))
@@ -161,18 +161,18 @@ class Placement(Destinations):
         axes = joined_axes(imagined.shape, imagined.strides, real.strides)
         if len(axes) < 2:
             return True
-        # Of an output the caller may read any view.
+        # The caller may read any view of an output.
         return owner not in self.outputs and all(self._has_view(owner, touch.tracer, axes) for touch in self._touches[owner])
 
     def _is_multiplied(self, touch: Touch) -> bool:
-        """Whether a product reads it, or makes it as a matrix: BLAS may round otherwise where there are gaps between numbers."""
+        """Return whether a product reads it, or writes it as a matrix: with gaps between numbers, BLAS may round differently."""
         function = self._numbered[touch.number].function
         return function is np.matmul or (function is np.vecdot and not touch.writes)
 
     def _has_view(self, owner: Owner, tracer: Tracer, axes: Sequence[tuple[int, int, int]]) -> bool:
-        """Whether a view of an owner is one still when there are gaps between the rows: along no axis it goes on in the next."""
+        """Return whether a view of an owner is still a view with gaps between the rows: no axis may go on into the next row."""
         if tracer.owner is not owner:
-            # A result that lies in the owner, and in a place that is checked itself.
+            # This is a result that lies in the owner, at a place that is checked itself.
             return tracer.is_owner()
         first = last = np.array(_digits(tracer.address - owner.address, axes))
         for n, stride in zip(tracer.shape, tracer.array.strides, strict=True):
@@ -181,7 +181,7 @@ class Placement(Destinations):
         return bool((first >= 0).all() and (last < [n for n, _, _ in axes]).all())
 
     def _is_free(self, place: Tracer, start: int, number: int, for_good: bool) -> bool:
-        """Whether nobody touches the place between two operations, nor, where it is for good, writes to it after them."""
+        """Return whether nothing touches the place between two operations, nor, with for_good, writes to it after them."""
         for touch in self._touches[self._key(place.owner)]:
             if touch.number not in self._dropped and touch.number != number:
                 between = start < touch.number < number
@@ -191,15 +191,15 @@ class Placement(Destinations):
         return True
 
     def _may_write_over(self, start: int, number: int, place: Tracer) -> bool:
-        """Whether an operation may write where `number` of its stage does, although it reads there: each number over itself."""
+        """Return whether operation `start` may write to the place although it reads there: each number overwrites only itself."""
         producer = self._numbered[start]
         reads = [operand for operand in producer.tracers if self.overlap(operand, place)]
-        alike = all(producer.in_place and self.same(operand, place) for operand in reads)
-        # Every stage is replayed by itself, and as often as anybody likes.
-        return alike and producer.stage == self._numbered[number].stage
+        same_layout = all(producer.in_place and self.same(operand, place) for operand in reads)
+        # Both must be in one stage, since a stage can be replayed alone, and any number of times.
+        return same_layout and producer.stage == self._numbered[number].stage
 
     def _are_multiplied(self, source: Tracer, place: Tracer) -> bool:
-        """Whether a product has both as its operands: of one matrix with itself BLAS makes another product."""
+        """Return whether a product has both as its operands: BLAS multiplies a matrix with itself by another kernel."""
         products = [
             {
                 touch.number
@@ -212,7 +212,7 @@ class Placement(Destinations):
 
 
 def joined_axes(shape: Sequence[int], imagined: Sequence[int], real: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(length, stride imagined, stride real) from the longest on, axes that lie behind each other in both as one."""
+    """Return (length, imagined stride, real stride) of the axes, longest stride first; axes contiguous in both are joined."""
     axes: list[tuple[int, int, int]] = []
     for n, s, r in sorted(zip(shape, imagined, real, strict=True), key=lambda axis: -axis[1]):
         if axes and axes[-1][1:] == (n * s, n * r):
@@ -223,7 +223,7 @@ def joined_axes(shape: Sequence[int], imagined: Sequence[int], real: Sequence[in
 
 
 def _digits(distance: int, axes: Sequence[tuple[int, int, int]]) -> list[int]:
-    """How many steps along each axis a distance is."""
+    """Return the number of steps along each axis that make up a distance."""
     digits = []
     for _, stride, _ in axes:
         steps, distance = divmod(distance, stride)

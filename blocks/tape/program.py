@@ -1,8 +1,8 @@
-"""Calls of NumPy, one after another, without what NumPy does between them: with the extra `compiled`, in the same bits.
+"""Programs: many calls of NumPy as one call, with the same bits. They need the extra `compiled`.
 
-A call of NumPy finds types, shapes and room, then runs a loop over numbers, or BLAS's product; at width 16 the finding
-takes three quarters of the time. NumPy lends its loops (`numpy.ufunc._get_strided_loop`): a program holds every call's
-loop and addresses as a row of a table, and a few lines of machine code, llvmlite's, go from row to row.
+A call of NumPy first determines types, shapes and memory, and then runs a loop over numbers, or BLAS's product. At width 16 the
+first part takes three quarters of the time. NumPy gives access to its loops (`numpy.ufunc._get_strided_loop`): a program has a
+table with a row for every call, its loop and addresses, and a few lines of machine code from llvmlite run all rows.
 """
 
 import ctypes
@@ -17,14 +17,14 @@ import numpy as np
 from blocks.arrays import Array, Call
 from blocks.tape.addresses import address_of
 
-# A dtype, a shape, strides, and whether there are numbers, each where a loop may read it.
+# A dtype, a shape, strides, and whether the array has numbers that are aligned, so that a loop can read them.
 Kind = tuple[np.dtype, tuple[int, ...], tuple[int, ...], bool]
-# Rows of the table for operands that lie at address 0, and what they point to.
+# Rows of the table for operands at address 0, and the objects to which they point.
 Walk = tuple[Array, Sequence[object]]
-# The version of what NumPy lends; one that lends something else has another name.
+# The name of the structure by which NumPy gives access to a loop. Another structure would have another name.
 CAPSULE = b"numpy_1.24_ufunc_call_info"
-# A row: loop, context, auxiliary data; addresses of its lengths and of its strides; how often it is called; the operands'
-# addresses at the first call, and how far they are from call to call. Loops may move the addresses they are given: a copy.
+# A row has: loop, context, auxiliary data; the addresses of its lengths and of its strides; the number of calls; the operands'
+# addresses at the first call, and their steps from call to call. A loop gets a copy of the addresses, since it may change them.
 ROW, OPERANDS = 14, 4
 MACHINE_CODE = """
 %row = type <{ ptr, ptr, ptr, ptr, ptr, i64, <4 x i64>, <4 x i64> }>
@@ -66,7 +66,7 @@ done:
 
 
 class _Operand(NamedTuple):
-    """An array of a call."""
+    """An operand of a call."""
 
     array: Array
     address: int
@@ -77,31 +77,31 @@ Row = tuple[Walk, Sequence[_Operand]]
 
 
 def program(calls: Sequence[Call]) -> list[Call]:
-    """Calls that do what `calls` do, one after another, in the same bits: those that NumPy lends its loops for are one.
+    """Return calls with the same effect and the same bits, in which consecutive calls with known loops are one program.
 
-    calls: partials of ufuncs, products and copies, with their arrays, those for the results among them; whatever else is
-        called as it is. Of floating-point errors NumPy warns in the latter alone.
+    calls: partials of ufuncs, products and copies, with all their arrays. All other calls are returned as they are. NumPy warns
+        of floating-point errors only in these.
     """
     machine = _machine()
     if machine is None:
         return list(calls)
     parts: list[Call] = []
-    seen: dict[int, _Operand] = {}
-    all_pairs = [(call, _rows(call, seen)) for call in calls]
+    operands_by_id: dict[int, _Operand] = {}
+    all_pairs = [(call, _rows(call, operands_by_id)) for call in calls]
     walks = {id(walk): walk for _, rows in all_pairs for walk, _ in rows}
-    held = [*walks.values(), *(operand.array for operand in seen.values())]
-    for known, series in groupby(all_pairs, lambda pair: bool(pair[1])):
-        pairs = list(series)
+    references = [*walks.values(), *(operand.array for operand in operands_by_id.values())]
+    for is_lent, group in groupby(all_pairs, lambda pair: bool(pair[1])):
+        pairs = list(group)
         rows = [row for _, rows in pairs for row in rows]
-        parts += [_Program(machine, _table(rows), held)] if known else [call for call, _ in pairs]
+        parts += [_Program(machine, _table(rows), references)] if is_lent else [call for call, _ in pairs]
     return parts
 
 
 class _Program:
-    """A table that the machine code reads. held: all that it points to."""
+    """A table that the machine code reads. references: all objects to which it points, so that they stay alive."""
 
-    def __init__(self, machine: "_Machine", table: Array, held: Sequence[object]) -> None:
-        self.machine, self.table, self.held = machine, table, held
+    def __init__(self, machine: "_Machine", table: Array, references: Sequence[object]) -> None:
+        self.machine, self.table, self.references = machine, table, references
         self.place = address_of(self.table), len(self.table)
 
     def __call__(self) -> None:
@@ -109,19 +109,19 @@ class _Program:
 
 
 def joined(calls: Sequence[Call]) -> list[Call]:
-    """The same calls, programs that follow each other as one."""
+    """Return the same calls, in which consecutive programs are one."""
     parts: list[Call] = []
     for call in calls:
-        before = parts[-1] if parts else None
-        if isinstance(before, _Program) and isinstance(call, _Program):
-            parts[-1] = _Program(call.machine, np.concatenate([before.table, call.table]), [before.held, call.held])
+        last = parts[-1] if parts else None
+        if isinstance(last, _Program) and isinstance(call, _Program):
+            parts[-1] = _Program(call.machine, np.concatenate([last.table, call.table]), [last.references, call.references])
         else:
             parts.append(call)
     return parts
 
 
 def _table(rows: Sequence[Row]) -> Array:
-    """The rows with their operands' addresses in them."""
+    """Return the table of the rows, with their operands' addresses."""
     tables = [table for (table, _), _ in rows]
     addresses = [[*(operand.address for operand in operands), *[0] * (OPERANDS - len(operands))] for _, operands in rows]
     table = np.concatenate(tables)
@@ -129,14 +129,14 @@ def _table(rows: Sequence[Row]) -> Array:
     return table
 
 
-def _rows(call: Call, seen: dict[int, _Operand]) -> list[Row]:
-    """The call's loops with their operands; none where NumPy lends none that does the same."""
-    rows = [_row(*step, seen) for step in _ufuncs(call)]
+def _rows(call: Call, operands_by_id: dict[int, _Operand]) -> list[Row]:
+    """Return the call's loops with their operands; an empty list where no loop has the same effect."""
+    rows = [_row(*step, operands_by_id) for step in _ufuncs(call)]
     return [] if None in rows else [row for row in rows if row is not None]
 
 
 def _ufuncs(call: Call) -> list[tuple[np.ufunc, tuple[Any, ...]]]:
-    """The ufuncs that do the same as a call, with their arguments; none where that is not known."""
+    """Return the ufuncs with the same effect as a call, with their arguments; an empty list where none are known."""
     if not isinstance(call, partial):
         return []
     function, arguments, keywords = call.func, call.args, call.keywords
@@ -149,36 +149,36 @@ def _ufuncs(call: Call) -> list[tuple[np.ufunc, tuple[Any, ...]]]:
         return [(np.matmul if owner.ndim == 2 else np.vecdot, (owner, *arguments))]
     if owner is np.maximum and name == "reduce" and keywords.keys() == {"axis", "keepdims", "out"} and keywords["axis"] == -2:
         (values,), out = arguments, keywords["out"]
-        first, *others = (values[..., unit : unit + 1, :] for unit in range(values.shape[-2]))
-        return [(np.positive, (first, out)), *((np.maximum, (out, other, out)) for other in others)]
+        first, *other_units = (values[..., unit : unit + 1, :] for unit in range(values.shape[-2]))
+        return [(np.positive, (first, out)), *((np.maximum, (out, other, out)) for other in other_units)]
     return []
 
 
-def _row(ufunc: np.ufunc, arguments: Sequence[Any], seen: dict[int, _Operand]) -> Row | None:
-    """The loop over these operands; None where NumPy would convert or copy one of them first, or refuse them."""
-    # A Python number has the type of the floats beside it; NumPy's own have theirs.
+def _row(ufunc: np.ufunc, arguments: Sequence[Any], operands_by_id: dict[int, _Operand]) -> Row | None:
+    """Return the loop over these operands; None where NumPy would first convert or copy one of them, or refuse them."""
+    # A Python number takes the dtype of the float arrays in the call; a number of NumPy has its own.
     floats = next(
         (argument.dtype for argument in arguments if isinstance(argument, np.ndarray) and argument.dtype.kind == "f"), None
     )
-    operands = [_operand(argument, floats if type(argument) in (int, float) else None, seen) for argument in arguments]
+    operands = [_operand(argument, floats if type(argument) in (int, float) else None, operands_by_id) for argument in arguments]
     walk = _walk(ufunc, tuple(operand.kind for operand in operands))
-    return None if walk is None or not _lie_well(operands) else (walk, operands)
+    return None if walk is None or not _can_run_in_place(operands) else (walk, operands)
 
 
-def _operand(argument: Any, dtype: np.dtype | None, seen: dict[int, _Operand]) -> _Operand:
-    """seen: by id, all arrays so far: to ask NumPy for an address takes longer than all else."""
+def _operand(argument: Any, dtype: np.dtype | None, operands_by_id: dict[int, _Operand]) -> _Operand:
+    """Return the operand for an argument. It is cached by id, since asking NumPy for an address takes most of the time."""
     array = np.asarray(argument, dtype)
-    if id(array) not in seen:
+    if id(array) not in operands_by_id:
         kind = array.dtype, array.shape, array.strides, bool(array.size) and array.flags.aligned
-        seen[id(array)] = _Operand(array, address_of(array), kind)
-    return seen[id(array)]
+        operands_by_id[id(array)] = _Operand(array, address_of(array), kind)
+    return operands_by_id[id(array)]
 
 
 @lru_cache(1024)
 def _walk(ufunc: np.ufunc, kinds: tuple[Kind, ...]) -> Walk | None:
-    """The row of operands of these kinds that all lie at address 0; None as in `_row`.
+    """Return the rows for operands of these kinds at address 0; None as in `_row`.
 
-    One row, unless there are more than two axes that can not be gone through as one.
+    There is one row, unless more than two axes remain after those that can be joined.
     """
     core = _core(ufunc)
     if not len(kinds) == len(core) <= OPERANDS or not all(aligned for *_, aligned in kinds):
@@ -187,45 +187,45 @@ def _walk(ufunc: np.ufunc, kinds: tuple[Kind, ...]) -> Walk | None:
     axes = [len(shape) - len(names) for (_, shape, *_), names in zip(kinds, core, strict=True)]
     if loop is None or min(axes) < 0:
         return None
-    whole = kinds[-1][1][: axes[-1]]
-    strides = np.zeros((len(whole), OPERANDS), np.int64)
+    loop_shape = kinds[-1][1][: axes[-1]]
+    strides = np.zeros((len(loop_shape), OPERANDS), np.int64)
     lengths: dict[str, int] = {}
     core_strides: list[int] = []
     for number, ((_, shape, steps, _), outer, names) in enumerate(zip(kinds, axes, core, strict=True)):
-        own = shape[:outer]
-        if outer > len(whole) or any(n not in (1, most) for n, most in zip(own[::-1], whole[::-1], strict=False)):
+        dims = shape[:outer]
+        if outer > len(loop_shape) or any(n not in (1, most) for n, most in zip(dims[::-1], loop_shape[::-1], strict=False)):
             return None
-        strides[len(whole) - outer :, number] = [0 if n == 1 else step for n, step in zip(own, steps, strict=False)]
+        strides[len(loop_shape) - outer :, number] = [0 if n == 1 else step for n, step in zip(dims, steps, strict=False)]
         core_strides += steps[outer:]
         for name, length in zip(names, shape[outer:], strict=True):
             if lengths.setdefault(name, length) != length:
                 return None
 
-    *rest, (calls, apart), (count, inner) = _merged(whole, strides)
+    *outer_axes, (calls, call_steps), (count, inner) = _merged(loop_shape, strides)
     offsets = np.zeros((1, OPERANDS), np.int64)
-    for length, step in rest:
+    for length, step in outer_axes:
         offsets = (offsets[:, None] + np.arange(length)[:, None] * step).reshape(-1, OPERANDS)
     walk = np.empty((len(offsets), ROW), np.int64)
     walk[:, :3] = loop.pointers
-    pointed = np.array([count, *lengths.values()], np.int64), np.array([*inner[: len(kinds)], *core_strides], np.int64)
-    walk[:, 3:5] = [address_of(numbers) for numbers in pointed]
-    walk[:, 5], walk[:, 6 : 6 + OPERANDS], walk[:, 6 + OPERANDS :] = calls, offsets, apart
-    return walk, (loop, *pointed)
+    pointed_arrays = np.array([count, *lengths.values()], np.int64), np.array([*inner[: len(kinds)], *core_strides], np.int64)
+    walk[:, 3:5] = [address_of(numbers) for numbers in pointed_arrays]
+    walk[:, 5], walk[:, 6 : 6 + OPERANDS], walk[:, 6 + OPERANDS :] = calls, offsets, call_steps
+    return walk, (loop, *pointed_arrays)
 
 
-def _lie_well(operands: Sequence[_Operand]) -> bool:
-    """Whether a loop may go through them as they lie: the result's array is another, or the very same."""
+def _can_run_in_place(operands: Sequence[_Operand]) -> bool:
+    """Return whether a loop may use the operands' memory: each input is the result's array itself, or does not overlap it."""
     *inputs, out = operands
 
-    def apart(operand: _Operand) -> bool:
+    def is_safe(operand: _Operand) -> bool:
         same = operand is out or (operand.address == out.address and operand.kind[1:] == out.kind[1:])
         return same or not np.may_share_memory(operand.array, out.array)
 
-    return out.array.flags.writeable and all(map(apart, inputs))
+    return out.array.flags.writeable and all(map(is_safe, inputs))
 
 
 def _merged(shape: tuple[int, ...], strides: Array) -> list[tuple[int, Array]]:
-    """(length, strides of the operands), axis by axis, two at least; those joined that lie behind each other in all operands."""
+    """Return (length, strides of the operands) of at least two axes, after joining axes that are contiguous in all operands."""
     axes: list[tuple[int, Array]] = []
     for length, step in zip(shape, strides, strict=True):
         if axes and (axes[-1][1] == length * step).all():
@@ -237,16 +237,16 @@ def _merged(shape: tuple[int, ...], strides: Array) -> list[tuple[int, Array]]:
 
 @cache
 def _core(ufunc: np.ufunc) -> list[list[str]]:
-    """The names of every operand's last axes, which the loop goes through itself."""
+    """Return the names of every operand's core axes, over which the loop itself runs."""
     if ufunc.signature is None:
         return [[]] * ufunc.nargs
     return [re.findall(r"\w+", operand) for operand in re.findall(r"\(([^)]*)\)", ufunc.signature)]
 
 
 class _Loop:
-    """What NumPy lends of a ufunc for certain types.
+    """The loop of a ufunc for certain dtypes.
 
-    pointers: to the loop, its context and its auxiliary data, which live as long as the capsule does.
+    pointers: to the loop, its context and its auxiliary data, which are valid as long as the capsule exists.
     """
 
     def __init__(self, ufunc: Any, capsule: object) -> None:
@@ -263,7 +263,7 @@ _pointer.argtypes, _pointer.restype = (ctypes.py_object, ctypes.c_char_p), ctype
 
 @cache
 def _loop(ufunc: Any, dtypes: tuple[np.dtype, ...]) -> _Loop | None:
-    """None where types would have to be converted, or the loop needs Python."""
+    """Return the loop; None where dtypes would have to be converted, or where the loop needs Python."""
     try:
         resolved, capsule = ufunc._resolve_dtypes_and_context((*dtypes[: ufunc.nin], *[None] * ufunc.nout))
     except TypeError:
@@ -275,7 +275,7 @@ def _loop(ufunc: Any, dtypes: tuple[np.dtype, ...]) -> _Loop | None:
 
 
 class _Machine:
-    """The machine code, which lives as long as this does.
+    """The machine code, which is valid as long as this object exists.
 
     run: `run(address of the first row, number of rows)`
     """
@@ -294,7 +294,7 @@ class _Machine:
 
 @cache
 def _machine() -> _Machine | None:
-    """None without llvmlite, or with a NumPy that lends its loops otherwise."""
+    """Return the machine code; None without llvmlite, or with a NumPy whose loops are accessed in another way."""
     try:
         _loop(np.add, (np.dtype(np.float64),) * 3)
         return _Machine()

@@ -1,8 +1,8 @@
-"""The recorder: a computation that is written plainly for arrays becomes a list of operations on memory still to come.
+"""The recorder: a computation that is written for arrays becomes a list of operations, whose memory is planned later.
 
 A plain function is called once with tracers in place of its arrays. A `Tracer` has an array's shape and dtype, but no
-numbers: every ufunc and every copy that it meets is noted on its `Tape`, and nothing is computed. What cannot be noted
-raises TypeError, which names it: a number that is read while recording would stand still in every replay.
+numbers. Every ufunc and every copy of it is noted on its `Tape`, and nothing is computed. What cannot be noted raises
+TypeError with its name: a number that is read while recording would be the same in every replay.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,10 +21,10 @@ ALIGNED = 64
 
 
 class Owner:
-    """The memory of one result, or of an array that was there before.
+    """The memory of a result, or of an array of the caller.
 
-    array: for a result, an array that lies nowhere; else the caller's own.
-    exists: whether it is the caller's own.
+    array: for a result, an array without memory; else the caller's array.
+    exists: whether it is the caller's array.
     is_input: whether the caller writes it before every replay.
     """
 
@@ -54,14 +54,14 @@ class Operation:
 
     @property
     def elementwise(self) -> bool:
-        """Whether each number of out depends on the operands' numbers at its own place alone."""
+        """Whether each number of out depends only on the operands' numbers at the same place."""
         return self.in_place or self.function is np.where
 
 
 class Tape:
     """The operations of one computation, in order.
 
-    stage: of the operations that are noted from now on; every stage is replayed by itself, after those before it.
+    stage: of the operations that are noted next. Every stage can be replayed alone, after the stages before it.
     """
 
     def __init__(self) -> None:
@@ -71,32 +71,32 @@ class Tape:
         self._size = 0
 
     def watch(self, array: Array) -> Any:
-        """The tracer of an array of the caller's, which every replay reads, and writes where the computation does."""
+        """Return the tracer of an array of the caller, which every replay reads, and writes where the computation does."""
         address = address_of(array)
         return Tracer(self, Owner(array, address, exists=True), array, address)
 
     def input(self, shape: Sequence[int], dtype: np.dtype, order: Sequence[int] | None = None) -> Any:
-        """The tracer of an array still to come, which the caller writes before every replay. order: see `new`."""
+        """Return the tracer of a planned array that the caller writes before every replay. order: see `new`."""
         tracer = self.new(shape, dtype, order)
         tracer.owner.is_input = True
         return tracer
 
     def new(self, shape: Sequence[int], dtype: np.dtype, order: Sequence[int] | None = None) -> "Tracer":
-        """The tracer of a result. order: its axes from the one with the longest stride to the shortest; None is C order."""
+        """Return the tracer of a result. order: its axes from the longest stride to the shortest, None for C order."""
         array = np.ndarray(shape, dtype, EVERYTHING, self._size, strides_for(shape, dtype.itemsize, order))
         address = NOWHERE + self._size
         self._size += -(-array.nbytes // ALIGNED) * ALIGNED
         return Tracer(self, Owner(array, address), array, address)
 
     def note(self, function: Callable[..., Any], operands: Sequence[Any], out: "Tracer", **keywords: Any) -> "Tracer":
-        """Append an operation; returns out."""
+        """Append an operation, and return out."""
         operands = [operand if type(operand) is Tracer else self._operand(operand) for operand in operands]
         if any(type(operand) is Tracer and operand.tape is not self for operand in (*operands, out)):
             raise TypeError("a tracer of another recording cannot be recorded")
         if not out.array.flags.writeable:
             refuse(f"{function.__name__} into a read-only array")
         if not out.owner.array.ndim and not out.owner.exists:
-            # A result without axes is no array: whoever else has it keeps the old number.
+            # A result without axes is a number in NumPy: whoever else has it keeps the old value.
             if out.owner in self._numbers:
                 refuse(f"{function.__name__} into a number")
             self._numbers.add(out.owner)
@@ -104,14 +104,14 @@ class Tape:
         return out
 
     def _operand(self, operand: Any) -> Any:
-        """An operand as it is noted: an array that may change is watched."""
+        """Return an operand as it is noted. An array that may change is watched."""
         if isinstance(operand, Tracer | np.generic | int | float | complex):
             return operand
         array = np.asarray(operand)
         return self.watch(array) if may_change(array) else array
 
     def call(self, ufunc: np.ufunc, operands: Sequence[Any], out: "Tracer | None") -> "Tracer":
-        """Note a ufunc's call, its result as NumPy would make it."""
+        """Note a call of a ufunc. Its result has the layout that NumPy would give it."""
         shape, dtype, order = result_layout(ufunc, tuple(map(_kind, operands)))
         if out is None:
             return self.note(ufunc, operands, self.new(shape, dtype, order))
@@ -123,7 +123,7 @@ class Tape:
         return out
 
     def copy(self, destination: "Tracer", source: Any) -> None:
-        """Note that the numbers of the source are copied."""
+        """Note a copy of the source to the destination."""
         shape, number = np.shape(_array(source)), type(source) in (int, float)
         dtype = np.result_type(source, destination.dtype) if number else np.asarray(_array(source)).dtype
         if np.broadcast_shapes(shape, destination.shape) != destination.shape or not np.can_cast(
@@ -135,14 +135,14 @@ class Tape:
         self.note(np.copyto, [source], destination)
 
 
-def needed(operations: Sequence[Operation], outputs: Iterable[Owner]) -> list[Operation]:
-    """The operations that outputs are computed by, and those that write into arrays of the caller's."""
-    wanted, chosen = set(outputs), []
+def needed_operations(operations: Sequence[Operation], outputs: Iterable[Owner]) -> list[Operation]:
+    """Return the operations that compute the outputs, and those that write to arrays of the caller."""
+    needed_owners, selected = set(outputs), []
     for operation in reversed(operations):
-        if operation.out.owner.exists or operation.out.owner in wanted:
-            wanted.update(tracer.owner for tracer in operation.tracers)
-            chosen.append(operation)
-    return chosen[::-1]
+        if operation.out.owner.exists or operation.out.owner in needed_owners:
+            needed_owners.update(tracer.owner for tracer in operation.tracers)
+            selected.append(operation)
+    return selected[::-1]
 
 
 def _array(operand: Any) -> Any:
@@ -150,7 +150,7 @@ def _array(operand: Any) -> Any:
 
 
 def _kind(operand: Any) -> Kind:
-    """An operand's dtype, shape and strides; a Python number's type."""
+    """Return an operand's dtype, shape and strides; for a Python number its type."""
     if type(operand) in (int, float):
         return type(operand), (), ()
     array = np.asarray(_array(operand))
@@ -158,7 +158,7 @@ def _kind(operand: Any) -> Kind:
 
 
 def _read_elsewhere(operands: Sequence[Any], out: "Tracer") -> bool:
-    """Whether an operation reads what it writes at another place: NumPy makes a copy first, in silence."""
+    """Return whether an operation reads at another place what it writes. NumPy then silently makes a copy first."""
 
     def overlaps(operand: "Tracer") -> bool:
         one_memory = operand.owner is out.owner or (operand.owner.exists and out.owner.exists)
@@ -168,14 +168,14 @@ def _read_elsewhere(operands: Sequence[Any], out: "Tracer") -> bool:
 
 
 def lies_like(one: "Tracer", other: "Tracer") -> bool:
-    """Whether two views of one memory start at the same number, and have the same shape and strides."""
+    """Return whether two views of one memory start at the same number, and have the same shape and strides."""
     return (one.address, one.shape, one.array.strides) == (other.address, other.shape, other.array.strides)
 
 
 class Tracer(NDArrayOperatorsMixin):
     """Stands for an array while a computation is recorded.
 
-    owner: whose memory it is, the whole of it or a view. array: what it looks like.
+    owner: of its memory; the tracer is all of it, or a view. array: an array with the same shape, dtype and strides.
     """
 
     __slots__ = ("address", "array", "owner", "tape")
@@ -189,7 +189,7 @@ class Tracer(NDArrayOperatorsMixin):
     )
 
     def is_owner(self) -> bool:
-        """Whether it is all of its owner, as that lies, whatever its dtype."""
+        """Return whether it is all of its owner with the same strides, in any dtype."""
         other = self.owner.array
         return (self.address, self.shape, self.array.strides) == (self.owner.address, other.shape, other.strides)
 
@@ -202,17 +202,17 @@ class Tracer(NDArrayOperatorsMixin):
         return self._view(self.array.mT)
 
     def reshape(self, *shape: int) -> "Tracer":
-        """A view; raises ValueError where it would have to be a copy."""
+        """Return a view. Raises ValueError where it would have to be a copy."""
         return self._view(self.array.reshape(*shape, copy=False))
 
     def view(self, dtype: Any) -> "Tracer":
-        """The same bits read as another dtype of the same size."""
+        """Return a view of the same bits as another dtype of the same size."""
         if np.dtype(dtype).itemsize != self.itemsize:
             refuse(f"a view as {np.dtype(dtype)}")
         return self._view(self.array.view(dtype))
 
     def astype(self, dtype: Any, copy: bool = True) -> "Tracer":
-        """A copy in another dtype, or, without `copy`, the same where it has that dtype."""
+        """Return a copy in another dtype; without `copy` the tracer itself where it has that dtype."""
         if not copy and np.dtype(dtype) == self.dtype:
             return self
         converted = self.tape.new(self.shape, np.dtype(dtype), axes_by_stride(self.array))
@@ -220,7 +220,7 @@ class Tracer(NDArrayOperatorsMixin):
         return converted
 
     def copy(self) -> "Tracer":
-        """A copy in C order."""
+        """Return a copy in C order."""
         copied = self.tape.new(self.shape, self.dtype)
         self.tape.note(np.copyto, [self], copied)
         return copied
@@ -283,19 +283,19 @@ class Tracer(NDArrayOperatorsMixin):
         refuse("a loop over a recorded array")
 
     def __getattr__(self, name: str) -> NoReturn:
-        # Python and NumPy ask for methods that they can do without.
+        # Python and NumPy look up optional methods, and go on without them.
         if name.startswith("__"):
             raise AttributeError(name)
         refuse(f"the array's {name}")
 
 
 def _concatenate(tape: Tape, arrays: Sequence[Any], axis: int = 0) -> Tracer:
-    """The pieces one behind the other in a new array."""
+    """Note that the arrays are copied one behind the other into a new array, and return its tracer."""
     shape = list(_array(arrays[0]).shape)
     shape[axis] = sum(_array(array).shape[axis] for array in arrays)
     pieces = [np.asarray(_array(array)) for array in arrays]
     strides = [[0 if n == 1 else stride for n, stride in zip(piece.shape, piece.strides, strict=True)] for piece in pieces]
-    order = axes_order(array_at(NOWHERE, shape, own, piece.dtype) for own, piece in zip(strides, pieces, strict=True))
+    order = axes_order(array_at(NOWHERE, shape, steps, piece.dtype) for steps, piece in zip(strides, pieces, strict=True))
     joined = tape.new(shape, np.result_type(*pieces), order)
     end = 0
     for array in arrays:

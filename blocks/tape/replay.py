@@ -1,12 +1,12 @@
 """The replay: a tape's operations as calls on arrays that are planned once.
 
-- What no output needs is not computed.
-- What is copied as a whole is computed where the copy would be, see `placement`.
-- Memory is used again, see `memory`.
-- Long elementwise series go through a part of the numbers at a time, which stays in the processor's cache.
+- An operation that no output needs is left out.
+- A result that is copied as a whole is computed at the place of the copy, see `placement`.
+- Memory is reused, see `memory`.
+- A long series of elementwise operations works on a part of the numbers at a time, which stays in the processor's cache.
 
-A replay makes the calls that the plain function would make, on the same numbers, and has its bits. Its results are overwritten
-by the next replay.
+A replay makes the calls that the plain function would make, on the same numbers, and has the same bits. The next replay
+overwrites its results.
 """
 
 from collections import defaultdict
@@ -23,22 +23,23 @@ from blocks.arrays import PART, Array, Call
 from blocks.tape.memory import Memory, is_row
 from blocks.tape.placement import Placement
 from blocks.tape.program import joined, program
-from blocks.tape.recorder import Operation, Owner, Tape, Tracer, needed
+from blocks.tape.recorder import Operation, Owner, Tape, Tracer, needed_operations
 
 
 class Replay:
     """A recorded computation in planned arrays.
 
-    tape: the operations, which are let go.
-    outputs: the tracers of what the caller reads after a replay, or writes before it; its own arrays are written in any case.
+    tape: the operations. The tape is empty afterwards.
+    outputs: the tracers of the arrays that the caller reads after a replay, or writes before it. The caller's own arrays are
+        always written.
     """
 
     def __init__(self, tape: Tape, outputs: Sequence[Any]) -> None:
         owners = {output.owner for output in outputs}
-        operations = sorted(needed(tape.operations, owners), key=lambda operation: operation.stage)
+        operations = sorted(needed_operations(tape.operations, owners), key=lambda operation: operation.stage)
         inputs = {tracer.owner for operation in operations for tracer in operation.tracers if tracer.owner.is_input}
         placement = Placement(operations, owners)
-        operations, constants = _constants_apart(placement)
+        operations, constants = _split_constants(placement)
         series = _series(operations, placement)
         memory = Memory(placement, inputs, series, constants, _transient(series, placement))
         for constant in (constant for series in constants.values() for constant in series):
@@ -49,16 +50,16 @@ class Replay:
         self.stages = [program(stages[stage]) for stage in range(tape.stage + 1)]
         self.calls = joined([call for stage in self.stages for call in stage])
         self._results = [(output, memory.array(output)) for output in outputs]
-        # Tracers and operations hold each other.
+        # Tracers and operations refer to each other, which would keep them in memory.
         tape.operations.clear()
 
     def __call__(self, stage: int | None = None) -> None:
-        """Replay one stage, or all of them."""
+        """Replay one stage, or all stages."""
         for call in self.calls if stage is None else self.stages[stage]:
             call()
 
     def array(self, output: Any) -> Array:
-        """The array of one of the outputs."""
+        """Return the array of an output. output: its tracer."""
         return next(array for tracer, array in self._results if tracer is output)
 
 
@@ -73,22 +74,22 @@ def _calls_in_parts(series: Sequence[Operation], memory: Memory) -> list[Call]:
 
 
 def _part(operand: Any, index: tuple[Any, ...], shape: tuple[int, ...], memory: Memory) -> Any:
-    """The part of an operand that broadcasts to that shape."""
+    """Return the part of an operand at an index of the result's shape, to which the operand broadcasts."""
     if isinstance(operand, Tracer):
         if operand.owner in memory.transient:
             return memory.part(operand, np.broadcast_to(0, shape)[index].shape)
         operand = memory.array(operand)
-    # An index makes a number of an array without axes, and the number would stand still.
+    # An index turns an array without axes into a number, which would stay the same in every replay.
     if index == (...,) or not (isinstance(operand, np.ndarray) and operand.ndim):
         return operand
-    own = index[len(shape) - operand.ndim :] if operand.ndim < len(shape) else index
-    place = [slice(None) if n == 1 else part for n, part in zip(operand.shape, own, strict=False)]
+    own_index = index[len(shape) - operand.ndim :] if operand.ndim < len(shape) else index
+    place = [slice(None) if n == 1 else part for n, part in zip(operand.shape, own_index, strict=False)]
     return memory.unique(operand[tuple(place)])
 
 
-def _constants_apart(placement: Placement) -> tuple[list[Operation], dict[Owner, list[Operation]]]:
-    """The operations, and apart from them, by result, what is copied once: read-only arrays and numbers that none writes over."""
-    rest: list[Operation] = []
+def _split_constants(placement: Placement) -> tuple[list[Operation], dict[Owner, list[Operation]]]:
+    """Return the operations, and separately, by result, the copies of constants that nothing overwrites. They are made once."""
+    operations: list[Operation] = []
     constants: dict[Owner, list[Operation]] = defaultdict(list)
     writes: dict[Owner, list[Operation]] = defaultdict(list)
     for operation in placement.operations:
@@ -97,16 +98,16 @@ def _constants_apart(placement: Placement) -> tuple[list[Operation], dict[Owner,
         out = operation.out
         is_fixed = operation.function is np.copyto and not operation.tracers
         is_own = placement.root(out.owner) is out.owner and not out.owner.exists
-        others = (other for other in writes[out.owner] if other is not operation)
-        if is_fixed and is_own and not any(placement.overlap(other.out, out) for other in others):
+        other_writes = (other for other in writes[out.owner] if other is not operation)
+        if is_fixed and is_own and not any(placement.overlap(other.out, out) for other in other_writes):
             constants[out.owner].append(operation)
         else:
-            rest.append(operation)
-    return rest, constants
+            operations.append(operation)
+    return operations, constants
 
 
 def _series(operations: Sequence[Operation], placement: Placement) -> list[list[Operation]]:
-    """The operations in order: elementwise ones on many numbers, one after another, together."""
+    """Return the operations in order, as series. Consecutive elementwise operations on many numbers are one series."""
     series: list[list[Operation]] = []
     for operation in operations:
         if series and _fits_behind(series[-1], operation, placement):
@@ -117,10 +118,10 @@ def _series(operations: Sequence[Operation], placement: Placement) -> list[list[
 
 
 def _fits_behind(series: Sequence[Operation], operation: Operation, placement: Placement) -> bool:
-    """Whether an operation may be made part by part together with those before it: each part reads its own numbers alone."""
+    """Return whether an operation can be computed part by part with a series: each part reads only its own numbers."""
     first, out = series[0], operation.out
-    alike = first.elementwise and operation.elementwise and first.stage == operation.stage
-    if not (alike and out.size > PART and out.shape == first.out.shape):
+    same_form = first.elementwise and operation.elementwise and first.stage == operation.stage
+    if not (same_form and out.size > PART and out.shape == first.out.shape):
         return False
     pairs = [(earlier.out, tracer) for earlier in series for tracer in (*operation.tracers, out)]
     pairs += [(tracer, out) for earlier in series for tracer in earlier.tracers]
@@ -128,31 +129,31 @@ def _fits_behind(series: Sequence[Operation], operation: Operation, placement: P
 
 
 def _transient(series: Sequence[Sequence[Operation]], placement: Placement) -> set[Owner]:
-    """Results that are made and read in one series alone: memory for one part of them will do."""
+    """Return the results that are written and read in only one series. They need memory for only one part."""
     used: dict[Owner, int] = {}
-    lasting = {*placement.outputs, *placement.destinations, *(place.tracer.owner for place in placement.destinations.values())}
+    permanent = {*placement.outputs, *placement.destinations, *(place.tracer.owner for place in placement.destinations.values())}
     for number, operations in enumerate(series):
         for tracer in (tracer for operation in operations for tracer in (*operation.tracers, operation.out)):
-            alone = used.setdefault(tracer.owner, number) == number and len(operations) > 1
-            if not alone or tracer.owner.exists or tracer.shape != operations[0].out.shape or not tracer.array.flags.c_contiguous:
-                lasting.add(tracer.owner)
-    return used.keys() - lasting
+            local = used.setdefault(tracer.owner, number) == number and len(operations) > 1
+            if not local or tracer.owner.exists or tracer.shape != operations[0].out.shape or not tracer.array.flags.c_contiguous:
+                permanent.add(tracer.owner)
+    return used.keys() - permanent
 
 
 def _parts(shape: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
-    """Places of parts of at most PART numbers, each of whole rows as far as that goes."""
-    rest = prod(shape[1:])
-    if not shape or shape[0] * rest <= PART:
+    """Yield the indices of parts with at most PART numbers, each of whole rows where these are short enough."""
+    row_size = prod(shape[1:])
+    if not shape or shape[0] * row_size <= PART:
         yield (...,)
         return
-    rows = max(1, PART // rest)
+    rows = max(1, PART // row_size)
     for start in range(0, shape[0], rows):
-        for inner in _parts(shape[1:]) if rest > PART else [()]:
+        for inner in _parts(shape[1:]) if row_size > PART else [()]:
             yield (slice(start, start + rows), *inner)
 
 
 def _calls(operation: Operation, operands: Sequence[Any], out: Array) -> list[Call]:
-    """What leaves the operation's result in `out`: quicker calls of the same bits where there are any."""
+    """Return the calls that write the operation's result to `out`, in a faster form with the same bits where there is one."""
     function = operation.function
     if function is np.where:
         condition, x, y = operands
@@ -160,7 +161,7 @@ def _calls(operation: Operation, operands: Sequence[Any], out: Array) -> list[Ca
     if function is np.copyto:
         return [partial(np.copyto, out, *operands)]
     if function is np.matmul:
-        # Of two matrices `dot`, whose call takes a half microsecond less.
+        # Two matrices are multiplied by `dot`, whose call takes half a microsecond less.
         left, right = operands
         single = out.flags.c_contiguous and all(operand.ndim == 2 and _has_rows(operand) for operand in (left, right))
         return [partial(left.dot, right, out) if single else partial(np.matmul, left, right, out)]
@@ -176,37 +177,37 @@ def _calls(operation: Operation, operands: Sequence[Any], out: Array) -> list[Ca
 
 
 def _has_rows(matrix: Array) -> bool:
-    """Whether `dot` and `matmul` round alike: they do where BLAS can read the matrix as it lies, and it is no single number."""
+    """Return whether `dot` and `matmul` have the same bits: BLAS reads the matrix without a copy, and it is no single number."""
     return matrix.size > 1 and min(matrix.strides) == matrix.itemsize
 
 
 def _elementwise_calls(ufunc: np.ufunc, operands: Sequence[Any], out: Array) -> list[Call]:
     if ufunc is np.negative and not all(array.flags.c_contiguous for array in (*operands, out)):
-        # NumPy 2.4's loop gives wrong numbers where each fourth number of floats becomes each second one, and others like it.
+        # NumPy 2.4's loop gives wrong numbers for some strides, for example from every fourth float to every second one.
         ufunc, operands = np.multiply, [*operands, -1]
-    # Against an array NumPy's maximum is twice as fast as against one number.
+    # NumPy's maximum with an array is twice as fast as with one number.
     is_extremum = ufunc in (np.maximum, np.minimum)
     shape = out.shape if is_extremum else ()
     dtype = next(operand.dtype for operand in operands if isinstance(operand, np.ndarray))
-    # With truth values NumPy counts a whole number as one of its own type.
+    # With bool arrays, NumPy gives a Python int its own integer type.
     numbers = {"f": (int, float), "i": (int,), "u": (int,)}.get(dtype.kind, ())
     operands = [_full(operand, shape, dtype) if type(operand) in numbers else operand for operand in operands]
     calls: list[Call] = []
     for operand in operands:
         if is_row(operand, out) and not any(np.may_share_memory(other, out) for other in operands):
-            # A row that is copied for every unit takes less time than one that broadcasts.
+            # Copying a row to every unit takes less time than broadcasting it.
             calls = [partial(np.copyto, out, operand)]
             operands = [out if other is operand else other for other in operands]
-    # Keywords take longer; without them NumPy's maximum warns.
+    # A keyword takes time, but NumPy's maximum warns without it.
     return [*calls, partial(ufunc, *operands, out=out) if is_extremum else partial(ufunc, *operands, out)]
 
 
-# Held here as long as somebody else does: calls on arrays of one shape share them.
+# The arrays of `_full`, which calls on arrays of one shape share, as long as one of them exists.
 CONSTANTS: WeakValueDictionary[tuple[Any, ...], Array] = WeakValueDictionary()
 
 
 def _full(value: float, shape: tuple[int, ...], dtype: np.dtype) -> Array:
-    """An array full of `value`, for all who read it."""
+    """Return a read-only array that is full of `value`, the same one at every call."""
     key = repr(value), shape, dtype
     array = CONSTANTS.get(key)
     if array is None:
@@ -220,15 +221,15 @@ _REPLAY = True
 
 @contextmanager
 def replay_off() -> Iterator[None]:
-    """Every call is made as it is written, and none is recorded: to look for a fault, and for the tests."""
+    """Within this context, every call is made as it is written and none is recorded. It helps to find an error, and in tests."""
     global _REPLAY
-    before, _REPLAY = _REPLAY, False
+    was_on, _REPLAY = _REPLAY, False
     try:
         yield
     finally:
-        _REPLAY = before
+        _REPLAY = was_on
 
 
 def replay_is_on() -> bool:
-    """Whether computations are recorded and replayed."""
+    """Return whether computations are recorded and replayed."""
     return _REPLAY

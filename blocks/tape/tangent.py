@@ -1,7 +1,7 @@
-"""The tangent of recorded operations: how results move when what they are computed from moves along a direction.
+"""The tangent of recorded operations: the derivative of results along a direction of the arrays that they are computed from.
 
-A table has the derivatives of every elementwise ufunc with respect to its operands, one line a ufunc. A tangent is kept as a sum
-of coefficients times what moves, as long as operations are elementwise; coefficients do not depend on the direction, and are
+A table has the derivatives of every elementwise ufunc with respect to its operands, one line per ufunc. As long as operations are
+elementwise, a tangent is a sum of coefficients times derivatives. The coefficients do not depend on the direction, and are
 computed once for many directions.
 
 Source: forward mode, as in Baydin, Pearlmutter, Radul and Siskind, "Automatic differentiation in machine learning", 2018.
@@ -14,19 +14,19 @@ import numpy as np
 
 from blocks.arrays import sum_over_units
 from blocks.tape.addresses import array_at, axes_by_stride
-from blocks.tape.recorder import Operation, Owner, Tape, Tracer, needed
+from blocks.tape.recorder import Operation, Owner, Tape, Tracer, needed_operations
 
-# (coefficient, what moves): a tangent is the sum of their products.
+# Pairs (coefficient, derivative): a tangent is the sum of their products.
 Terms = list[tuple[Any, Tracer]]
 
 
 def _where(condition: Any, out: Any) -> Any:
-    """1 where the condition holds, else 0."""
+    """Return 1 where the condition holds, else 0."""
     return np.where(condition, out.dtype.type(1), out.dtype.type(0))
 
 
-# The derivatives of out = f(x) or f(x, y) with respect to each operand; None where it is 0, or where nothing is between jumps.
-# At a tie maximum and minimum are their second operand.
+# The derivatives of out = f(x) or f(x, y) with respect to each operand; None where it is 0 everywhere, but for jumps.
+# Where both operands are equal, maximum and minimum have the derivative of their second operand.
 DERIVATIVES: dict[Callable[..., Any], tuple[Callable[..., Any] | None, ...]] = {
     np.positive: (lambda out, x: 1,),
     np.negative: (lambda out, x: -1,),
@@ -54,29 +54,30 @@ DERIVATIVES: dict[Callable[..., Any], tuple[Callable[..., Any] | None, ...]] = {
 
 
 def tangent(tape: Tape, start: Tracer, direction: Tracer, output: Any) -> Tracer:
-    """How `output` moves when `start` moves along `direction`, noted on the tape.
+    """Note on the tape the derivative of `output` along `direction` of `start`, and return its tracer.
 
-    start: an array of the caller's, which `output` is computed from. direction: (*directions, *start's shape).
     Operations that depend on the direction become the next stage: those before it are replayed once for many directions.
-    Raises ValueError for an operation that no rule is known for.
+
+    start: an array of the caller, from which `output` is computed. direction: (*directions, *start's shape).
+    Raises ValueError for an operation without a rule.
     """
     rules = _Rules(tape, start, direction)
     read: set[Owner] = set()
-    for operation in needed(tape.operations, [output.owner]):
+    for operation in needed_operations(tape.operations, [output.owner]):
         read.update(tracer.owner for tracer in operation.tracers)
         if operation.out.owner in read:
             raise ValueError(f"np.{operation.function.__name__} writes over what is read: it has no tangent")
         rules.differentiate(operation)
     if output.owner not in rules.terms:
         raise ValueError("the output does not depend on what moves")
-    moved = rules.view(output)
+    derivative = rules.view(output)
     tape.stage += 1
     varying = {direction.owner}
     for operation in tape.operations:
         if any(tracer.owner in varying for tracer in operation.tracers):
             operation.stage = tape.stage
             varying.add(operation.out.owner)
-    return moved
+    return derivative
 
 
 class _Rules:
@@ -84,10 +85,10 @@ class _Rules:
         self.tape, self.dtype, self.axes = tape, direction.dtype, direction.ndim - start.ndim
         self.directions = direction.shape[: self.axes]
         self.terms: dict[Owner, Terms] = {start.owner: [(1, direction)]}
-        self.rest: dict[Owner, list[Tracer]] = {}
+        self.writes_by_owner: dict[Owner, list[Tracer]] = {}
 
     def differentiate(self, operation: Operation) -> None:
-        """Note the operation's tangent, if what it reads moves."""
+        """Note the operation's tangent, if one of its operands has one."""
         function, operands, out = operation.function, operation.operands, operation.out
         moving = [isinstance(operand, Tracer) and operand.owner in self.terms for operand in operands]
         if function is np.copyto:
@@ -97,11 +98,11 @@ class _Rules:
         elif function is np.matmul:
             self._set(out, [(1, self._product(operands, moving, out))])
         elif operation.keywords:
-            # Of a maximum over the units: its units move, in equal shares.
+            # A maximum over the units has the mean derivative of the units that attain it.
             (x,) = operands
             hit = _where(x == out, out)
-            moved: Any = sum_over_units(hit / sum_over_units(hit) * self.view(x))
-            self._set(out, [(1, moved)])
+            derivative: Any = sum_over_units(hit / sum_over_units(hit) * self.view(x))
+            self._set(out, [(1, derivative)])
         elif out.dtype.kind != "f":
             # The bits of a float times 0 or 1; other whole numbers, and truth values, jump.
             if function is np.multiply:
@@ -112,8 +113,8 @@ class _Rules:
             rules = zip(DERIVATIVES[function], moving, strict=True)
             self._elementwise(out, operands, [rule(out, *operands) if rule and moves else None for rule, moves in rules])
         else:
-            known = ", ".join(function.__name__ for function in DERIVATIVES)
-            raise ValueError(f"np.{function.__name__} has no tangent rule, allowed: {known}, matmul")
+            function_names = ", ".join(function.__name__ for function in DERIVATIVES)
+            raise ValueError(f"np.{function.__name__} has no tangent rule, allowed: {function_names}, matmul")
 
     def _set(self, out: Tracer, terms: Terms) -> None:
         if not out.is_owner():
@@ -127,8 +128,8 @@ class _Rules:
                 continue
             for factor, base in self._terms_of(operand):
                 weight = _times(coefficient, factor)
-                before = terms.get(id(base))
-                terms[id(base)] = weight if before is None else before[0] + weight, base
+                term = terms.get(id(base))
+                terms[id(base)] = weight if term is None else term[0] + weight, base
         if terms:
             self._set(out, list(terms.values()))
 
@@ -136,15 +137,15 @@ class _Rules:
         return self.terms[operand.owner] if operand.is_owner() else [(1, self.view(operand))]
 
     def _copy(self, source: Any, place: Tracer, moves: bool) -> None:
-        """A piece of an array that is put together: 0 where it does not move."""
+        """Note the tangent of a copy to a part of an array; it is 0 where the source has none."""
         owner = place.owner
         if not moves and owner not in self.terms:
-            self.rest.setdefault(owner, []).append(place)
+            self.writes_by_owner.setdefault(owner, []).append(place)
             return
         if owner not in self.terms:
             self.terms[owner] = [(1, self._new(owner))]
-        for still in self.rest.pop(owner, []):
-            self.tape.copy(self.view(still), 0)
+        for unmoved_place in self.writes_by_owner.pop(owner, []):
+            self.tape.copy(self.view(unmoved_place), 0)
         self.tape.copy(self.view(place), self.view(source) if moves else 0)
 
     def _product(self, operands: tuple[Any, ...], moving: list[bool], out: Tracer) -> Any:
@@ -157,16 +158,16 @@ class _Rules:
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
     def view(self, tracer: Tracer) -> Tracer:
-        """The tangent of an array, as an array."""
-        moved = self._summed(tracer.owner)
+        """Return the tangent of an array as one array."""
+        derivative = self._summed(tracer.owner)
         if tracer.is_owner():
-            return moved
-        address = moved.address + tracer.address - tracer.owner.address
-        shape, strides = (*self.directions, *tracer.shape), (*moved.array.strides[: self.axes], *tracer.array.strides)
-        return Tracer(self.tape, moved.owner, array_at(address, shape, strides, self.dtype, moved.array), address)
+            return derivative
+        address = derivative.address + tracer.address - tracer.owner.address
+        shape, strides = (*self.directions, *tracer.shape), (*derivative.array.strides[: self.axes], *tracer.array.strides)
+        return Tracer(self.tape, derivative.owner, array_at(address, shape, strides, self.dtype, derivative.array), address)
 
     def _summed(self, owner: Owner) -> Tracer:
-        """An owner's terms as one array that lies as the owner does."""
+        """Return the sum of an owner's terms as one array with the owner's strides."""
         total: Any = None
         for coefficient, base in self.terms[owner]:
             base = self._lifted(base, owner.array.ndim)
@@ -188,10 +189,10 @@ class _Rules:
         axes = [*range(self.axes), *(axis + self.axes for axis in axes_by_stride(owner.array))]
         return self.tape.new((*self.directions, *owner.array.shape), self.dtype, axes)
 
-    def _lifted(self, moved: Tracer, ndim: int) -> Tracer:
-        """The directions in front of as many axes as the result has."""
-        missing = ndim + self.axes - moved.ndim
-        return moved[(slice(None),) * self.axes + (None,) * missing] if missing > 0 else moved
+    def _lifted(self, derivative: Tracer, ndim: int) -> Tracer:
+        """Return a derivative with axes added behind its directions, as many as a result with `ndim` axes needs."""
+        missing = ndim + self.axes - derivative.ndim
+        return derivative[(slice(None),) * self.axes + (None,) * missing] if missing > 0 else derivative
 
 
 def _times(one: Any, other: Any) -> Any:

@@ -7,7 +7,7 @@ from blocks.activations import ACTIVATIONS
 from blocks.arrays import check_number, choice, whole_number
 from blocks.initializers import INITIALIZERS
 from blocks.losses import LOSSES
-from blocks.measure.instruments import scheduled
+from blocks.measure.instruments import scheduled_steps
 from blocks.network import KINDS
 from blocks.optimizers import OPTIMIZERS, Momentum
 from blocks.parametrizations import PARAMETRIZATIONS
@@ -52,7 +52,7 @@ def check(config: Config) -> None:
         if optimizer.block_rates is not None:
             check_number("optimizer.block_rates", optimizer.block_rates, above=0)
         for name, schedule in schedules(config).items():
-            scheduled(f"instruments.{name}", schedule, 1)
+            scheduled_steps(f"instruments.{name}", schedule, 1)
         choice("dtype", config.dtype, dict.fromkeys(DTYPES))
         choice("machine", config.machine, dict.fromkeys(MACHINES))
         choice("tracking.pictures", config.tracking.pictures, dict.fromkeys(RUN_CHOICES))

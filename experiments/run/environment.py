@@ -21,7 +21,7 @@ def project_folder() -> Path:
 @cache
 def environment() -> dict[str, str]:
     """Return versions, CPU, git commit, and the processor-specific code that BLAS and NumPy use, as texts by name."""
-    machine = Machine.here()
+    machine = Machine.current()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -83,7 +83,7 @@ def set_machine(choice: str) -> str:
         if _original_variables is not None and portable_variables():
             _restart(_original_variables)
         return ""
-    machine = Machine.here()
+    machine = Machine.current()
     if machine.is_portable:
         # A process that this one starts may run on another processor.
         os.environ.update(PORTABLE_VARIABLES)
@@ -110,7 +110,7 @@ def recorded_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """
     from blocks.machine import Machine
 
-    machine, kernel, recorded_targets = Machine.here(), environment.get("blas_kernel"), environment.get("simd")
+    machine, kernel, recorded_targets = Machine.current(), environment.get("blas_kernel"), environment.get("simd")
     if kernel not in KERNELS or (kernel == machine.kernel and recorded_targets in (None, " ".join(machine.targets))):
         return {}
     # Version 0.5.0 recorded no targets: NumPy used all targets of the processor.

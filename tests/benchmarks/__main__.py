@@ -73,8 +73,10 @@ def main() -> None:
     unknown = [name for name in names if name not in runs]
     if unknown:
         parser.error(f"{unknown[0]!r} is unknown, allowed: {', '.join(BENCHMARKS)}, or beside PATH")
-    here = environment()
-    print(f"{here['cpu']}, {here['cores']} cores; NumPy {here['numpy']}, {here['blas']} ({here['blas_kernel']})")
+    versions = environment()
+    print(
+        f"{versions['cpu']}, {versions['cores']} cores; NumPy {versions['numpy']}, {versions['blas']} ({versions['blas_kernel']})"
+    )
     for name in names:
         runs[name]()
 

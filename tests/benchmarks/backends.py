@@ -26,14 +26,14 @@ def backends() -> None:
     ]
     print(f"\n{STACKS} stacks of {LANES} networks of depth 5, {cores()} workers")
     for backend in BACKENDS:
-        start, training, beyond = _measured(backend, configs)
+        start, training, overhead = _measured(backend, configs)
         print(
-            f"  {backend:<6}start {start:6.1f} s   a stack: training {training * 1e3:6.0f} ms, beyond it {beyond * 1e3:6.1f} ms"
+            f"  {backend:<6}start {start:6.1f} s   a stack: training {training * 1e3:6.0f} ms, beyond it {overhead * 1e3:6.1f} ms"
         )
 
 
 def _measured(backend: str, configs: list[Config]) -> tuple[float, float, float]:
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     with connect(backend) as engine:
         task = engine.share(load_task(configs[0]))
         items = [(configs[k : k + LANES], task) for k in range(0, len(configs), LANES)]
@@ -45,9 +45,9 @@ def _measured(backend: str, configs: list[Config]) -> tuple[float, float, float]
                 finished.append((time.perf_counter(), _seconds(trained)))
     # From then on every worker has what it needs.
     warm = finished[cores() - 1][0]
-    rest = [seconds for _, seconds in finished[cores() :]]
-    beyond = (finished[-1][0] - warm) * cores() - sum(rest)
-    return warm - began, float(np.mean(rest)), beyond / len(rest)
+    durations = [seconds for _, seconds in finished[cores() :]]
+    overhead = (finished[-1][0] - warm) * cores() - sum(durations)
+    return warm - start_time, float(np.mean(durations)), overhead / len(durations)
 
 
 def _seconds(trained: list[TrainedRun]) -> float:

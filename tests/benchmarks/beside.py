@@ -17,7 +17,7 @@ import numpy as np
 from blocks.arrays import Array
 from experiments.run.config import UserError
 from tests.benchmarks.compiled import STACKS
-from tests.benchmarks.step import BATCHES, CLASSES, SHAPES, by_numpy_alone, ours, problem, steps_alone
+from tests.benchmarks.step import BATCHES, CLASSES, SHAPES, ours, problem, time_steps, without_compiled
 from tests.benchmarks.sweep import digits
 from tests.benchmarks.tables import alternate, ratio
 
@@ -38,8 +38,8 @@ class Engine:
     """
 
     def __init__(self, path: Path) -> None:
-        others, folder = _loaded(), path.resolve()
-        for name in others:
+        saved_modules, folder = _loaded(), path.resolve()
+        for name in saved_modules:
             del sys.modules[name]
         sys.path.insert(0, str(folder))
         invalidate_caches()
@@ -58,7 +58,7 @@ class Engine:
             sys.path.remove(str(folder))
             for name in _loaded():
                 del sys.modules[name]
-            sys.modules.update(others)
+            sys.modules.update(saved_modules)
 
 
 def _loaded() -> dict[str, ModuleType]:
@@ -80,9 +80,10 @@ def beside(other: Engine) -> None:
     print(f"\n{'float32, one thread':<52}{'there':>10}{'here':>10}{'':>6}{'here over there':>24}")
     for case in cases():
         runs = {name: case.prepare(engine) for name, engine in engines.items()}
-        there, here = alternate(runs, 1, case.rounds).values()
+        their_times, our_times = alternate(runs, 1, case.rounds).values()
         print(
-            f"  {case.title:<50}{np.median(there):10.2f}{np.median(here):10.2f} {case.unit:<5}{ratio(here, there):>24}",
+            f"  {case.title:<50}{np.median(their_times):10.2f}{np.median(our_times):10.2f} {case.unit:<5}"
+            f"{ratio(our_times, their_times):>24}",
             flush=True,
         )
 
@@ -125,8 +126,8 @@ def _name(shape: Shape) -> str:
 
 def _step(compiled: bool, shape: Shape, engine: Engine, **more: Any) -> Callable[[], float]:
     depth, width, batch, epochs = shape
-    steps = steps_alone(*problem(depth, width, batch), batch, epochs, clock=CLOCK, engine=engine.blocks, **more)
-    run = steps if compiled else by_numpy_alone(steps, engine.modules["program"])
+    steps = time_steps(*problem(depth, width, batch), batch, epochs, clock=CLOCK, engine=engine.blocks, **more)
+    run = steps if compiled else without_compiled(steps, engine.modules["program"])
     return lambda: run() / (epochs * BATCHES) * 1e6
 
 
@@ -172,11 +173,11 @@ def _sharpness(engine: Engine) -> Callable[[], float]:
     task = digits()
     x: Array = task.dataset.x.astype(np.float32)
     problem = [len(x), *[64] * 8, task.units], x, task.dataset.y, 64, 20, None, 0.05
-    without, watched = (
+    unwatched, watched = (
         ours(*problem, engine=engine.blocks, instruments=instruments)
         for instruments in ([], [engine.blocks.Instrument("sharpness", str(EVERY))])
     )
-    return lambda: _seconds(watched) / _seconds(without)
+    return lambda: _seconds(watched) / _seconds(unwatched)
 
 
 def _peak(sizes: list[int], m: int, batch: int, lanes: int | None, engine: Engine) -> Callable[[], float]:

@@ -35,11 +35,11 @@ def command() -> None:
     table(f"{RUNS} runs of {SWEEP_EPOCHS} epochs, a new SQLite store, process start included", times, "s ", 1)
     tracked, untracked = _stages(*PLAIN), _stages("tracking.enabled=false")
     for clock, what in enumerate(("seconds", "processor seconds of the main process")):
-        with_record, without = (
+        with_record, without_record = (
             sum(stage[clock] for name, stage in stages.items() if name not in (IMPORTS, NEW_STORE))
             for stages in (tracked, untracked)
         )
-        print(f"  {what} after imports and a new store's tables: tracked {with_record:.1f}, untracked {without:.1f}")
+        print(f"  {what} after imports and a new store's tables: tracked {with_record:.1f}, untracked {without_record:.1f}")
     print(f"\n  {'the main process of a tracked sweep':<42}{'s':>8}{'of the processor':>20}")
     for name, (seconds, processor) in sorted(_stages().items(), key=lambda stage: -stage[1][0]):
         print(f"  {name:<42}{seconds:8.2f}{processor:20.2f}")

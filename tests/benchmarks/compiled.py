@@ -11,7 +11,7 @@ from blocks.arrays import Array
 from blocks.parameters import Layout
 from experiments.run.stack import suitable_lanes
 from tests.benchmarks.peers import jax_training
-from tests.benchmarks.step import BATCHES, SHAPES, by_numpy_alone, on_two_threads, ours, problem, steps_alone
+from tests.benchmarks.step import BATCHES, SHAPES, on_two_threads, ours, problem, time_steps, without_compiled
 from tests.benchmarks.sweep import digits
 from tests.benchmarks.tables import alternate, ratio, table
 
@@ -40,10 +40,10 @@ def compiled() -> None:
         )
     for depth, width, batch, epochs in SHAPES:
         sizes, x, y = problem(depth, width, batch)
-        own = steps_alone(sizes, x, y, batch, epochs)
+        run = time_steps(sizes, x, y, batch, epochs)
         steady: dict[str, Callable[[], Any]] = {
-            "ours, with norms": own,
-            "ours, two threads": on_two_threads(own),
+            "ours, with norms": run,
+            "ours, two threads": on_two_threads(run),
             "JAX jit(scan)": _jax(sizes, x, y, batch, epochs),
         }
         times = alternate(steady, epochs * BATCHES, STEADY_ROUNDS)
@@ -80,13 +80,13 @@ def stacks() -> None:
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         for depth, width, batch, epochs in STACKS:
             sizes, x, y = problem(depth, width, batch)
-            alone, stack = steps_alone(sizes, x, y, batch, epochs), steps_alone(sizes, x, y, batch, epochs, LANES)
+            single, stack = time_steps(sizes, x, y, batch, epochs), time_steps(sizes, x, y, batch, epochs, LANES)
 
-            def loop(alone: Callable[[], float] = alone) -> float:
-                return sum(alone() for _ in range(LANES))
+            def loop(single: Callable[[], float] = single) -> float:
+                return sum(single() for _ in range(LANES))
 
             suitable = suitable_lanes(Layout(sizes), batch, "float32")
-            few = steps_alone(sizes, x, y, batch, epochs, suitable)
+            few = time_steps(sizes, x, y, batch, epochs, suitable)
 
             def in_stacks(few: Callable[[], float] = few, stacks: int = -(-LANES // suitable)) -> float:
                 return sum(few() for _ in range(stacks))
@@ -98,8 +98,8 @@ def stacks() -> None:
                 f"ours, a stack of {LANES}": stack,
                 f"ours, {LANES} in a loop": loop,
                 f"ours, {-(-LANES // suitable)} x {suitable} in stacks, as a sweep's": in_stacks,
-                f"ours, a stack of {LANES}, NumPy alone": by_numpy_alone(stack),
-                f"ours, {LANES} in a loop, NumPy alone": by_numpy_alone(loop),
+                f"ours, a stack of {LANES}, NumPy alone": without_compiled(stack),
+                f"ours, {LANES} in a loop, NumPy alone": without_compiled(loop),
                 f"ours, two stacks of {LANES}, two processes": side_by_side,
                 f"JAX vmap, {2 * LANES} networks": _jax(sizes, x, y, batch, epochs, 2 * LANES),
             }
@@ -122,5 +122,5 @@ def _stack_of(shape: tuple[int, int, int, int]) -> float:
     """Train that stack, which this process keeps."""
     if shape not in _STACKS:
         depth, width, batch, epochs = shape
-        _STACKS[shape] = steps_alone(*problem(depth, width, batch), batch, epochs, LANES)
+        _STACKS[shape] = time_steps(*problem(depth, width, batch), batch, epochs, LANES)
     return _STACKS[shape]()

@@ -81,20 +81,20 @@ class Store:
         return {**files, "table.csv": Path(parent[0].removeprefix("file://"), "table.csv").read_bytes()}
 
 
-def kill_and_resume(store: Store, axes: Sequence[str], after: float, expected: dict[str, bytes]) -> str:
+def kill_and_resume(store: Store, axes: Sequence[str], delay: float, expected: dict[str, bytes]) -> str:
     """SIGKILL the whole group of a sweep after so many seconds, and type its command again; what is wrong then, "" if nothing."""
     process = store.sweep(axes)
-    time.sleep(after)
+    time.sleep(delay)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    before = {run_id for _, run_id, _ in store.finished()}
-    again = store.sweep(axes)
-    output, _ = again.communicate(timeout=300)
-    if again.returncode:
-        return f"the second start left with {again.returncode}: {output}"
+    finished_before = {run_id for _, run_id, _ in store.finished()}
+    second_start = store.sweep(axes)
+    output, _ = second_start.communicate(timeout=300)
+    if second_start.returncode:
+        return f"the second start left with {second_start.returncode}: {output}"
     jobs = [job for job, *_ in store.finished()]
-    if not before <= {run_id for _, run_id, _ in store.finished()}:
+    if not finished_before <= {run_id for _, run_id, _ in store.finished()}:
         return "a finished run was replaced"
     if jobs != sorted(set(jobs)):
         return f"jobs with several finished runs: {jobs}"
@@ -126,9 +126,9 @@ def kills(count: int = 100, seed: int = 0) -> list[str]:
         for number in range(count):
             folder = Path(name, str(number))
             folder.mkdir()
-            after = moments.uniform(0, seconds)
-            fault = kill_and_resume(Store(folder), SMALL, after, expected)
-            faults += [f"killed after {after:.2f} s: {fault}"] if fault else []
+            delay = moments.uniform(0, seconds)
+            fault = kill_and_resume(Store(folder), SMALL, delay, expected)
+            faults += [f"killed after {delay:.2f} s: {fault}"] if fault else []
     print("\n".join([f"\n{count} sweeps killed at random moments and resumed: {count - len(faults)} as if unbroken", *faults]))
     return faults
 
@@ -139,12 +139,12 @@ def reproductions(count: int = 100, seed: int = 0) -> int:
         store = Store(Path(name))
         store.sweep(MIXED).communicate(timeout=600)
         runs = [run_id for _, run_id, _ in store.finished()]
-        drawn = random.Random(seed).sample(runs, min(count, len(runs)))
-        again = [sys.executable, "-m", "experiments.reproduce", "--uri", store.uri, *drawn]
-        done = subprocess.run(again, cwd=name, capture_output=True, text=True, check=False)
+        sample = random.Random(seed).sample(runs, min(count, len(runs)))
+        command = [sys.executable, "-m", "experiments.reproduce", "--uri", store.uri, *sample]
+        done = subprocess.run(command, cwd=name, capture_output=True, text=True, check=False)
         identical = sum(line.endswith("  identical") for line in done.stdout.splitlines())
-        print(f"\n{len(drawn)} of {len(runs)} runs trained again from their records: {identical} identical")
-    return len(drawn) - identical
+        print(f"\n{len(sample)} of {len(runs)} runs trained again from their records: {identical} identical")
+    return len(sample) - identical
 
 
 class Server:
@@ -177,12 +177,12 @@ class Server:
 @contextlib.contextmanager
 def server(folder: Path) -> Iterator[Server]:
     """A server that is started here and killed at the end."""
-    made = Server(folder)
-    made.start()
+    new_server = Server(folder)
+    new_server.start()
     try:
-        yield made
+        yield new_server
     finally:
-        made.kill()
+        new_server.kill()
 
 
 POINTS = (
@@ -201,22 +201,22 @@ def outages(count: int = 10, epochs: int = 2500) -> list[str]:
             store.folder.mkdir()
         unbroken(calm.folder, axes)
         happened = 0
-        with server(stormy.folder) as away:
-            process = stormy.sweep(axes, away.uri)
+        with server(stormy.folder) as restarted_server:
+            process = stormy.sweep(axes, restarted_server.uri)
             while process.poll() is None and happened < count:
                 time.sleep(1)
                 if stormy.statuses()["RUNNING"]:
-                    away.kill()
+                    restarted_server.kill()
                     time.sleep(1)
-                    away.start()
+                    restarted_server.start()
                     happened += 1
             output, _ = process.communicate(timeout=300)
             folders = list(stormy.folder.glob("multirun/*/*"))
             if not folders:
                 return [f"the sweep did not begin: {output}"]
             if process.returncode:
-                deliver = [sys.executable, "-m", "experiments.deliver", str(folders[0]), "--uri", away.uri]
-                subprocess.run(deliver, check=True, capture_output=True)
+                command = [sys.executable, "-m", "experiments.deliver", str(folders[0]), "--uri", restarted_server.uri]
+                subprocess.run(command, check=True, capture_output=True)
         missing = set(calm.ask(POINTS)) ^ set(stormy.ask(POINTS))
     print(f"\nthe server killed and started again {happened} times within a sweep: {len(missing)} series with a fault")
     return [*sorted(map(str, missing)), *(["the sweep was over too soon"] if happened < count else [])]

@@ -17,10 +17,10 @@ def larger() -> None:
     """Images a second of 5 x 512 on data of mnist_784's shape, run whole, beside PyTorch on two threads."""
     sizes, x, y = problem(DEPTH, WIDTH, BATCH, INPUTS, -(-EXAMPLES // BATCH))
     x, y = x[:, :EXAMPLES], y[:EXAMPLES]
-    own = ours(sizes, x, y, BATCH, EPOCHS)
+    run = ours(sizes, x, y, BATCH, EPOCHS)
     contestants = {
-        "ours, with norms, two threads": on_two_threads(own),
-        "ours, with norms, one thread": own,
+        "ours, with norms, two threads": on_two_threads(run),
+        "ours, with norms, one thread": run,
         "PyTorch eager, with norms, two threads": torch_loop(sizes, x, y, BATCH, True, EPOCHS, threads=2),
         "PyTorch eager, no norms, two threads": torch_loop(sizes, x, y, BATCH, False, EPOCHS, threads=2),
     }

@@ -30,8 +30,8 @@ def record() -> None:
         def write(writer: Writer) -> None:
             store.writer = writer
             for runs in (runs for stack in stacks for runs in store.transactions(stack)):
-                begun = store.begin_runs([("run", {"kind": "run"}, run.config) for run in runs], parent.run_id)
-                store.finish(list(zip(begun, runs, strict=True)))
+                open_runs = store.begin_runs([("run", {"kind": "run"}, run.config) for run in runs], parent.run_id)
+                store.finish(list(zip(open_runs, runs, strict=True)))
 
         writers: dict[str, Writer] = {"rows": store.writer, "MLflow's client": Requests(store.client, store.experiment_id)}
         contestants = {name: partial(write, writer) for name, writer in writers.items()}

@@ -82,8 +82,8 @@ class Clock:
         *owners, last = path.split(".")
         owner: Any = functools.reduce(getattr, owners, importlib.import_module(module))
         static = isinstance(vars(owner)[last], staticmethod)
-        made = self.timed(name, getattr(owner, last))
-        setattr(owner, last, staticmethod(made) if static else made)
+        timed_function = self.timed(name, getattr(owner, last))
+        setattr(owner, last, staticmethod(timed_function) if static else timed_function)
 
 
 def main() -> None:

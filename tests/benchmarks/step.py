@@ -32,8 +32,8 @@ def step() -> None:
         sizes, x, y = problem(depth, width, batch)
         steps = epochs * BATCHES
         contestants = {
-            "ours, with norms": steps_alone(sizes, x, y, batch, epochs),
-            "ours, NumPy alone": by_numpy_alone(steps_alone(sizes, x, y, batch, epochs)),
+            "ours, with norms": time_steps(sizes, x, y, batch, epochs),
+            "ours, NumPy alone": without_compiled(time_steps(sizes, x, y, batch, epochs)),
             "bare np.matmul": bare(sizes, batch, steps),
             "the norms alone": _norms(sizes, steps),
             "the norms, checked to be finite": _norms(sizes, steps, checked=True),
@@ -43,11 +43,11 @@ def step() -> None:
         }
         times_of = alternate(contestants, steps, ROUNDS)
         table(f"a step of {depth} blocks x {width}, batch {batch}, float32, relu, one thread", times_of, "us", 1e6)
-        own, bare_products = times_of["ours, with norms"], times_of["bare np.matmul"]
-        print(f"  ours over the bare products: {ratio(own, bare_products)}")
+        ours_times, bare_products = times_of["ours, with norms"], times_of["bare np.matmul"]
+        print(f"  ours over the bare products: {ratio(ours_times, bare_products)}")
         print(f"  with NumPy alone:            {ratio(times_of['ours, NumPy alone'], bare_products)}")
-        print(f"  the norms' part of ours:     {ratio(times_of['the norms alone'], own)}")
-        print(f"  with the check:              {ratio(times_of['the norms, checked to be finite'], own)}")
+        print(f"  the norms' part of ours:     {ratio(times_of['the norms alone'], ours_times)}")
+        print(f"  with the check:              {ratio(times_of['the norms, checked to be finite'], ours_times)}")
 
 
 def problem(depth: int, width: int, batch: int, inputs: int = INPUTS, batches: int = BATCHES) -> tuple[list[int], Array, Array]:
@@ -96,7 +96,7 @@ def ours(
     return run
 
 
-def steps_alone(
+def time_steps(
     sizes: list[int],
     x: Array,
     y: Array,
@@ -119,24 +119,24 @@ def steps_alone(
     return run
 
 
-def by_numpy_alone(run: Callable[[], T], engine_program: Any = program) -> Callable[[], T]:
+def without_compiled(run: Callable[[], T], engine_program: Any = program) -> Callable[[], T]:
     """The same without the extra `compiled`. engine_program: the module that makes one program of many calls."""
 
-    def alone() -> T:
+    def run_without_compiled() -> T:
         with patch.object(engine_program, "_machine", lambda: None):
             return run()
 
-    return alone
+    return run_without_compiled
 
 
 def on_two_threads(run: Callable[[], T]) -> Callable[[], T]:
     """The same with two threads for every product."""
 
-    def on_two() -> T:
+    def run_on_two() -> T:
         with threadpool_limits(2, user_api="blas"):
             return run()
 
-    return on_two
+    return run_on_two
 
 
 def _norms(sizes: list[int], repeats: int, checked: bool = False) -> Callable[[], None]:
@@ -146,7 +146,7 @@ def _norms(sizes: list[int], repeats: int, checked: bool = False) -> Callable[[]
     # In a step they are part of a longer program, and cost no call of their own.
     flat = tape.watch(gradient)
     squares = [layout.squares(flat) for _ in range(TOGETHER)]
-    norms = [np.sqrt(each) for each in squares]
+    norms = [np.sqrt(square) for square in squares]
     replay = Replay(tape, [*squares, *norms])
     measured = [(replay.array(norm), replay.array(square)) for norm, square in zip(norms, squares, strict=True)]
 

@@ -44,8 +44,8 @@ def seeds() -> None:
         replace(config, optimizer=OptimizerConfig(learning_rate=float(rate)))
         for config, rate in zip(sweep_configs(), np.tile(np.geomspace(1e-3, 1e-2, len(RATES)), len(DEPTHS)), strict=True)
     ]
-    alike = OptimizerConfig(learning_rate=1e-2)
-    seeds = [replace(config, seed=number % len(RATES), optimizer=alike) for number, config in enumerate(rates)]
+    same_optimizer = OptimizerConfig(learning_rate=1e-2)
+    seeds = [replace(config, seed=number % len(RATES), optimizer=same_optimizer) for number, config in enumerate(rates)]
 
     contestants = {"16 rates": partial(_in_turn, rates), "16 seeds": partial(_in_turn, seeds)}
     times = alternate(contestants, 1, rounds=SWEEP_ROUNDS, clock=time.process_time)
@@ -78,10 +78,10 @@ def halving() -> None:
         for factor, evaluations in HALVINGS:
             training = replace(configs[0].training, evaluations=evaluations)
             start = time.process_time()
-            survivors, made = _halved(
+            survivors, n_updates = _halved(
                 [replace(config, training=training, sweep=SweepConfig(halving=factor)) for config in configs]
             )
-            shares[factor, evaluations].append((made / updates, (time.process_time() - start) / seconds))
+            shares[factor, evaluations].append((n_updates / updates, (time.process_time() - start) / seconds))
             successes[factor, evaluations].append(best in survivors)
     print(
         "\nhalving, 4 depths x 64 rates on digits, 81 epochs: is the best run of the full grid found, and at which share of it?"
@@ -99,13 +99,13 @@ def _halved(configs: list[Config]) -> tuple[list[int], int]:
     """The runs that are trained to their end, and the updates that all have made."""
     from experiments.run.halving import Halving
 
-    rungs, left, updates = Halving(configs), list(range(len(configs))), 0
+    rungs, jobs, updates = Halving(configs), list(range(len(configs))), 0
     for rung in range(1, rungs.count + 2):
-        trained = dict(zip(left, _in_turn([configs[k] for k in left], rungs.end_epoch(0, rung)), strict=True))
+        trained = dict(zip(jobs, _in_turn([configs[k] for k in jobs], rungs.end_epoch(0, rung)), strict=True))
         updates += sum(run.history.steps_made for run in trained.values())
         if rung <= rungs.count:
-            left = rungs.survivors(rung, trained, {})
-    return left, updates
+            jobs = rungs.survivors(rung, trained, {})
+    return jobs, updates
 
 
 def _in_turn(configs: list[Config], until: int | None = None) -> list[TrainedRun]:

@@ -25,9 +25,9 @@ def alternate(
     for turn in range(rounds + warm_up):
         for name in list(contestants)[:: 1 if turn % 2 else -1]:
             start = clock()
-            own = contestants[name]()
+            value = contestants[name]()
             if turn >= warm_up:
-                times[name].append((own if isinstance(own, int | float) else clock() - start) / per)
+                times[name].append((value if isinstance(value, int | float) else clock() - start) / per)
     return {name: np.array(seconds) for name, seconds in times.items()}
 
 
@@ -39,7 +39,7 @@ def table(title: str, times: dict[str, Array], unit: str, scale: float) -> None:
         print(f"  {name:<38}{np.median(seconds) * scale:>10.1f} {unit}   {ratio(seconds, ours)} x ours")
 
 
-def ratio(times: Array, others: Array) -> str:
+def ratio(times: Array, reference_times: Array) -> str:
     """The median of the rounds' ratios and, in brackets, their quartiles."""
-    low, middle, high = np.quantile(times / others, [0.25, 0.5, 0.75])
+    low, middle, high = np.quantile(times / reference_times, [0.25, 0.5, 0.75])
     return f"{middle:6.2f} ({low:.2f} to {high:.2f})"

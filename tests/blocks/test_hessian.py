@@ -9,7 +9,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, loa
 from blocks import KINDS, LOSSES, Network, losses
 from blocks.measure.diagnostics import example_gradient_norms, saturated
 from blocks.measure.hessian import Hessian, hessian_vector_product
-from blocks.measure.lanczos import SETTLED, sharpness, top_eigenpairs
+from blocks.measure.lanczos import SETTLING_PRODUCTS, sharpness, top_eigenpairs
 from blocks.parameters import Layout
 from blocks.theory import largest_curvature, softmax_sharpness
 from tests.blocks import oracle
@@ -192,7 +192,7 @@ def test_eigenvectors_are_a_start_that_needs_few_products():
     hessian = Hessian(network, x, y, loss, (2,))
     values, vectors = top_eigenpairs(hessian, start)
     # The products over which a value must not grow, and one.
-    few = SETTLED + 1
+    few = SETTLING_PRODUCTS + 1
     assert np.isnan(top_eigenpairs(hessian, start, iterations=few)[0]).all()
     again = top_eigenpairs(hessian, vectors, tolerance=1e-7, iterations=few)[0]
     np.testing.assert_allclose(again, values, rtol=1e-12)

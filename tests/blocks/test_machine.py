@@ -12,7 +12,7 @@ from blocks import machine
 from blocks.machine import Machine
 
 PORTABLE = {"OPENBLAS_CORETYPE": "Haswell", "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR"}
-CODE = "from blocks import Machine, arrays; m = Machine.here(); print(m.kernel, *m.targets, m.is_portable, arrays.AVX_512)"
+CODE = "from blocks import Machine, arrays; m = Machine.current(); print(m.kernel, *m.targets, m.is_portable, arrays.AVX_512)"
 
 
 def here(**environ):
@@ -64,14 +64,14 @@ def test_another_blas_is_not_portable_whatever_it_says(library, monkeypatch):
     }
     monkeypatch.setattr(machine, "threadpool_info", lambda: [loaded])
     monkeypatch.setattr(np, "show_config", lambda mode: {"SIMD Extensions": {"found": ["X86_V3"]}})
-    Machine.here.cache_clear()
+    Machine.current.cache_clear()
     try:
-        found = Machine.here()
+        found = Machine.current()
         assert (found.blas, found.is_portable) == (f"{library} 1", False)
         assert str(found) == f"native: NumPy {np.__version__} with the targets X86_V3, {library} 1 with the kernel Haswell"
         monkeypatch.setattr(machine, "threadpool_info", list)
-        Machine.here.cache_clear()
-        assert (Machine.here().blas, Machine.here().kernel) == ("unknown", "unknown")
+        Machine.current.cache_clear()
+        assert (Machine.current().blas, Machine.current().kernel) == ("unknown", "unknown")
     finally:
         monkeypatch.undo()
-        Machine.here.cache_clear()
+        Machine.current.cache_clear()

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.collections import PathCollection
 
 from blocks import Network, losses
-from blocks.measure.diagnostics import checked
+from blocks.measure.diagnostics import check_data
 from blocks.measure.signals import NUMBERS, deviations, signals
 from blocks.theory import MeanField
 from experiments.pictures import landscape
@@ -124,7 +124,7 @@ def test_z_has_the_variance_of_mean_field_theory_at_every_block(composed, gain):
         rng, law = np.random.default_rng(seed), config.network
         sizes = [x.shape[0], *[300] * 20, 10]
         network = Network.create(sizes, "tanh", "normal", rng=rng, gain=gain, bias_variance=law.bias_variance, dtype=np.float32)
-        _, found = signals(network, *checked(network, x, y, LOSS), LOSS, deviations(network.parameters, network.layout))
+        _, found = signals(network, *check_data(network, x, y, LOSS), LOSS, deviations(network.parameters, network.layout))
         numbers = dict(zip(NUMBERS[:-1], found, strict=True))
         measured.append(numbers["z_std"] ** 2 + numbers["z_mean"] ** 2)
     # Block 21 has ten units alone.

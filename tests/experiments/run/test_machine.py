@@ -22,7 +22,7 @@ OFF = "X86_V4 AVX512_ICL AVX512_SPR"
 AXES = ["network.depth=2,3", "optimizer.learning_rate=0.1", "dataset=iris"]
 # The machine of a process that nobody tells anything.
 NATIVE = subprocess.run(
-    [sys.executable, "-c", "from blocks import Machine as M; print(M.here().kernel); print(*M.here().targets)"],
+    [sys.executable, "-c", "from blocks import Machine as M; print(M.current().kernel); print(*M.current().targets)"],
     env={key: value for key, value in os.environ.items() if key not in PORTABLE_VARIABLES},
     capture_output=True,
     text=True,
@@ -186,7 +186,7 @@ def _elsewhere(what, folder, environ, output, arguments):
         "Accelerate": Machine("2.4.6", "accelerate", "unknown", ("ASIMD",)),
         "MKL": Machine("2.4.6", "mkl 2026", "unknown", ("X86_V3",)),
     }[what]
-    Machine.here = staticmethod(lambda: here)
+    Machine.current = staticmethod(lambda: here)
     if what == "Accelerate":
         machine.platform.machine = lambda: "arm64"
     _main("experiments.train", arguments, folder, environ, output)
@@ -213,7 +213,7 @@ def test_where_portable_cannot_be_had_the_run_and_its_record_are_native(what, li
 def test_a_process_that_is_no_command_never_starts_again(monkeypatch):
     monkeypatch.setattr(os, "execve", lambda *arguments: pytest.fail("started again"))
     other = Machine("2.4.6", "openblas 0.3.31", "SkylakeX", ("X86_V3", "X86_V4"))
-    monkeypatch.setattr(Machine, "here", lambda: other)
+    monkeypatch.setattr(Machine, "current", lambda: other)
     assert "NumPy is native: NumPy 2.4.6 with the targets X86_V3 X86_V4" in set_machine("portable")
     assert set_machine("native") == ""
 
@@ -254,12 +254,12 @@ def command(monkeypatch):
 def test_a_command_that_holding_does_not_make_portable_gives_back_what_it_was_given(command, monkeypatch):
     """As OpenBLAS 0.3.34 on a Zen 4: Haswell's kernels, and another order of addition."""
     monkeypatch.setattr("blocks.machine._product", lambda: "another")
-    monkeypatch.setattr(Machine, "here", lambda: Machine("2.5.5", "openblas 0.3.34", "SkylakeX", ("X86_V3", "X86_V4")))
+    monkeypatch.setattr(Machine, "current", lambda: Machine("2.5.5", "openblas 0.3.34", "SkylakeX", ("X86_V3", "X86_V4")))
     with pytest.raises(StartedAgain) as held:
         set_machine("portable")
     assert {**PORTABLE_VARIABLES, "HOME": "/"}.items() <= held.value.args[0].items()
     command(held.value.args[0])
-    monkeypatch.setattr(Machine, "here", lambda: Machine("2.5.5", "openblas 0.3.34", "Haswell", ("X86_V3",)))
+    monkeypatch.setattr(Machine, "current", lambda: Machine("2.5.5", "openblas 0.3.34", "Haswell", ("X86_V3",)))
     with pytest.raises(StartedAgain) as given_back:
         set_machine("portable")
     assert {name: given_back.value.args[0].get(name) for name in PORTABLE_VARIABLES} == {
@@ -267,7 +267,7 @@ def test_a_command_that_holding_does_not_make_portable_gives_back_what_it_was_gi
         "NPY_DISABLE_CPU_FEATURES": None,
     }
     command(given_back.value.args[0])
-    monkeypatch.setattr(Machine, "here", lambda: Machine("2.5.5", "openblas 0.3.34", "SkylakeX", ("X86_V3", "X86_V4")))
+    monkeypatch.setattr(Machine, "current", lambda: Machine("2.5.5", "openblas 0.3.34", "SkylakeX", ("X86_V3", "X86_V4")))
     line = "on this processor openblas 0.3.34 adds up in an order of its own, as 0.3.34 does with AMD's AVX-512"
     assert set_machine("portable") == f"machine=portable cannot be had here, it is trained native: {line}"
     assert set_machine("native") == ""
@@ -351,13 +351,13 @@ OF_LAPTOP, OF_SKYLAKE, OF_ZEN_4 = (
 )
 def test_a_record_s_machine_is_held_where_the_processor_has_it(record, processor, expected, monkeypatch):
     monkeypatch.setattr(machine, "processor_flags", lambda: frozenset(processor))
-    monkeypatch.setattr(Machine, "here", lambda: Machine("2.4.6", "openblas 0.3.31", "Sandybridge", ()))
+    monkeypatch.setattr(Machine, "current", lambda: Machine("2.4.6", "openblas 0.3.31", "Sandybridge", ()))
     if isinstance(expected, dict):
         assert recorded_variables(record) == expected
     else:
         with pytest.raises(ValueError, match=expected):
             recorded_variables(record)
-    monkeypatch.setattr(Machine, "here", lambda: Machine("2.4.6", "accelerate", **_named(record)))
+    monkeypatch.setattr(Machine, "current", lambda: Machine("2.4.6", "accelerate", **_named(record)))
     assert recorded_variables(record) == {}
 
 
