@@ -39,6 +39,7 @@ def _lines(schema: type, values: Mapping[str, Any], tables: Mapping[str, Sequenc
             continue
         names = f" One of {', '.join(tables[key])}." if key in tables else ""
         type_name = field.type.__name__ if isinstance(field.type, type) else str(field.type).replace(" | None", ", null")
+        type_name = type_name.replace("dict[str, typing.Any]", "dict")
         yield from _key_lines(f"  {key}={_value_text(value)} ({type_name})", meanings_by_name[field.name] + names)
     for field in fields(schema):
         if isinstance(field.type, type) and is_dataclass(field.type):
