@@ -213,6 +213,9 @@ class CheckRun(Callback):
                     )
                 check_folder("hydra.run.dir", config.hydra.runtime.output_dir)
                 check_tracking(run_config.tracking)
+                typed = [str(override) for override in config.hydra.overrides.task]
+                if config.hydra.sweeper.params and (presets := [text for text in typed if text.startswith("experiment=")]):
+                    print(f"one run: -m sweeps the axes of {presets[0]}, {', '.join(config.hydra.sweeper.params)}")
         except (UserError, HydraException, OmegaConfBaseException) as error:
             # Hydra turns an exception in a callback into a warning, but not SystemExit.
             sys.exit(one_line(error))

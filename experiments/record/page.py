@@ -42,7 +42,7 @@ class Page:
         if uri.startswith("http"):
             return f"open {shlex.quote(f'{uri}/{self.path}')}"
         options = f"{self.run_id} --uri {shlex.quote(uri)}".strip()
-        return f"python -m experiments.dashboard {options}   # opens http://127.0.0.1:5000/{self.path}"
+        return f"python -m experiments.dashboard {options}   # then open http://127.0.0.1:5000/{self.path}"
 
     @property
     def next_steps(self) -> list[str]:

@@ -80,7 +80,8 @@ class Archive:
         """Return the finished run of that id; raises UserError where there is none."""
         run = self.get_run(run_id, "run")
         if run.data.tags.get("kind") != "run":
-            raise UserError(f"run {run_id} is no training, it must be a run with the tag kind=run, as those of a sweep are")
+            kind = run.data.tags.get("kind", "run of another program")
+            raise UserError(f"run {run_id} is a {kind}, it must be a run that trains, such as one of a sweep's runs")
         if run.info.status != "FINISHED":
             raise UserError(f"run {run_id} is {run.info.status}, it must be FINISHED")
         return self._to_recorded_run(run)

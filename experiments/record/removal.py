@@ -37,7 +37,11 @@ def delete(run_id: str, uri: str | None) -> str:
     registered_note = f" (the registered {', '.join(sorted(registered_models))} stays)" if registered_models else ""
     gc_option = "on its server" if archive.uri.startswith("http") else f"--backend-store-uri {shlex.quote(archive.uri)}"
     return (
-        f"{len(runs)} runs and {len(models) - len(registered_models)} models are deleted{registered_note}; "
+        f"{_count(len(runs), 'run')} and {_count(len(models) - len(registered_models), 'model')} deleted{registered_note}; "
         f"mlflow runs restore --run-id ID brings a run back, mlflow gc {gc_option} removes for good "
         "what is deleted"
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

@@ -16,11 +16,16 @@ KEY_WIDTH = 44
 
 def meanings(schema: type) -> dict[str, str]:
     """Return the meaning of every field of a dataclass: the text after `field: ` or `field, other: ` in its docstring."""
-    names = "|".join(field.name for field in fields(schema))
-    text = " ".join((inspect.getdoc(schema) or "").split())
-    _, *parts = re.split(rf"(?<![\w.])`?((?:{names})(?:, (?:{names}))*)`?: ", text)
+    _, *parts = _docstring_parts(schema)
     pairs = zip(parts[::2], parts[1::2], strict=True)
     return {name: meaning.strip() for names_text, meaning in pairs for name in names_text.split(", ")}
+
+
+def _docstring_parts(schema: type) -> list[str]:
+    """Return the docstring's text before the first field, and then the names of fields and the text about them in turn."""
+    names = "|".join(field.name for field in fields(schema))
+    text = " ".join((inspect.getdoc(schema) or "").split())
+    return re.split(rf"(?<![\w.])`?((?:{names})(?:, (?:{names}))*)`?: ", text)
 
 
 def describe_keys(schema: type, values: Mapping[str, Any], tables: Mapping[str, Sequence[str]]) -> str:
@@ -43,7 +48,8 @@ def _lines(schema: type, values: Mapping[str, Any], tables: Mapping[str, Sequenc
         yield from _key_lines(f"  {key}={_value_text(value)} ({type_name})", meanings_by_name[field.name] + names)
     for field in fields(schema):
         if isinstance(field.type, type) and is_dataclass(field.type):
-            yield f"\n{field.name}"
+            yield ""
+            yield from textwrap.wrap(f"{field.name}: {_docstring_parts(field.type)[0]}", WIDTH)
             yield from _lines(field.type, values[field.name], tables, f"{path}{field.name}.")
 
 

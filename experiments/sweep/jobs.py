@@ -96,7 +96,7 @@ class Jobs:
         counts = {key: len({str(run.get(key)) for run in runs}) for key in self.keys}
         axes = ", ".join(f"{key} ({count} values)" for key, count in counts.items())
         if self.count > len(runs):
-            return f"{self.count} runs over {', '.join(self.keys)}, {len(runs)} at a time"
+            return f"{self.count} trials over {', '.join(self.keys)}, proposed {len(runs)} at a time"
         return f"{len(runs)} runs over {axes}" if axes else "1 run"
 
     def values(self) -> dict[str, str]:

@@ -78,7 +78,10 @@ def main() -> None:
         f"{versions['cpu']}, {versions['cores']} cores; NumPy {versions['numpy']}, {versions['blas']} ({versions['blas_kernel']})"
     )
     for name in names:
-        runs[name]()
+        try:
+            runs[name]()
+        except ImportError as error:
+            parser.error(f"{name} needs the extra benchmark, pip install -e '.[benchmark]': {error}")
 
 
 if __name__ == "__main__":

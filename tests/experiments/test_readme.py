@@ -16,7 +16,7 @@ COMMANDS = re.findall(r"^ {4}(python -m experiments\..*?)(?: +#.*)?$", README, f
 # Commands that other tests run: a server that does not end by itself, and a cluster.
 ELSEWHERE = {
     "python -m experiments.dashboard": "test_show.py",
-    "python -m experiments.train -m hydra.launcher.backend=ray": "test_clusters.py",
+    "python -m experiments.train -m hydra.launcher.backend=ray seed=1,2": "test_clusters.py",
 }
 FEWER = {
     "experiments.train": ["network.width=16"],

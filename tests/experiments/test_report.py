@@ -68,7 +68,7 @@ def test_a_run_is_a_movie(swept):
         (["-o", "/dev/null/report.html"], "--output is '/dev/null', but /dev/null is not a folder that can be written to"),
         (["nothing"], "run 'nothing': "),
         (["--uri", "sqlite:///nothing.db"], "but that file is not there"),
-        (["--movie", "SWEEP"], "is no training, it must be a run with the tag kind=run"),
+        (["--movie", "SWEEP"], "is a sweep, it must be a run that trains"),
     ],
 )
 def test_what_cannot_be_written_is_one_line(swept, arguments, line):

@@ -54,7 +54,7 @@ def test_optuna_s_batches_are_one_sweep_and_it_is_told_of_every_run(lab):
     sweeper = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=14", "hydra.sweeper.batch_size=6", "hydra.sweeper.seed=1"]
     command = ["-m", *sweeper, *TINY, *SPACE]
     output = lab.run(*command, "hydra/launcher=basic")
-    assert "14 runs over network.depth, optimizer.learning_rate, 6 at a time" in output
+    assert "14 trials over network.depth, optimizer.learning_rate, proposed 6 at a time" in output
     found = trials(lab)
     assert [(depth, rate) for depth, rate, _ in found] == expected(14, 6, [loss for _, _, loss in found])
     (parent,) = lab.runs("sweep")

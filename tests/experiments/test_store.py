@@ -111,11 +111,11 @@ def test_a_sweep_is_deleted_whole(lab):
     (first, second), client = lab.runs("sweep"), lab.client()
     others = {run.info.run_id for run in lab.runs() if run.data.tags["mlflow.parentRunId"] == second.info.run_id}
     told = delete(first.info.run_id, lab.uri)
-    assert told.startswith("3 runs and 1 models are deleted; mlflow runs restore --run-id ID")
+    assert told.startswith("3 runs and 1 model deleted; mlflow runs restore --run-id ID")
     assert {run.info.run_id for run in [*lab.runs(), *lab.runs("sweep")]} == others | {second.info.run_id}
     (model,) = client.search_logged_models(["1"])
     assert model.source_run_id in others
-    assert "3 runs and 0 models are deleted (the registered m-" in delete(second.info.run_id, lab.uri)
+    assert "3 runs and 0 models deleted (the registered m-" in delete(second.info.run_id, lab.uri)
     assert not [*lab.runs(), *lab.runs("sweep")]
     assert len(client.search_logged_models(["1"])) == 1
     with pytest.raises(UserError, match="was deleted: mlflow runs restore"):
@@ -132,6 +132,6 @@ def test_a_sweep_that_is_running_is_not_deleted(lab, tmp_path):
     with pytest.raises(UserError, match=f"run {job.run_id} is RUNNING, nothing is deleted"):
         delete(sweep.run_id, lab.uri)
     job.end("KILLED")
-    assert "2 runs and 0 models are deleted" in delete(sweep.run_id, lab.uri)
+    assert "2 runs and 0 models deleted" in delete(sweep.run_id, lab.uri)
     with pytest.raises(UserError, match="has no sweep, run or map yet"):
         Archive(lab.uri, tmp_path).page(None)
