@@ -45,7 +45,7 @@ def runs(config, kind, powers, width_power=0):
 
 @pytest.fixture
 def untrained(monkeypatch):
-    monkeypatch.setattr(boundary, "_flipped", lambda runs: (1, 8))
+    monkeypatch.setattr(boundary, "_count_flips", lambda runs: (1, 8))
 
 
 @pytest.mark.usefixtures("untrained")
@@ -92,4 +92,4 @@ def test_what_float64_flips(config, largest, flipped):
 def test_what_it_cannot_use_is_named(composed):
     config = parse_config(composed("experiment=boundary", "network.depth=2", "optimizer.block_rates=[0.1,0.2]"))
     with pytest.raises(UserError, match=re.escape("but sweep.study boundary needs null, one rate")):
-        STUDIES["boundary"].needs(config)
+        STUDIES["boundary"].check(config)
