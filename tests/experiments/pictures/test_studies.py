@@ -321,6 +321,7 @@ SHORTER = {
     "catapult": [],
     "warm_up": ["optimizer.warmup=1,256", "optimizer.learning_rate=0.18,0.25,0.35,0.5,0.71,1.0", "seed=0"],
     "noise_scale": ["optimizer.learning_rate=0.0313,0.125,0.25,0.5,1.0", "seed=0"],
+    "boundary": ["optimizer.learning_rate=0.125,0.5,2.0,8.0,32.0", "seed=0,1,2"],
     "linear_limit": ["dataset=iris,diabetes,moons", "optimizer.learning_rate=0.461,0.484,0.648,0.681,0.715,1.35,1.41,1.48"],
     "learning_rate_by_depth": ["network.depth=3,8,24", "optimizer.learning_rate=0.01,0.0316,0.1,0.316,1.0", "seed=0,1,2"],
 }
@@ -331,7 +332,8 @@ SHORTER = {
 def test_the_preset_draws_and_holds(lab, preset):
     output = lab.run("-m", f"experiment={preset}", *SHORTER[preset])
     (line,) = [line for line in output.splitlines() if line.startswith(f"{preset}: ")]
-    assert line.startswith(f"{preset}: " + ("the largest" if preset == "learning_rate_by_depth" else "holds: ")), line
+    begins = {"learning_rate_by_depth": "the largest", "boundary": "does not hold: "}.get(preset, "holds: ")
+    assert line.startswith(f"{preset}: {begins}"), line
     (parent,) = lab.runs("sweep")
     assert line in parent.data.tags["mlflow.note.content"]
     assert lab.artifact(parent, f"{preset}.png").stat().st_size > 10_000

@@ -1,0 +1,135 @@
+"""The study of the largest learning rate that trains by depth, width and kind of block, and of how much of it is rounding."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from blocks.arrays import Array
+from experiments.pictures.figures import COLOURS, MARKERS
+from experiments.pictures.studies.study import Observed, Study, Verdict, grouped, largest_rate, require
+from experiments.run.config import Config
+from experiments.run.data import task
+from experiments.run.stack import plan, train_stack
+from experiments.run.tile import LANES, OTHER
+
+
+def boundary(runs: Sequence[Observed]) -> tuple[Figure, Verdict]:
+    """The largest rate that trains against depth: mean of its logarithm over seeds and 95 % interval, by width and kind.
+
+    To every seed's rates C L^p n^q is fitted, least squares of the logarithm; an exponent is its mean over the seeds. What was
+    predicted before anything was measured: the rate of plain blocks falls with depth, and that of the other kinds falls less.
+    """
+    kinds, seeds = grouped(runs, "network.kind"), len(grouped(runs, "seed"))
+    other = OTHER[runs[0].config.dtype]
+    figure = Figure(figsize=(1 + 2.8 * len(kinds), 4.6), layout="constrained")
+    all_axes = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False)[0]
+    exponents: dict[str, tuple[Array, Array]] = {}
+    told, outside, counts = [], 0, np.zeros(2, int)
+    for axes, ((kind,), alike) in zip(all_axes, kinds.items(), strict=True):
+        depths, widths, rates = _rates(alike)
+        outside += int(np.isnan(rates).sum())
+        (p, q), (p_half, q_half) = exponents[kind] = _interval(_exponents(depths, widths, rates))
+        flipped, beside = _flipped(alike)
+        counts += flipped, beside
+        _draw(axes, depths, widths, rates)
+        law = rf"$L^{{\,{p:.2f} \pm {p_half:.2f}}}\; n^{{\,{q:.2f} \pm {q_half:.2f}}}$"
+        axes.set_title(f"{kind}\n{law}\nrounding: {flipped} of {beside}", fontsize=10)
+        told.append(f"{kind} L^({p:.2f} +- {p_half:.2f}) n^({q:.2f} +- {q_half:.2f})")
+    all_axes[0].set_ylabel("largest learning rate that trains")
+    all_axes[-1].legend(fontsize=8, frameon=False)
+    tried = [rate for (rate,) in grouped(runs, "optimizer.learning_rate")]
+    apart = max(np.divide(tried[1:], tried[:-1]), default=1.0)
+    what = f"mean and 95 % interval of {seeds} seeds, rates a factor of {apart:.2g} apart"
+    figure.suptitle(f"{what}; rounding: runs beside the boundary that flip in {other}", fontsize=11)
+    text = "the largest rate that trains falls with depth L in plain blocks, and less in others; with L and width n it goes as "
+    text += f"{'; '.join(told)} (95 %, {seeds} seeds); of "
+    text += f"{counts[1]} runs beside this boundary {counts[0]} ({counts[0] / max(counts[1], 1):.1%}) flip in {other}"
+    if outside:
+        text += f"; warning: {outside} boundaries are not between two of the rates and are left out"
+    return figure, Verdict(text, _as_predicted(exponents))
+
+
+def _rates(runs: Sequence[Observed]) -> tuple[Array, Array, Array]:
+    """Depths, widths, and (seeds, depths, widths) log of the largest rate that trains, nan where no or every rate trains."""
+    cells = grouped(runs, "seed", "network.depth", "network.width")
+    seeds, depths, widths = (sorted({place[axis] for place in cells}) for axis in range(3))
+    rates = np.full((len(seeds), len(depths), len(widths)), np.nan)
+    for (seed, depth, width), alike in cells.items():
+        if len(_beside(alike)) == 2:
+            rates[seeds.index(seed), depths.index(depth), widths.index(width)] = np.log(largest_rate(alike))
+    return np.array(depths), np.array(widths), rates
+
+
+def _beside(runs: Sequence[Observed]) -> list[Observed]:
+    """The run of the largest rate that trains, and that of the next rate; of these runs, one a rate."""
+    ordered = sorted(runs, key=lambda run: run.config.optimizer.learning_rate)
+    trained = sum(run.config.optimizer.learning_rate <= largest_rate(runs) for run in ordered)
+    return ordered[max(trained - 1, 0) : trained + 1] if trained else []
+
+
+def _flipped(runs: Sequence[Observed]) -> tuple[int, int]:
+    """How many of the runs beside the boundary train in the other precision and not in their own, or the reverse; of how many."""
+    cells = grouped(runs, "seed", "network.depth", "network.width").values()
+    beside = [run for alike in cells for run in _beside(alike)]
+    configs = [replace(run.config, dtype=OTHER[run.config.dtype]) for run in beside]
+    tasks = [task(config) for config in configs]
+    flipped = 0
+    for stack in plan(configs, tasks, LANES):
+        for index, trained in zip(stack, train_stack([configs[k] for k in stack], tasks[stack[0]]), strict=True):
+            flipped += (trained.outcome == "trained") != (beside[index].outcome == "trained")
+    return flipped, len(beside)
+
+
+def _exponents(depths: Array, widths: Array, rates: Array) -> Array:
+    """(seeds, 2) the exponents of depth and width, nan where a seed's rates tell no law."""
+    L, n = np.meshgrid(np.log(depths), np.log(widths), indexing="ij")
+    exponents = np.full((len(rates), 2), np.nan)
+    for fit, log_rate in zip(exponents, rates, strict=True):
+        known = np.isfinite(log_rate)
+        terms = np.stack([L[known], n[known], np.ones(known.sum())], axis=-1)
+        if np.linalg.matrix_rank(terms) == 3:
+            fit[:] = np.linalg.lstsq(terms, log_rate[known], rcond=None)[0][:2]
+    return exponents
+
+
+def _interval(values: Array) -> tuple[Array, Array]:
+    """Mean (...) of (n, ...) values and half its 95 % interval, Student's t times s / sqrt(n); what is nan is left out."""
+    from scipy.stats import t
+
+    seen = np.ma.masked_invalid(values)
+    n = seen.count(axis=0)
+    half = t.ppf(0.975, np.maximum(n - 1, 1)) * seen.std(axis=0, ddof=1) / np.sqrt(np.maximum(n, 1))
+    return np.ma.filled(seen.mean(axis=0), np.nan), np.ma.filled(np.ma.masked_where(n < 2, half), np.nan)
+
+
+def _draw(axes: Axes, depths: Array, widths: Array, rates: Array) -> None:
+    """A line a width with the band of its interval."""
+    mean, half = _interval(rates)
+    for k, width in enumerate(widths):
+        color, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
+        axes.plot(depths, np.exp(mean[:, k]), marker=marker, markersize=5, color=color, label=f"width {width}")
+        axes.fill_between(
+            depths, *np.exp([mean[:, k] - half[:, k], mean[:, k] + half[:, k]]), color=color, alpha=0.25, linewidth=0
+        )
+    axes.set(xlabel="depth L (blocks)", xscale="log", yscale="log")
+    axes.set_xticks(depths, [str(depth) for depth in depths])
+    axes.minorticks_off()
+
+
+def _as_predicted(exponents: Mapping[str, tuple[Array, Array]]) -> bool | None:
+    """Whether plain blocks' exponent of depth is below 0 and the others' above it, intervals apart; None where one is missing."""
+    by_kind = {kind: (mean[0], half[0]) for kind, (mean, half) in exponents.items()}
+    if "plain" not in by_kind or len(by_kind) < 2 or not np.isfinite(list(by_kind.values())).all():
+        return None
+    mean, half = by_kind.pop("plain")
+    return bool(mean + half < 0 and all(other - its_half > mean + half for other, its_half in by_kind.values()))
+
+
+def _needs(config: Config) -> None:
+    require("boundary", config, ("optimizer.block_rates", config.optimizer.block_rates is None, "null, one rate"))
+
+
+STUDIES = {"boundary": Study(boundary, _needs)}
