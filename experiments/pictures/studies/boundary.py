@@ -42,7 +42,7 @@ def boundary(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
     all_axes[-1].legend(fontsize=8, frameon=False)
     all_rates = [rate for (rate,) in group_runs(runs, "optimizer.learning_rate")]
     rate_factor = max(np.divide(all_rates[1:], all_rates[:-1]), default=1.0)
-    what = f"mean and 95 % interval of {seeds} seeds, rates a factor of {rate_factor:.2g} rate_factor"
+    what = f"mean and 95 % interval of {seeds} seeds, rates a factor of {rate_factor:.2g} apart"
     figure.suptitle(f"{what}; rounding: runs beside the boundary that flip in {other}", fontsize=11)
     text = "the largest rate that trains falls with depth L in plain blocks, and less in others; with L and width n it goes as "
     text += f"{'; '.join(laws)} (95 %, {seeds} seeds); of "
@@ -78,8 +78,8 @@ def _count_flips(runs: Sequence[ObservedRun]) -> tuple[int, int]:
     tasks = [load_task(config) for config in configs]
     n_flips = 0
     for stack in plan(configs, tasks, MAX_LANES):
-        for index, trained in zip(stack, train_stack([configs[k] for k in stack], tasks[stack[0]]), strict=True):
-            n_flips += (trained.outcome == "trained") != (boundary_runs[index].outcome == "trained")
+        for index, run in zip(stack, train_stack([configs[k] for k in stack], tasks[stack[0]]), strict=True):
+            n_flips += (run.outcome == "trained") != (boundary_runs[index].outcome == "trained")
     return n_flips, len(boundary_runs)
 
 
@@ -99,10 +99,10 @@ def _interval(values: Array) -> tuple[Array, Array]:
     """Mean (...) of (n, ...) values and half its 95 % interval, Student's t times s / sqrt(n); what is nan is left out."""
     from scipy.stats import t
 
-    finite = np.ma.masked_invalid(values)
-    n = finite.count(axis=0)
-    half = t.ppf(0.975, np.maximum(n - 1, 1)) * finite.std(axis=0, ddof=1) / np.sqrt(np.maximum(n, 1))
-    return np.ma.filled(finite.mean(axis=0), np.nan), np.ma.filled(np.ma.masked_where(n < 2, half), np.nan)
+    seen = np.ma.masked_invalid(values)
+    n = seen.count(axis=0)
+    half = t.ppf(0.975, np.maximum(n - 1, 1)) * seen.std(axis=0, ddof=1) / np.sqrt(np.maximum(n, 1))
+    return np.ma.filled(seen.mean(axis=0), np.nan), np.ma.filled(np.ma.masked_where(n < 2, half), np.nan)
 
 
 def _draw(axes: Axes, depths: Array, widths: Array, rates: Array) -> None:
@@ -120,10 +120,7 @@ def _draw(axes: Axes, depths: Array, widths: Array, rates: Array) -> None:
 
 
 def _as_predicted(exponents: Mapping[str, tuple[Array, Array]]) -> bool | None:
-    """Return whether plain blocks' exponent of depth is below 0 and the others' above it, with separate intervals.
-
-    None where an exponent is missing.
-    """
+    """Whether plain blocks' exponent of depth is below 0 and the others' above it, intervals apart; None where one is missing."""
     by_kind = {kind: (mean[0], half[0]) for kind, (mean, half) in exponents.items()}
     if "plain" not in by_kind or len(by_kind) < 2 or not np.isfinite(list(by_kind.values())).all():
         return None

@@ -321,7 +321,7 @@ SHORTER = {
     "catapult": [],
     "warm_up": ["optimizer.warmup=1,256", "optimizer.learning_rate=0.18,0.25,0.35,0.5,0.71,1.0", "seed=0"],
     "noise_scale": ["optimizer.learning_rate=0.0313,0.125,0.25,0.5,1.0", "seed=0"],
-    "boundary": ["network.depth=3,9", "optimizer.learning_rate=0.125,0.5,2.0,8.0,32.0", "seed=0,1,2"],
+    "boundary": ["optimizer.learning_rate=0.125,0.5,2.0,8.0,32.0", "seed=0,1,2"],
     "linear_limit": ["dataset=iris,diabetes,moons", "optimizer.learning_rate=0.461,0.484,0.648,0.681,0.715,1.35,1.41,1.48"],
     "learning_rate_by_depth": ["network.depth=3,8,24", "optimizer.learning_rate=0.01,0.0316,0.1,0.316,1.0", "seed=0,1,2"],
 }
