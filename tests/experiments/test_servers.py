@@ -95,7 +95,7 @@ def test_a_server_that_is_busy_now_and_then_is_asked_again(status, behind, compo
         tracking.uri = proxy.uri
         store = Store(tracking)
         for _ in range(3):
-            store.begin("a run", {"kind": "run"}).finish(run)
+            store.finish([(store.begin("a run", {"kind": "run"}), run)])
     tracking.uri = behind.uri
     assert statuses(Store(tracking)) == ["FINISHED"] * 3
 
@@ -123,7 +123,7 @@ def test_a_slow_server_is_asked_for_several_things_at_once(behind, composed, tra
         tracking.uri = proxy.uri
         store = Store(tracking)
         before = len(proxy.requests)
-        store.begin("a run", {"kind": "run"}).finish(run)
+        store.finish([(store.begin("a run", {"kind": "run"}), run)])
         asked = proxy.requests[before:]
     # Its beginning, its numbers, its data, its files, its end: none twice, and nothing is read.
     assert len(asked) == len(set(asked))
