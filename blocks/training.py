@@ -1,4 +1,4 @@
-"""The training of a network by gradient descent over batches, for all its lanes. Every step's loss and norms are recorded."""
+"""Training by gradient descent over batches. All lanes of a network are trained at once, and every step is recorded."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -17,11 +17,12 @@ from blocks.optimizers import Optimizer
 from blocks.schedules import rate_schedule
 from blocks.workspace import Examples
 
+# A function watch(steps, history), see `train`.
 Watch = Callable[[int, Callable[[], History]], None]
 
 
 def reshuffled(rng: np.random.Generator, m: int) -> Iterator[Array]:
-    """Yield a random order of m examples for every epoch, without an end."""
+    """Yield without end a random order of the numbers 0..m-1, (m,), one for each epoch."""
     while True:
         yield rng.permutation(m)
 
@@ -48,26 +49,29 @@ def train(
 ) -> History:
     """Train `network` in place and return the history of every step.
 
-    One cycle: forward through blocks 1..L caching every z, the loss, backward from L to 1, update.
+    A step is one cycle: forward through blocks 1..L, which caches every z, then the loss, backward from L to 1, and the update.
 
-    x: (n_0, m) data, one example a column, shared by all lanes. y: targets as `loss` takes them.
+    x: (n_0, m) data, one example per column, shared by all lanes. y: targets as `loss` takes them.
     weights: (m,) above 0, one per example. A batch's loss is the weighted mean over its examples. Evaluations and instruments
         do not use weights. None: all are equal.
     loss: the loss of the logits, from `blocks.losses`, or its name.
-    optimizer: its hyperparameters are numbers, or arrays with one per lane; its learning rate may be one per parameter.
-    epochs: passes over the data, at least 1. until: the epoch after which the training stops, None for the last. The history
-        then has nan for the later steps, and for the earlier ones the values of the complete training.
-    batch_size: examples per step, 1 to m; the last batch of an epoch may be shorter. None: all.
-    orders: the order of the examples in each epoch, (m,), or (..., m) with one per lane, see `reshuffled`; None keeps the data's.
-    schedule: name of the learning rate's schedule. warmup: number of updates over which the rate first rises linearly; below 1
-        a share of all updates, see `blocks.schedules.rate_schedule`.
-    validation: x and y that are evaluated in addition to the training data.
-    evaluations: the largest number of evaluations: before the first epoch, after the last, and log-spaced between. 0: none.
-    loss_bound: a number, or one per lane. A lane has diverged where its loss is above the bound, or where its loss or gradient is
-        not finite. It is then no longer trained, and keeps its parameters. After the last update, the loss of all training data
-        and the parameters are checked.
-    watch: is called after every epoch with the number of steps so far, and a function that returns their history.
-    instruments: what else is measured, see `blocks.measure.instruments`.
+    optimizer: its hyperparameters are numbers, or arrays with one per lane. The learning rate may also have one per parameter.
+    epochs: passes over the data, at least 1.
+    until: the number of epochs after which the training stops early, 1 to `epochs`. The history's later steps are nan, and its
+        earlier steps are as without `until`. None: it does not stop early.
+    batch_size: examples per step, 1 to m. The last batch of an epoch may be smaller. None: m.
+    orders: yields for each epoch the order of the examples, (m,), or (..., m) with one per lane; see `reshuffled`. None: the
+        order of the columns of x.
+    schedule: name of the learning rate's schedule, from `blocks.schedules`.
+    warmup: number of updates in which the learning rate first rises linearly. Below 1 it is a share of all updates.
+    validation: x and y, which are evaluated in addition to the training data.
+    evaluations: the largest number of evaluations, 0 or at least 2. One is before the first epoch, one after the last, and the
+        others are log-spaced between. 0: none.
+    loss_bound: above 0, a number or one per lane. A lane diverges where its loss is above the bound, or where its loss or
+        gradient is not finite. It is no longer trained then, and keeps its parameters. No cycle follows the last update, so
+        after it the loss of all training data and the parameters are checked instead.
+    watch: is called after every epoch with the number of steps so far, and with a function that returns the history so far.
+    instruments: what is measured besides losses and norms, see `blocks.measure.instruments`.
     Raises ValueError for data that are not finite or do not fit the network, and for numbers out of range.
     """
     if isinstance(loss, str):
@@ -82,7 +86,7 @@ def train(
 
 
 class _Training:
-    """A training: its data, its lanes, its settings and its log. See `train` for the arguments."""
+    """The state of a training: its data, lanes, settings and log. See `train` for the arguments."""
 
     def __init__(
         self,
@@ -140,13 +144,13 @@ class _Training:
             if self.lanes.live.size and until == epochs:
                 self._judge_last_update()
         self.lanes.write_back()
-        # All nans get the same bits, which otherwise depend on the neighbouring lanes.
+        # Every nan gets the same bits. Otherwise the bits of a nan would depend on the neighbouring lanes.
         parameters = self.lanes.full_network.parameters
         np.copyto(parameters, np.nan, where=np.isnan(parameters))
         return self._history(self.log.steps)
 
     def _epochs(self, count: int, orders: Iterator[Array] | None, factor: Callable[[int], float], watch: Watch | None) -> None:
-        """Train for `count` epochs, with the evaluations before each of them and after the last."""
+        """Train for `count` epochs. Evaluate before each of them, and after the last, where an evaluation is due."""
         order = np.arange(self.m) if orders is None else _check_order(next(orders, None), 0, self.lanes, self.m)
         if order.ndim > 1:
             self.lanes.give_own_batches()
@@ -166,10 +170,10 @@ class _Training:
         self._evaluate_sets(count)
 
     def _cycle(self, step: int, examples: Array, factor: float) -> None:
-        """Make one cycle of gradient descent, and log its loss and norms at `step`. examples: (m,), or (lanes, m) of all lanes.
+        """Make cycle `step`, and log its loss and norms. Remove the lanes that diverge, and repeat the cycle for the others.
 
-        Lanes with a loss above the bound, or with a gradient that is not finite, are removed. The others repeat the cycle, and
-        have the same bits again.
+        A repeated cycle gives the same bits. examples: the numbers of the batch's examples, (m,), or (lanes, m) with a row for
+        every lane, trained or not. factor: the schedule's factor on the learning rate.
         """
         lanes = self.lanes
         numbers = examples[lanes.index] if lanes.has_own_batches else examples
@@ -179,18 +183,18 @@ class _Training:
         finite = lanes.network.layout.rescale(norms, batch.squares, lanes.workspaces.gradient)
         self.log.losses[step, lanes.index] = value
         if not (largest(value) <= self.least_bound or self._within_bounds(value).all()):
-            # Forward is computed again, since a may have overwritten z in the workspace.
-            mask, block = self._within_bounds(value), _first_block(_nonfinite_blocks(lanes.network.forward(batch.x)[1]))
+            # z is needed, but the workspace may have overwritten it with a. So forward is computed again.
+            is_kept, block = self._within_bounds(value), _first_block(_nonfinite_blocks(lanes.network.forward(batch.x)[1]))
         else:
             self.log.norms[step, lanes.index] = norms
             if finite:
                 self._update(step, factor)
                 return
-            mask, block = np.asarray(np.isfinite(norms).all(axis=-1)), _last_block(norms)
-        mask, block = np.reshape(mask, -1), np.reshape(block, -1)
-        blocks = block[~mask]
-        self.log.diverged[:, lanes.live[~mask]] = np.full_like(blocks, step), blocks
-        lanes.keep(mask)
+            is_kept, block = np.asarray(np.isfinite(norms).all(axis=-1)), _last_block(norms)
+        is_kept, block = np.reshape(is_kept, -1), np.reshape(block, -1)
+        blocks = block[~is_kept]
+        self.log.diverged[:, lanes.live[~is_kept]] = np.full_like(blocks, step), blocks
+        lanes.keep(is_kept)
         if lanes.live.size:
             self._cycle(step, examples, factor)
 
@@ -198,7 +202,7 @@ class _Training:
         return np.asarray(value <= self.loss_bound[self.lanes.live].astype(value.dtype))
 
     def _update(self, step: int, factor: float) -> None:
-        """Make the update, and measure before and after it."""
+        """Update the parameters. The instruments that are due measure before and after it."""
         lanes = self.lanes
         due = [instrument for instrument in self.instruments.values() if instrument.is_due(step)]
         for instrument in due:
@@ -209,7 +213,7 @@ class _Training:
             instrument.after_update(step, lanes.network, lanes.index)
 
     def _judge_last_update(self) -> None:
-        """Log the lanes that diverged with the last update, as the next cycle would do."""
+        """Log the lanes that diverged with the last update, since no cycle follows that would find them."""
         lanes = self.lanes
         measured = self.log.measures["loss/train"][-1:, lanes.live]
         loss = measured[0] if len(measured) else np.reshape(lanes.evaluate(self.examples, self.batch_size)[0], -1)
@@ -220,7 +224,7 @@ class _Training:
             self.log.diverged[:, lanes.live[bad]] = np.full(bad.sum(), self.log.steps), np.reshape(_first_block(blocks), -1)[bad]
 
     def _evaluate_sets(self, epoch: int) -> None:
-        """Evaluate the training and validation examples, if an evaluation is due after that number of epochs."""
+        """Evaluate the training and validation examples, if an evaluation is due after `epoch` epochs."""
         if self.lanes.live.size == 0 or epoch not in self.evaluated_epochs:
             return
         row = int(np.searchsorted(self.evaluated_epochs, epoch))
@@ -234,7 +238,7 @@ class _Training:
 
 
 def _check_order(order: Array | None, epoch: int, lanes: Lanes, m: int) -> Array:
-    """Return the order of an epoch, (m,) or (lanes, m). Raises ValueError where it is none of m examples."""
+    """Return the order of an epoch, (m,) or (lanes, m). Raises ValueError where its shape or a number in it does not fit."""
     if order is None:
         raise ValueError(f"orders ends before epoch {epoch + 1}, it must have an order for every epoch")
     order = np.asarray(order)
@@ -245,7 +249,7 @@ def _check_order(order: Array | None, epoch: int, lanes: Lanes, m: int) -> Array
 
 
 def _check_bound(loss_bound: float | Array, network: Network) -> Array:
-    """Return the loss bound of every lane, (lanes,)."""
+    """Return the loss bound of every lane, (lanes,). Raises ValueError unless it is above 0, one number or one per lane."""
     if np.shape(loss_bound) not in ((), network.lanes) or not np.all(np.asarray(loss_bound) > 0):
         raise ValueError(f"loss_bound is {loss_bound}, it must be above 0, a number or one a lane")
     bounds = np.minimum(loss_bound, float(np.finfo(network.parameters.dtype).max))
@@ -263,16 +267,19 @@ def _check_batch_size(batch_size: int | None, m: int, mixes_examples: bool) -> i
 
 
 def _nonfinite_blocks(caches: list[Cache]) -> Array:
-    """Return a mask (..., L), True where a z of the block is not finite."""
+    """Return a mask (..., L), which is True for a block where an entry of z is not finite. caches: of blocks 1..L."""
     return np.stack([~np.isfinite(cache.z).all(axis=(-2, -1)) for cache in caches], axis=-1)
 
 
 def _first_block(blocks: Array) -> Array:
-    """Return (...) the number of the first block that is True in `blocks` (..., L), counted from 1; 0 where none is."""
+    """Return the number of the first block that is True, (...), counted from 1, or 0 where none is. blocks: (..., L)."""
     return np.where(blocks.any(axis=-1), blocks.argmax(axis=-1) + 1, 0)
 
 
 def _last_block(norms: Array) -> Array:
-    """Return (...) the last block, counted from 1, with a norm that is not finite. Backward starts at block L."""
+    """Return the number of the last block with a norm that is not finite, (...), counted from 1. Backward reaches it first.
+
+    norms: (..., 2 L) of dW_1, db_1, dW_2, ...
+    """
     bad = ~np.isfinite(norms)[..., ::-1]
     return (norms.shape[-1] - 1 - bad.argmax(axis=-1)) // 2 + 1

@@ -1,4 +1,4 @@
-"""python -m experiments.compare A B: what differs between two runs, or two sweeps, in config, and from which step in history."""
+"""python -m experiments.compare A B: how the configs of two runs or sweeps differ, and from which step their histories differ."""
 
 import argparse
 import os
@@ -22,7 +22,7 @@ DEFAULT_MEASURE = "loss/train"
 
 
 def compare_runs(files_a: Files, files_b: Files) -> list[str]:
-    """Return the differences of two runs, a line for each."""
+    """Return a line for each difference of two runs, in config, environment and history. files_a, files_b: what they recorded."""
     lines = []
     values_a, values_b = flatten_values(files_a.config), flatten_values(files_b.config)
     for key in dict.fromkeys([*values_a, *values_b]):
@@ -47,10 +47,13 @@ def compare_runs(files_a: Files, files_b: Files) -> list[str]:
 
 
 def compare_sweeps(runs_a: "Sequence[RecordedRun]", runs_b: "Sequence[RecordedRun]", measures: Sequence[str]) -> list[str]:
-    """Return the lines that compare two sweeps: the keys that differ, and a table of pairs of runs.
+    """Return the lines that compare two sweeps.
 
-    A pair has the same values of all keys that are swept in either sweep. measures: names of measures whose last values the
-    table has.
+    First come the values that neither sweep varies, but that differ between the two. Then comes a table with a row for each
+    pair of a run of A and a run of B. The runs of a pair have the same value of every key that either sweep varies.
+    The last line counts the pairs, and the runs without a partner.
+
+    runs_a, runs_b: the runs of A and of B, at least one each. measures: names of the measures whose last values are columns.
     """
     sweeps = [[(run, _training_values(run.files().config)) for run in runs] for runs in (runs_a, runs_b)]
     keys = list(dict.fromkeys(key for sweep in sweeps for key in differing_keys([config for _, config in sweep])))
@@ -92,13 +95,16 @@ def compare_sweeps(runs_a: "Sequence[RecordedRun]", runs_b: "Sequence[RecordedRu
 
 
 def _last_value(files: Files, measure: str) -> str:
-    """Return the last value of a measure as text, "" where the run does not have the measure."""
+    """Return the last value of a measure as text, or "" where the run does not have the measure."""
     values = files.history.measures.get(measure)
     return "" if values is None else f"{float(values[-1]):.4g}"
 
 
 def _stop_text(difference: Difference | None, files_a: Files, files_b: Files) -> str:
-    """Return `A is stopped at step 8` where this is the only difference, "" otherwise; see `run.halving`."""
+    """Return `A is stopped at step 8` where A was stopped by `run.halving` and the histories are equal until then, else "".
+
+    difference: the first difference of the two runs. B is treated like A.
+    """
     for name, history in (("A", files_a.history), ("B", files_b.history)):
         is_complete = history.diverged_step >= 0 or history.steps_made == len(history.loss)
         if difference and not is_complete and difference.step == history.steps_made:
@@ -107,6 +113,7 @@ def _stop_text(difference: Difference | None, files_a: Files, files_b: Files) ->
 
 
 def _training_values(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the flat config without the groups of the record, which do not change the training."""
     return {key: value for key, value in flatten_values(config).items() if key.partition(".")[0] not in RECORD_GROUPS}
 
 
@@ -130,8 +137,8 @@ def main() -> None:
             ids = (arguments.run_a, arguments.run_b)
             kinds = {run_id: archive.kind(run_id) for run_id in ids}
             if "sweep" in kinds.values():
-                if run_alone := next((run_id for run_id in ids if kinds[run_id] != "sweep"), None):
-                    raise UserError(f"run {run_alone} is no sweep: a sweep is compared with a sweep, a run with a run")
+                if single_run := next((run_id for run_id in ids if kinds[run_id] != "sweep"), None):
+                    raise UserError(f"run {single_run} is no sweep: a sweep is compared with a sweep, a run with a run")
                 runs_a, runs_b = (archive.sweep(run_id) for run_id in ids)
                 if not (runs_a and runs_b):
                     raise UserError(f"sweep {ids[len(runs_a) > 0]} has no finished run")

@@ -1,4 +1,4 @@
-"""python -m experiments.deliver FOLDER: write into MLflow what waits in a sweep's folder since its server did not answer."""
+"""python -m experiments.deliver FOLDER: write into MLflow the records left in a sweep's folder since no server answered."""
 
 import argparse
 import os
@@ -22,7 +22,7 @@ def main() -> None:
     if not arguments.folder.is_dir():
         sys.exit(f"error: FOLDER is {str(arguments.folder)!r}, it must be a folder that is there")
     try:
-        # Records name their store without its password.
+        # A record has its store's address without a password. The typed address is compared with it, so it loses its password.
         strip_typed_passwords()
         from experiments.record.outbox import deliver
 

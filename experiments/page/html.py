@@ -1,4 +1,4 @@
-"""The one file of a page, which has its markup, style and scripts, and the libraries that draw it."""
+"""The HTML of a page. It is one file, which contains the style, the scripts and the drawing libraries."""
 
 import html
 import json
@@ -12,7 +12,7 @@ SCRIPTS = ("d3.min.js", "plot.min.js", "content.js", "charts.js", "page.js")
 
 
 def render_page(content: dict[str, Any]) -> str:
-    """Return the HTML of the page. content: see `page.content.page_content`."""
+    """Return the HTML of the page. content: what `page.content.page_content` returns."""
     title = content["question"] or content["name"]
     return Template(_read_asset("page.html")).substitute(
         title=html.escape(title),

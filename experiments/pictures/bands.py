@@ -10,10 +10,14 @@ from experiments.run.repeats import band
 
 
 def plot_band(axes: Axes, x: Any, values: Array, label: str, *, logarithmic: bool, **style: Any) -> None:
-    """Draw the mean over n seeds as a line against x, with the band of `experiments.run.repeats.band`, and n in the legend.
+    """Draw the mean over n seeds as a line, and around it the band that `experiments.run.repeats.band` returns.
 
-    values: (n, points), nan where a seed has no value. The values of a single seed are the line, and there is no band.
-    style: matplotlib's properties of the line, with its color.
+    A single seed has no band: the line is drawn through its values.
+
+    x: (points,). values: (n, points), nan where a seed has no value.
+    label: the line's text in the legend, to which n is added for several seeds.
+    logarithmic: whether mean and band are those of log(values).
+    style: matplotlib's properties of the line. One of them must be `color`, which the band has too.
     """
     line = values[0]
     if len(values) > 1:
@@ -24,5 +28,5 @@ def plot_band(axes: Axes, x: Any, values: Array, label: str, *, logarithmic: boo
 
 
 def format_range(counts: Array) -> str:
-    """Return `5` for equal numbers, and `3 to 5` for numbers that differ."""
+    """Return `5` where all counts are 5, and `3 to 5` where the smallest is 3 and the largest 5."""
     return str(counts.min()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"

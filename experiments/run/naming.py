@@ -1,4 +1,4 @@
-"""Texts for people: a config's values by the keys that users type, and the names of runs and sweeps."""
+"""The names of runs, cells and sweeps, which people read, and the flat keys of a config, which people type."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -6,17 +6,19 @@ from typing import Any
 
 from experiments.run.config import Config
 
-# The keys that come first in a name, with their short words.
+# Key -> the short word for it in a name. These keys come first.
 COMMON_NAMES = {"network.depth": "depth", "optimizer.learning_rate": "rate"}
 SEED = "seed"
-# The number of characters that a database stores of a run's name.
+# The largest number of characters in a run's name that a database stores.
 MAX_NAME_LENGTH = 250
 
 
 def run_name(config: Config, keys: Sequence[str] = ()) -> str:
     """Return the name of a run, such as `depth 5, rate 0.1, seed 1`.
 
-    keys: the keys whose values differ between the runs of its sweep; without any, depth and rate are named.
+    A name that is too long for a database is cut short.
+
+    keys: the keys whose values differ between the runs of its sweep. Where there are none, the name has depth and rate.
     """
     values, keys_by_word = flatten(config), short_names(keys or tuple(COMMON_NAMES))
     name = ", ".join(f"{word} {format_value(values[key])}" for word, key in keys_by_word.items() if key in values)
@@ -24,9 +26,10 @@ def run_name(config: Config, keys: Sequence[str] = ()) -> str:
 
 
 def cell_name(config: Config, keys: Sequence[str]) -> str:
-    """Return the name of a cell, the runs of a sweep that differ only in the seed, such as `depth 5, rate 0.1`.
+    """Return the name of the run's cell, such as `depth 5, rate 0.1`, or "" where the sweep's runs have one seed.
 
-    Its numbers have all their digits. It is "" where the seed does not differ.
+    A cell is a group of runs that differ only in their seed. Its name has all digits of a number, so that no two cells of a
+    sweep have the same name.
 
     keys: the keys whose values differ between the runs of the sweep.
     """
@@ -56,9 +59,10 @@ def sweep_name(keys: Sequence[str], count: int) -> str:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return a short word for each key -> the key, depth and rate first.
+    """Return a dict from short words to the keys that they stand for. The words of COMMON_NAMES come first.
 
-    The word is the key's last part, without `.name`; where two keys would have the same word, the word is the key itself.
+    Any other word is the key's part after the last dot. A `.name` at the end is dropped first: the word for `dataset.name` is
+    `dataset`. Where two keys would have the same word, each key is its own word.
     """
     ordered_keys = [*(key for key in COMMON_NAMES if key in keys), *(key for key in keys if key not in COMMON_NAMES)]
     words = {key: COMMON_NAMES.get(key) or key.removesuffix(".name").rpartition(".")[2] for key in ordered_keys}
@@ -66,17 +70,17 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def format_value(value: Any) -> str:
-    """Return a value of the config as text, a float with at most six digits."""
+    """Return a value of the config as text. A float is rounded to six significant digits."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Return the config's values by the keys that users type, such as `network.depth`."""
+    """Return a dict from the keys that users type, such as `network.depth`, to the config's values."""
     return flatten_values(asdict(config))
 
 
 def flatten_values(values: dict[str, Any]) -> dict[str, Any]:
-    """Return nested values by dotted keys."""
+    """Return nested dicts as one flat dict, whose keys are joined by dots."""
 
     def leaves(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         for key, value in values.items():
@@ -91,17 +95,18 @@ def flatten_values(values: dict[str, Any]) -> dict[str, Any]:
 def differing_keys(runs: Sequence[dict[str, Any]]) -> list[str]:
     """Return the keys whose values differ between runs.
 
-    The loader's keys differ only where they do so between runs on a data set of the same name: else the name says it already.
+    A key of the data set's loader is compared only between runs on the same data set. Between data sets it often differs, but
+    there the data set's name already says so.
 
-    runs: their configs as `flatten` returns them.
+    runs: the config of each run, as `flatten` returns it.
     """
     keys = dict.fromkeys(key for values in runs for key in values)
-    by_name: dict[str, list[dict[str, Any]]] = {}
+    runs_by_dataset: dict[str, list[dict[str, Any]]] = {}
     for values in runs:
-        by_name.setdefault(str(values.get("dataset.name")), []).append(values)
+        runs_by_dataset.setdefault(str(values.get("dataset.name")), []).append(values)
 
     def differs(key: str) -> bool:
-        groups = by_name.values() if key.startswith("dataset.loader.") else [runs]
+        groups = runs_by_dataset.values() if key.startswith("dataset.loader.") else [runs]
         return any(len({str(values.get(key)) for values in group}) > 1 for group in groups)
 
     return [key for key in keys if differs(key)]
