@@ -83,8 +83,10 @@ def train(cfg: DictConfig) -> Result:
         return finished_result
     with _recording(store, job) as run:
         trained_run = _train_job(job, store, run)
-        with job.outbox.catching_unreachable():
-            store.finish([(run, trained_run)])
+        # A run whose creation the server has not answered is not recorded here, but waits in the outbox.
+        if not isinstance(run, Untracked):
+            with job.outbox.catching_unreachable():
+                store.finish([(run, trained_run)])
     result = Result.from_trained(trained_run)
     if not job.parent:
         if not job.outbox.is_closed:
@@ -150,8 +152,9 @@ def _train_job(job: Job, store: AnyStore, run: Any) -> "TrainedRun":
 
         def watch(step: int, history: "Callable[[], History]") -> None:
             bar.update(step - bar.n)
-            with job.outbox.catching_unreachable():
-                report(step, history)
+            if not isinstance(run, Untracked):
+                with job.outbox.catching_unreachable():
+                    report(step, history)
 
         (trained_run,) = train_stack([job.config], job.task, watch)
     return trained_run

@@ -117,6 +117,18 @@ def test_a_server_that_lets_nobody_in_any_more_gets_the_records_later(status, be
         assert sorted(run.data.tags.get("job", "sweep") for run in runs) == ["0", "1", "2", "3", "sweep"]
 
 
+def test_a_run_whose_creation_is_not_answered_waits_on_disk(behind, lab):
+    with Proxy(behind.uri) as proxy:
+        lab.uri = proxy.uri
+        proxy.status = lambda number: 403 if any("runs/create" in request for request in proxy.requests) else None
+        few = ["dataset=iris", "network.depth=2", "training.epochs=1", "tracking.experiment=one run alone"]
+        output = lab.run(*few, status=1)
+        assert "Traceback" not in output
+        proxy.status = lambda number: None
+        (folder,) = lab.folder.glob("outputs/*/*")
+        assert "1 records delivered" in lab.run(str(folder), module="experiments.deliver")
+
+
 def test_a_slow_server_is_asked_for_several_things_at_once(behind, composed, tracking):
     run = trained(composed)
     with Proxy(behind.uri, seconds=0.5) as proxy:
