@@ -8,6 +8,7 @@ environment says otherwise:
 
 import os
 import signal
+import sys
 
 # Read when JAX is imported: gradients are compared in float64, and what is compiled for one test is not worth optimizing.
 os.environ["JAX_ENABLE_X64"] = "1"
@@ -22,6 +23,7 @@ os.environ["NPY_DISABLE_CPU_FEATURES"] = os.environ.get(
     "NPY_DISABLE_CPU_FEATURES", PORTABLE_VARIABLES["NPY_DISABLE_CPU_FEATURES"]
 )
 
+import absl.logging
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -29,6 +31,10 @@ from threadpoolctl import threadpool_limits
 
 # A shell's background job ignores SIGINT, and so would every command that a test starts; a terminal's commands do not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# optax brings absl, whose handler closes the stream that was standard error when it was made, as soon as Hydra sets up logging.
+# Here that was pytest's file for what tests print, without which every later test fails.
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 # Not underflow: a correct softmax underflows.
 np.seterr(over="raise", divide="raise", invalid="raise")
