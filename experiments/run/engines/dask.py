@@ -85,8 +85,9 @@ def _identity(value: Any) -> Any:
 @contextlib.contextmanager
 def connect(address: str | None, keys: str) -> Iterator[Dask]:
     """Connect to the scheduler at the address or of DASK_SCHEDULER_ADDRESS, or start one here; see `engines.connect`."""
-    # The results say which workers were lost, so that Dask's own log need not.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # The results say which workers were lost, so that Dask's own log need not. Two of its loggers have levels of their own.
+    for name in ("distributed", "distributed.client", "distributed.gc"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     address = address or dask.config.get("scheduler-address", None)
     with contextlib.ExitStack() as exit_stack:
         if address:

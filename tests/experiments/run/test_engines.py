@@ -1,5 +1,7 @@
 """Items as tasks, on a cluster of threads: what is handed over, and what comes back. Real clusters: test_clusters.py."""
 
+import contextlib
+import logging
 import os
 import sys
 import threading
@@ -156,3 +158,13 @@ def test_a_worker_that_cannot_be_portable_is_refused_by_name(native_worker, monk
     monkeypatch.setattr(engine, "portable_variables", lambda: machine.PORTABLE_VARIABLES)
     with pytest.raises(UserError, match=line):
         work(native_worker, os.getpid)
+
+
+def test_a_sweep_s_output_has_no_errors_of_dask_s_own_log(monkeypatch):
+    dask = pytest.importorskip("experiments.run.engines.dask")
+    monkeypatch.setattr(dask, "check_answers", lambda *_: None)
+    monkeypatch.setattr(dask, "Client", lambda address: contextlib.nullcontext())
+    with dask.connect("tcp://127.0.0.1:1", "hydra.launcher"):
+        names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]
+        assert {"distributed", "distributed.client", "distributed.comm.tcp"} <= {*names}
+        assert [name for name in names if logging.getLogger(name).isEnabledFor(logging.ERROR)] == []
