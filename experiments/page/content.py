@@ -5,7 +5,7 @@ The size of a page is limited: with more runs, or deeper ones, it has fewer step
 
 import base64
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,10 @@ from experiments.run.naming import format_value, short_names
 if TYPE_CHECKING:
     from experiments.record.reading import RecordedRun
 
-# The most steps of a curve; the fewest steps of gradient norms, and their most blocks; the most gradient norms in a page.
-MAX_STEPS, MIN_NORM_STEPS, MAX_BLOCKS, MAX_NORMS = 200, 8, 65, 400_000
+# The most and the fewest steps of a curve, and of gradient norms; the most blocks of these.
+MAX_STEPS, MIN_STEPS, MAX_BLOCKS = 200, 8, 65
+# About so many values of curves, and so many gradient norms, are in a page. A run has up to CURVES curves without instruments.
+MAX_VALUES, CURVES = 400_000, 5
 # About so many bins of distributions are in a page.
 MAX_BINS = 1_500_000
 # The keys of a record's environment that a page omits, since it may be given to others.
@@ -90,7 +92,9 @@ def _read_runs(
 ) -> tuple[list[Row], list[dict[str, Any]], list[dict[str, str]], list[str]]:
     """Return the rows with readable files, in the order of jobs, their contents and environments, and the errors of others."""
     rows = [row for row in report.rows if row.job in runs]
-    steps, bins_left, errors = _count_norm_steps(rows), MAX_BINS, []
+    curve_steps = _count_steps(CURVES * len(rows))
+    norm_steps = _count_steps(sum(min(row.config.network.depth, MAX_BLOCKS) for row in rows))
+    bins_left, errors = MAX_BINS, []
     contents_by_job: dict[int, tuple[Row, dict[str, Any], dict[str, str]]] = {}
     # The best runs come first: they have distributions until the page has MAX_BINS bins.
     for row in sorted(rows, key=lambda row: report.measure.cost(row.value)):
@@ -103,8 +107,8 @@ def _read_runs(
         bins_left -= sum(distribution.shares.size for distribution in shares.values())
         run_content = {
             **_identity(row, runs[row.job], history),
-            "curves": {name: _curve(*curve, grids) for name, curve in _curves(history).items()},
-            "norms": _norms(history, steps, grids),
+            "curves": {name: _curve(*curve, grids) for name, curve in _curves(history, curve_steps).items()},
+            "norms": _norms(history, norm_steps, grids),
             "distributions": {symbol: _distribution(distribution, grids) for symbol, distribution in shares.items()},
             "theory": _theory(row.config, shares.get("z")),
         }
@@ -145,10 +149,10 @@ def _value_indices(report: Report, row: Row, keys: Sequence[Mapping[str, Any]]) 
     return [key["values"].index(format_value(values[key["key"]])) for key in keys]
 
 
-def _curves(history: History) -> dict[str, tuple[Array, Array]]:
-    """Return (steps, values) by name for a history of a single lane."""
-    batch_steps = log_spaced(history.loss.shape[-1], MAX_STEPS)
-    epoch_indices = evenly_spaced(len(history.evaluated), MAX_STEPS)
+def _curves(history: History, count: int) -> dict[str, tuple[Array, Array]]:
+    """Return (steps, values) by name for a history of a single lane, at up to `count` steps."""
+    batch_steps = log_spaced(history.loss.shape[-1], count)
+    epoch_indices = evenly_spaced(len(history.evaluated), count)
     curves = {name: (history.evaluated[epoch_indices], values[epoch_indices]) for name, values in history.measures.items()}
     return {**curves, "loss/batch": (batch_steps, history.loss[batch_steps])}
 
@@ -166,10 +170,9 @@ def _grid_index(steps: Array, grids: list[Array]) -> int:
     return len(grids) - 1
 
 
-def _count_norm_steps(rows: Iterable[Row]) -> int:
-    """Return the number of steps at which the page has the gradient norms of a run."""
-    blocks = sum(min(row.config.network.depth, MAX_BLOCKS) for row in rows)
-    return max(MIN_NORM_STEPS, min(MAX_STEPS, MAX_NORMS // max(blocks, 1)))
+def _count_steps(curves: int) -> int:
+    """Return the number of steps that each of so many curves has."""
+    return max(MIN_STEPS, min(MAX_STEPS, MAX_VALUES // max(curves, 1)))
 
 
 def _norms(history: History, count: int, grids: list[Array]) -> dict[str, Any]:

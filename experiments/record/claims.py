@@ -153,7 +153,7 @@ class Claims:
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def _search(self, filter_string: str) -> list[MlflowRun]:
-        return search(self.client, [self.experiment_id], filter_string)
+        return list(search(self.client, [self.experiment_id], filter_string))
 
 
 def _heartbeat_of(run: MlflowRun, parent: MlflowRun) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -60,8 +60,8 @@ class Experiment:
         """Return what the calls return, see `writer.call_concurrently`."""
         return call_concurrently(self.uri, calls)
 
-    def children(self, parent: str, filter_string: str = "") -> list[MlflowRun]:
-        """Return a sweep's runs that match MLflow's filter string, newest first."""
+    def children(self, parent: str, filter_string: str = "") -> Iterator[MlflowRun]:
+        """Yield a sweep's runs that match MLflow's filter string, newest first, see `reading.search`."""
         conditions = [f"tags.`{PARENT_TAG}` = '{parent}'", *filter(None, [filter_string])]
         return search(self.client, [self.experiment_id], " and ".join(conditions))
 

@@ -252,7 +252,7 @@ def _deliver_sweep(folder: Path, record: "SweepRecord", store: "Store") -> None:
     parent.log_summary(record.axes)
     parent.log_artifacts(folder_of_files)
     # The sweep is over: its runs that are still RUNNING could not be recorded, and do not go on.
-    for run in store.children(record.run_id, "attributes.status = 'RUNNING'"):
+    for run in list(store.children(record.run_id, "attributes.status = 'RUNNING'")):
         store.run(run.info.run_id).fail("its sweep ended while the store did not answer", "KILLED")
     if record.status == "FINISHED":
         parent.end()
@@ -268,7 +268,7 @@ def _deliver_run(folder: Path, record: "RunRecord", store: "Store", allow: Seque
     config = from_record(record_files.config, allow)
     store.points, store.blocks = config.tracking.points, config.tracking.blocks
     if record.parent:
-        runs = store.children(record.parent, f"tags.job = '{record.tags.job}'")
+        runs = list(store.children(record.parent, f"tags.job = '{record.tags.job}'"))
         if any(run.info.status == "FINISHED" for run in runs):
             # The server has written this run before, but its answer was lost.
             return

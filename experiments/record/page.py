@@ -77,7 +77,7 @@ class Page:
         from PIL import Image
 
         client = self.experiment.client
-        for other in self.experiment.children(sweep, f"tags.`{MLFLOW_LOGGED_IMAGES}` = 'True'"):
+        for other in list(self.experiment.children(sweep, f"tags.`{MLFLOW_LOGGED_IMAGES}` = 'True'")):
             if other.info.run_id != run_id:
                 client.delete_tag(other.info.run_id, MLFLOW_LOGGED_IMAGES)
         with tempfile.TemporaryDirectory() as folder:

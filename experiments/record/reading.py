@@ -1,6 +1,6 @@
 """Reading runs from a tracking store. Their files are checked against the hash that was recorded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,16 +47,18 @@ def is_job(tags: Mapping[str, str]) -> bool:
     return tags.get("kind") == "run" and tags.get("outcome") in (*OUTCOMES, STOPPED) and tags.get("job", "").isdecimal()
 
 
-def search(client: Client, experiments: Sequence[str], filter_string: str) -> list[MlflowRun]:
-    """Return all runs that match MLflow's filter string, newest first. experiments: their ids."""
-    runs: list[MlflowRun] = []
+def search(client: Client, experiments: Sequence[str], filter_string: str) -> Iterator[MlflowRun]:
+    """Yield all runs that match MLflow's filter string, newest first. experiments: their ids.
+
+    They are read a page at a time, since thousands of them would fill the memory. A caller that changes runs, so that others
+    match, makes a list first.
+    """
     token = None
     while token != "":
         order_by = ["attributes.start_time DESC"]
         page = client.search_runs(list(experiments), filter_string, max_results=MAX_RESULTS, order_by=order_by, page_token=token)
-        runs += page
+        yield from page
         token = page.token or ""
-    return runs
 
 
 class Archive:
@@ -160,7 +162,7 @@ class Archive:
             raise UserError(f"experiment {name!r} is not in {self.uri}, which has {names}")
         return [self._to_recorded_run(run) for run in self._search_finished([experiment.experiment_id], "tags.kind = 'run'")]
 
-    def _search_finished(self, experiments: Sequence[str], filter_string: str) -> list[MlflowRun]:
+    def _search_finished(self, experiments: Sequence[str], filter_string: str) -> Iterator[MlflowRun]:
         return search(self.client, experiments, f"attributes.status = 'FINISHED' and {filter_string}")
 
     def _to_recorded_run(self, run: MlflowRun) -> RecordedRun:

@@ -17,7 +17,7 @@ def delete(run_id: str, uri: str | None) -> str:
     with tempfile.TemporaryDirectory() as folder:
         archive = Archive(uri, Path(folder))
     client, parent = archive.client, archive.get_run(run_id)
-    jobs = search(client, [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    jobs = list(search(client, [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'"))
     # The parent run is deleted last: after an interruption the same command finds the remaining runs by it.
     runs = [*jobs, parent]
     for run in runs:

@@ -145,13 +145,14 @@ class Store(Experiment):
         return self._finished_jobs(parent, measure, f" and tags.job = '{job}'").get((job, fingerprint))
 
     def _finished_jobs(self, parent: str, measure: Measure, filter_string: str = "") -> FinishedJobs:
-        runs = [run for run in self.children(parent, f"attributes.status = 'FINISHED'{filter_string}") if is_job(run.data.tags)]
+        runs = self.children(parent, f"attributes.status = 'FINISHED'{filter_string}")
         return {
             (int(run.data.tags["job"]), run.data.tags.get("fingerprint", "")): (
                 run.data.metrics.get(measure.metric, math.nan),
                 run.data.tags["outcome"],
             )
             for run in runs
+            if is_job(run.data.tags)
         }
 
     def tags_of(self, parent: str, jobs: Collection[int]) -> dict[int, dict[str, str]]:

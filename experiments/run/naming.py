@@ -1,5 +1,6 @@
 """The names of runs, cells and sweeps, which people read, and the flat keys of a config, which people type."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -87,7 +88,8 @@ def flatten_values(values: dict[str, Any]) -> dict[str, Any]:
             if isinstance(value, dict):
                 yield from leaves(value, f"{prefix}{key}.")
             else:
-                yield f"{prefix}{key}", value
+                # Thousands of runs share the memory of their keys.
+                yield sys.intern(f"{prefix}{key}"), value
 
     return dict(leaves(values, ""))
 

@@ -6,6 +6,8 @@ import re
 import numpy as np
 import pytest
 
+from blocks.history import log_spaced
+from experiments.page import content
 from experiments.page.html import render_page
 from tests.experiments.page.synthetic import STEPS, sweep
 from tests.experiments.test_show import SCREENSHOTS, chromium
@@ -22,11 +24,11 @@ def browser():
 
 @pytest.fixture
 def opened(browser, tmp_path):
-    """opened(content, width) -> the browser with that page in a window of that width."""
+    """opened(page, width) -> the browser with that page in a window of that width."""
 
-    def show(content, width=1400):
+    def show(page, width=1400):
         file = tmp_path / "report.html"
-        file.write_text(render_page(content), encoding="utf-8")
+        file.write_text(render_page(page), encoding="utf-8")
         metrics = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 600}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         browser.get(f"file://{file}")
@@ -189,9 +191,9 @@ def test_without_the_instrument_the_page_says_how_to_have_it(opened):
 
 @pytest.mark.slow
 def test_of_a_thousand_runs_cells_and_bands_are_drawn(opened):
-    content = sweep(range(1, 26), np.geomspace(1e-3, 1, 20).round(4).tolist(), (0, 1), lambda depth, rate, _: depth * rate > 15)
-    assert len(render_page(content)) < 6e6
-    browser = opened(content)
+    page = sweep(range(1, 26), np.geomspace(1e-3, 1, 20).round(4).tolist(), (0, 1), lambda depth, rate, _: depth * rate > 15)
+    assert len(render_page(page)) < 6e6
+    browser = opened(page)
     assert len(browser.find_elements("css selector", ".cell")) == 500
     assert len(browser.find_elements("css selector", "#curves g[aria-label=line] path")) <= 26
     assert "1000 runs are drawn as bands" in text(browser, "#curves figcaption")
@@ -199,6 +201,16 @@ def test_of_a_thousand_runs_cells_and_bands_are_drawn(opened):
     browser.find_elements("css selector", ".cell")[77].click()
     assert text(browser, "#card h3").startswith("depth 4, rate 0.48")
     keep_picture(browser, "report-thousand")
+
+
+def test_the_more_runs_the_fewer_steps_of_each(monkeypatch):
+    few = sweep()
+    assert {tuple(grid["shape"]) for grid in few["grids"]} == {(STEPS,), (5,)}
+    # 4 runs of 5 curves, and of 14 blocks in all: 14 and 20 steps of each.
+    monkeypatch.setattr(content, "MAX_VALUES", 280)
+    many = sweep()
+    assert {run["curves"]["loss/batch"]["values"]["shape"][0] for run in many["runs"]} == {len(log_spaced(STEPS, 14))}
+    assert {run["norms"]["values"]["shape"][0] for run in many["runs"]} == {len(log_spaced(STEPS, 20))}
 
 
 @pytest.mark.slow

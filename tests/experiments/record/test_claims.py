@@ -188,7 +188,7 @@ def test_on_another_machine_the_dead_is_taken_over_when_it_was_silent_for_so_lon
     first.close("FAILED")
     assert machines.status(again) == "RUNNING"
     assert machines.status(late) == "KILLED"
-    assert len(second.children(again.run_id, "attributes.status = 'FINISHED' and tags.job = '1'")) == 1
+    assert len([*second.children(again.run_id, "attributes.status = 'FINISHED' and tags.job = '1'")]) == 1
 
 
 def test_of_two_that_have_waited_one_gives_way(machines):
