@@ -19,7 +19,8 @@ from experiments.run.config import UserError, printable
 from experiments.run.stack import STOPPED
 from experiments.run.tile import OUTCOMES
 
-MAX_RESULTS = 1000
+# At once: of 1000 of them, MLflow and SQLAlchemy make objects of 75 MiB.
+MAX_RESULTS = 200
 KINDS = ("sweep", "run", "map")
 
 
