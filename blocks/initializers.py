@@ -1,14 +1,14 @@
-"""Initial weights: a table name -> the variance, or the law, of W_l.
+"""The initial weights: the table INITIALIZERS has the distribution of W_l for each name.
 
-`gain` multiplies the variance of every W; biases are N(0, bias_variance). With n = n_{l-1} inputs and n_l units:
+`gain` multiplies the variance of every W. The biases are N(0, bias_variance). With n = n_{l-1} inputs and n_l units:
 
-| name | law of W_ij | source |
+| name | distribution of W_ij | source |
 |---|---|---|
 | zeros | 0 | |
 | normal | N(0, gain / n) | Schoenholz et al. 2017, sigma_w^2 = gain |
-| lecun | N(0, gain / n) at gain 1 by its name | LeCun et al. 1998 |
-| glorot, glorot_uniform | variance 2 gain / (n + n_l) | Glorot and Bengio 2010 |
-| he, he_uniform | variance 2 gain / n | He et al. 2015 |
+| lecun | N(0, gain / n), as in the source with gain 1 | LeCun et al. 1998 |
+| glorot, glorot_uniform | normal or uniform, variance 2 gain / (n + n_l) | Glorot and Bengio 2010 |
+| he, he_uniform | normal or uniform, variance 2 gain / n | He et al. 2015 |
 | orthogonal | orthonormal rows or columns, times sqrt(gain) | Saxe et al. 2014 |
 """
 
@@ -57,20 +57,20 @@ def _he(n: int, n_prev: int) -> float:
 
 
 def orthogonal(rng: np.random.Generator, n: int, n_prev: int, gain: float) -> Array:
-    """The orthonormal factor of a Gaussian matrix, uniform over such matrices, times sqrt(gain)."""
+    """Return sqrt(gain) times the orthonormal factor of a Gaussian matrix, which is uniform over all such matrices."""
     tall = rng.normal(size=(max(n, n_prev), min(n, n_prev)))
     Q = np.sqrt(gain) * _orthonormal(np.ascontiguousarray(tall.T))
     return Q.T if n >= n_prev else Q
 
 
 def _orthonormal(rows: Array) -> Array:
-    """(k, n) from (k, n), k <= n, in place: Q^T of (k, n)^T = Q R with a positive diagonal of R.
+    """Make rows (k, n), k <= n, orthonormal in place, and return them: Q^T, where rows^T = Q R and R has a positive diagonal.
 
-    By Gram-Schmidt, each row taken out of all later ones. Without a positive diagonal Q would not be uniformly distributed
-    (Mezzadri 2007). Not by LAPACK, whose last bits are another version's too: products and sums of NumPy's own are in every one
-    the same.
+    This is Gram-Schmidt, in which each row's direction is removed from all later rows. Without a positive diagonal of R, Q would
+    not be uniformly distributed (Mezzadri 2007). LAPACK is not used, since its last bits differ between versions. NumPy's own
+    products and sums have the same bits in every version.
     """
-    # Once loses as many digits of orthogonality as the matrix is ill-conditioned, twice none (Giraud et al. 2005).
+    # One pass loses orthogonality in proportion to the condition number; a second pass restores it (Giraud et al. 2005).
     for _ in range(2):
         for k, row in enumerate(rows, 1):
             row /= np.sqrt((row * row).sum())
@@ -99,10 +99,10 @@ def initialize(
     parametrization: str = "standard",
     gamma: float | None = None,
 ) -> Array:
-    """(P,) float64 initial parameters of one network, block 1 first, in each block W before b.
+    """Return the initial parameters of one network, (P,) float64. They are drawn block by block from block 1 on, W before b.
 
-    Raises ValueError for an unknown initializer or parametrization, a gain or a bias variance that is negative or not finite,
-    a gamma that is not finite and above 0.
+    Raises ValueError for an unknown initializer or parametrization, for a gain or a bias variance that is negative or not
+    finite, and for a gamma that is not above 0 or not finite.
     """
     law = choice("initializer", initializer, INITIALIZERS)
     output_variance = choice("parametrization", parametrization, PARAMETRIZATIONS).output_variance(layout)

@@ -1,8 +1,9 @@
-"""Optimizers on the flat parameter vector, each the published update rule.
+"""The optimizers: published rules that update the flat parameter vector.
 
-`state = optimizer.start(network)` makes what a rule carries from update to update; `optimizer.update(parameters,
-gradient, state, factor)` makes one update in place. Every hyperparameter is a number, or an array with one a lane; the
-learning rate may be one a parameter, too. The gradient is left unchanged. A new optimizer is its rule and a line in the table.
+`state = optimizer.start(network)` creates the state that a rule keeps from update to update. `optimizer.update(parameters,
+gradient, state, factor)` makes one update in place and leaves the gradient unchanged. Every hyperparameter is a number, or an
+array with one per lane; the learning rate may also have one per parameter. A new optimizer is a class with its rule and an entry
+in the table OPTIMIZERS.
 """
 
 from collections.abc import Sequence
@@ -29,11 +30,11 @@ ALLOWED: dict[str, dict[str, float]] = {
 
 @dataclass
 class State:
-    """What an optimizer carries from update to update.
+    """The state that an optimizer keeps from update to update.
 
-    moments: (..., P) each. updates: how many were made.
-    decays: (..., P) bool, where weight decay is; None without any.
-    numbers: what the rule multiplies by; factor: the schedule's, for which they are right.
+    moments: (..., P) each. updates: the number of updates so far.
+    decays: (..., P) bool, True where a parameter has weight decay; None where none has.
+    numbers: see `Optimizer.numbers`. factor: the schedule's factor with which they were computed.
     """
 
     moments: list[Array]
@@ -41,27 +42,27 @@ class State:
     updates: int = 0
     numbers: list[Array] = field(default_factory=list)
     factor: float = np.nan
-    # The update of these arrays, recorded.
+    # The recorded update of these arrays.
     replay: Replay | None = None
     parameters: Array | None = None
     gradient: Array | None = None
 
     def take(self, lanes: Array) -> "State":
-        """The state of some lanes alone."""
+        """Return the state of some lanes alone."""
         decays = None if self.decays is None else self.decays[lanes]
         return State([moment[lanes] for moment in self.moments], decays, self.updates)
 
     def __reduce__(self) -> tuple[type["State"], tuple[Any, ...]]:
-        # A copy's replay would be the original's.
+        # A copied replay would still update the original's arrays.
         return State, (self.moments, self.decays, self.updates)
 
 
 @dataclass(frozen=True, eq=False)
 class Optimizer:
-    """What every rule has.
+    """The part that all rules share.
 
     learning_rate: alpha > 0; (..., P) where every parameter has its own, see `Layout.of_blocks`.
-    weight_decay: lambda >= 0, L2 on W and not on b: the rule sees dW + lambda W.
+    weight_decay: lambda >= 0, L2 on W and not on b: the rule uses dW + lambda W in place of dW.
     Raises ValueError for a value out of range.
     """
 
@@ -69,9 +70,9 @@ class Optimizer:
     weight_decay: Any = field(default=0.0, kw_only=True)
 
     moments = 0
-    # Whether the numbers are others at every update.
+    # Whether `numbers` differ from update to update.
     varies = False
-    # Whether a gradient that is c times as large gives the same update, but for epsilon.
+    # Whether, apart from epsilon, a gradient that is c times as large gives the same update.
     scale_free = False
 
     def __post_init__(self) -> None:
@@ -80,30 +81,34 @@ class Optimizer:
             object.__setattr__(self, rule.name, np.asarray(getattr(self, rule.name), dtype=np.float64))
 
     def step(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
-        """The new theta, and the new moments behind it.
+        """Return the new theta, followed by the new moments.
 
-        theta, g, moments: (..., P) parameters, gradient, and what earlier updates have left. numbers: see `numbers`.
+        theta, g, moments: (..., P) parameters, gradient, and the moments after the last update. numbers: see `numbers`.
         """
         raise NotImplementedError
 
     def numbers(self, factor: float, t: int, theta: Array) -> list[Array]:
-        """What update t = 1, 2, ... multiplies by, broadcasting over theta: here alpha, the learning rate times the factor."""
+        """Return the numbers in the rule of update t = 1, 2, ..., which broadcast over theta.
+
+        Here it is only alpha, the learning rate times the factor.
+        """
         rate = self.learning_rate * factor
         return [rate.astype(theta.dtype) if rate.shape == theta.shape else _column(rate, theta.dtype)]
 
     def preconditioner(self, state: State) -> Array | None:
-        """What its last update divided the gradient by, (..., P); None for a rule that divides by nothing."""
+        """Return P, (..., P), by which the last update divided the gradient; None for a rule that does not divide it."""
         return None
 
     def largest_stable_curvature(self) -> Array:
-        """The largest eigenvalue of P^-1 H at which the rule stays bounded, P and the Hessian H fixed: here 2 / alpha.
+        """Return the largest eigenvalue of P^-1 H at which the rule stays bounded, for a fixed P and Hessian H: here 2 / alpha.
 
-        A number, or one a lane; without weight decay. Cohen et al. 2021 have it for descent and momentum, 2022 for Adam.
+        It has the shape of the hyperparameters, and holds without weight decay. Sources: Cohen et al. 2021 for gradient descent
+        and momentum, Cohen et al. 2022 for Adam.
         """
         return 2 / self.learning_rate
 
     def take(self, lanes: Array, shape: tuple[int, ...]) -> "Optimizer":
-        """The optimizer of some lanes alone, out of lanes of that shape, counted along one axis."""
+        """Return the optimizer of some lanes alone. lanes: their numbers, counted along one axis. shape: of all lanes."""
         axes = len(shape)
 
         def chosen_lanes(value: Array) -> Array:
@@ -112,7 +117,10 @@ class Optimizer:
         return replace(self, **{f.name: chosen_lanes(getattr(self, f.name)) for f in fields(self)})
 
     def start(self, network: Network) -> State:
-        """The state before the first update; raises ValueError where there is not one value, or one a lane."""
+        """Return the state before the first update.
+
+        Raises ValueError unless each hyperparameter has one value or one per lane, or the learning rate one per parameter.
+        """
         parameters = network.parameters
         for rule in fields(self):
             shape = getattr(self, rule.name).shape
@@ -125,9 +133,9 @@ class Optimizer:
         return State(moments, np.broadcast_to(decays, parameters.shape))
 
     def update(self, parameters: Array, gradient: Array, state: State, factor: float = 1.0) -> None:
-        """One update of `parameters` (..., P) by `gradient` (..., P), in place.
+        """Update `parameters` (..., P) in place, with `gradient` (..., P).
 
-        factor: what a schedule makes of the learning rate at this update.
+        factor: the schedule's factor on the learning rate at this update.
         """
         state.updates += 1
         if self.varies or state.factor != factor:
@@ -147,16 +155,16 @@ class Optimizer:
         state.replay()
 
     def _apply(self, theta: Array, g: Array, moments: Sequence[Array], numbers: Sequence[Array], decays: Array | None) -> None:
-        """Write the new theta and moments over the old."""
+        """Overwrite theta and the moments with the new ones."""
         if decays is not None:
-            # A lane without decay keeps its gradient's very bits.
+            # A lane without weight decay keeps the exact bits of its gradient.
             g = np.where(decays, g + _column(self.weight_decay, theta.dtype) * theta, g)
         for old, new in zip((theta, *moments), self.step(theta, g, moments, numbers), strict=True):
             old[...] = new
 
 
 def _column(values: Array, dtype: np.dtype) -> Array:
-    """A hyperparameter as an array that broadcasts over the flat vectors: () or (lanes, 1)."""
+    """Return a hyperparameter as an array that broadcasts over the flat vectors, () or (lanes, 1)."""
     return values.astype(dtype)[..., None] if values.ndim else np.array(values, dtype)
 
 
@@ -228,7 +236,7 @@ class Adam(Optimizer):
         return [alpha / correction_1, correction_2, _column(self._epsilon(t), theta.dtype)]
 
     def _corrections(self, t: int, dtype: np.dtype) -> tuple[Array, Array]:
-        """1 - beta_1^t and 1 - beta_2^t: what m and v lack, since they begin at 0."""
+        """Return 1 - beta_1^t and 1 - beta_2^t. m and v are too small by these factors, since they begin at 0."""
         return _column(1 - self.beta_1**t, dtype), _column(1 - self.beta_2**t, dtype)
 
     def _epsilon(self, t: int) -> Array:
@@ -291,5 +299,5 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 
 
 def optimizer_named(name: str) -> type[Optimizer]:
-    """The rule of that name; raises ValueError with the list of names."""
+    """Return the rule of that name. Raises ValueError with the allowed names where it is unknown."""
     return choice("optimizer", name, OPTIMIZERS)
