@@ -1,4 +1,4 @@
-"""The common part of both estimators: their training, its continuation, and the logits of X."""
+"""The common part of both estimators: their training, how it is continued, and the logits of X."""
 
 import math
 import warnings
@@ -46,7 +46,7 @@ class _Continued(Optimizer):
 
 
 class _Stop(Exception):
-    """Is raised by a watch to end a training. history: the history so far."""
+    """The exception with which a watch ends a training. history: the history so far."""
 
     def __init__(self, history: History) -> None:
         super().__init__(history)
@@ -139,7 +139,11 @@ class NetworkEstimator(Parameters):
         return self
 
     def _hold_out(self, X: Array, y: Array, weights: Array | None, generator: np.random.RandomState) -> list[Any]:
-        """X, y and weights, each in two parts; every class in both in its share, where no class is too small for that."""
+        """Return X, y and weights, each split into a part for training and one for validation.
+
+        Both parts have the same shares of the classes, unless a class is too small for that. Raises ValueError where
+        `validation_fraction` leaves too few examples in a part.
+        """
         m = len(X)
         n_validation = math.ceil(self.validation_fraction * m)
         if n_validation < 2 or n_validation == m:
@@ -154,14 +158,14 @@ class NetworkEstimator(Parameters):
         return parts if weights is not None else [*parts, None, None]
 
     def _partial_fit(self, X: Array, y: Array, sample_weight: ArrayLike | None, outputs: int, goes_on: bool) -> Self:
-        """One pass over X and y, as `_fit` takes them, of the network there is, or of a new one."""
+        """Train the existing network, or a new one, for one pass over X and y, which are as `_fit` takes them."""
         X, y, weights = _with_weight(X, y, sample_weight)
         if not goes_on:
             self._begin(self._generator(), outputs)
         return self._train(X, y, weights, 1)
 
     def _train(self, X: Array, y: Array, weights: Array | None, epochs: int, watch: Watch | None = None) -> Self:
-        """Train the network further; what it went through is added to what `_begin` or an earlier call left."""
+        """Train the network further. The results are appended to those of earlier calls since `_begin`."""
         try:
             history = train(
                 self.network_,
@@ -199,14 +203,14 @@ class NetworkEstimator(Parameters):
         return self._forward(rows)
 
     def _forward(self, X: Array) -> Array:
-        """(m, n_0) -> (m, n_L) logits, block by block: no more than one block's cache is held at a time."""
+        """Return the logits (m, n_L) of X (m, n_0). Only one block's cache is kept at a time, which saves memory."""
         a = X.T
         for block in self.predictor_.blocks:
             a, _ = block.forward(a)
         return a.T
 
     def _score_of(self, logits: Array, y: Array, weights: Array | None) -> float:
-        """accuracy or R^2 of (m, n_L) logits; nan where they are not finite."""
+        """Return the accuracy or R^2 of logits (m, n_L); nan where they are not finite."""
         if not np.isfinite(logits).all():
             return np.nan
         if self._loss.decides:
@@ -215,7 +219,7 @@ class NetworkEstimator(Parameters):
 
 
 def _with_weight(X: Array, y: Array, sample_weight: ArrayLike | None) -> tuple[Array, Array, Array | None]:
-    """The examples whose weight is not 0, and their weights, None where all are equal."""
+    """Return X and y of the examples whose weight is not 0, and their weights, or None where all these are equal."""
     if sample_weight is None:
         return X, y, None
     weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)

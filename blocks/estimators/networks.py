@@ -1,4 +1,4 @@
-"""Block networks as scikit-learn estimators: what `blocks.train` trains, wherever scikit-learn takes a model.
+"""Networks of blocks as scikit-learn estimators, trained by `blocks.train`, for use wherever scikit-learn takes a model.
 
 One example is a row here, as in all of scikit-learn, and a column in the rest of the engine.
 """
@@ -22,51 +22,52 @@ from blocks.losses import half_mean_squared_error, softmax_cross_entropy
 class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     """A network of blocks with softmax cross-entropy, for any number of classes.
 
-    Parameters, all of them keywords:
+    Parameters, which are all keywords:
 
-    depth: L, the number of blocks, the output block among them; 1 is softmax regression.
-    width: units of every hidden block.
+    depth: L, the number of blocks, including the output block; 1 is softmax regression.
+    width: the number of units of every hidden block.
     activation, initializer, kind, parametrization, optimizer: names in the engine's tables `ACTIVATIONS`, `INITIALIZERS`,
         `KINDS`, `PARAMETRIZATIONS`, `OPTIMIZERS`.
     learning_rate: alpha > 0.
     momentum: mu in [0, 1) of the optimizers momentum and nesterov; the others do not read it.
     weight_decay: lambda >= 0, L2 on W and not on b.
     epochs: passes over the data, each in a new random order.
-    batch_size: examples a step, or all of them where there are fewer.
+    batch_size: examples per step; all of them where there are fewer.
     dtype: of parameters and data, "float32" or "float64".
-    early_stopping: hold out `validation_fraction` of the examples, by class unless a class is too small; end after
-        `n_iter_no_change` epochs in which the score on them has not risen more than `tol` above its best; keep the
-        parameters of the best score. For `fit` alone.
-    warm_start: `fit` trains the network there is further, with a new optimizer.
-    random_state: None, a seed or a RandomState, of the initial weights, the order of examples and what is held out.
+    early_stopping: hold out `validation_fraction` of the examples, stratified by class unless a class is too small. Stop after
+        `n_iter_no_change` epochs in which the score on them has not risen by more than `tol` above the best one. Keep the
+        parameters with the best score. Only `fit` supports it.
+    warm_start: `fit` trains the existing network further, with a new optimizer.
+    random_state: None, a seed or a RandomState, for the initial weights, the order of examples and the choice of those held out.
 
     Attributes after `fit` or `partial_fit`:
 
     network_: the `blocks.Network`, L blocks.
-    predictor_: the network that predicts, `network_` itself; of kind batch_normalized, which standardises over a batch, the
-        plain network that does so with means and variances of the last call's X, every example counted alike.
+    predictor_: the network that predicts. It is `network_` itself, except for kind batch_normalized, which standardises over a
+        batch: there it is the plain network that uses the means and variances of the examples that the last call trained on,
+        in which each of them counts equally.
     classes_: (K,) the labels, sorted; the network's K logits are in this order.
     n_features_in_: n_0.
-    loss_curve_: the mean loss of every epoch, a list; not finite from the epoch of a divergence on.
+    loss_curve_: a list of the mean loss of every epoch; not finite from the epoch of a divergence on.
     grad_norms_: (steps, L) Frobenius norm of every block's dW at every step; nan after a divergence.
-    n_iter_: epochs made, by every `partial_fit` one more, by a warm start those of before among them.
+    n_iter_: the number of epochs so far. `partial_fit` and a warm start add to it.
     history_: the `blocks.History` of the last call.
-    validation_scores_: with early stopping the score after every epoch, a list; else None.
+    validation_scores_: with early stopping a list of the score after every epoch; else None.
 
-    A training that diverges gives a ConvergenceWarning with the step and the block; the network keeps the last parameters
-    with a finite loss and gradient, or those that call began with.
+    Where a training diverges, a ConvergenceWarning names the step and the block. The network keeps the last parameters with a
+    finite loss and gradient, or those with which the call began. With early stopping it keeps those with the best score.
     """
 
     _loss = softmax_cross_entropy
     classes_: Array
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
-        """Train a new network, or with `warm_start` the one there is.
+        """Train a new network, or, with `warm_start`, the existing one further.
 
-        X: (m, n_0) data, one example a row. y: (m,) labels, numbers or strings.
-        sample_weight: (m,) at least 0: a batch's loss is the mean with these weights, and an example of weight 0 is left out.
-        Raises ValueError for a parameter out of range, data that are not finite, targets that are no labels, and where
-        `warm_start` meets other classes.
+        X: (m, n_0) data, one example per row. y: (m,) labels, numbers or strings.
+        sample_weight: (m,) at least 0. A batch's loss is the mean with these weights; examples of weight 0 are left out.
+        Raises ValueError for a parameter out of range, for data that are not finite, for targets that are no labels, and with
+        `warm_start` for other classes than before.
         """
         self._check_parameters()
         goes_on = self._goes_on(partial=False)
@@ -80,11 +81,12 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     def partial_fit(
         self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> Self:
-        """One pass over X and y that goes on where the last call left the network, the optimizer and the order of examples.
+        """Train for one pass over X and y. Network, optimizer and order of examples continue from the last call.
 
         X: (m, n_0) data. y: (m,) labels. sample_weight: (m,) as `fit` takes it.
-        classes: (K,) every label there will be; required by the first call, and later the same if given.
-        Raises ValueError as `fit` does, for labels that are not in `classes`, and with `early_stopping`.
+        classes: (K,) all labels that any call will have. The first call requires it; a later call may give it again.
+        Raises ValueError as `fit` does, for labels that are not in `classes`, for other `classes` than those of the first call,
+        and with `early_stopping`.
         """
         self._check_parameters()
         goes_on = self._goes_on(partial=True)
@@ -106,24 +108,24 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         return rows, labels
 
     def predict(self, X: ArrayLike) -> Array:
-        """(m,) the label with the largest logit, from X (m, n_0)."""
+        """Return the label with the largest logit for each row of X (m, n_0), (m,)."""
         logits = self._logits(X)
         return self.classes_[logits.argmax(axis=1)]
 
     def predict_proba(self, X: ArrayLike) -> Array:
-        """(m, K) the softmax of the logits, in the order of `classes_`, from X (m, n_0)."""
+        """Return the softmax of the logits, (m, K) in the order of `classes_`, for X (m, n_0)."""
         return softmax(self._logits(X))
 
     def predict_log_proba(self, X: ArrayLike) -> Array:
-        """(m, K) the logarithm of `predict_proba`, finite where a probability is 0 in floating point, from X (m, n_0)."""
+        """Return the logarithm of `predict_proba`, (m, K), for X (m, n_0). It is finite even where a probability rounds to 0."""
         return log_softmax(self._logits(X), axis=1)
 
 
 class NetworkRegressor(RegressorMixin, NetworkEstimator):
     """A network of blocks with half the mean squared error, for one output or several.
 
-    Parameters and attributes are those of `NetworkClassifier`, but for `classes_`; depth 1 is linear regression, and
-    `early_stopping` looks at R^2. The loss is 1/(2m) sum of ||z - y||^2.
+    Parameters and attributes are those of `NetworkClassifier`, except `classes_`. Depth 1 is linear regression. The score of
+    `early_stopping` is R^2. The loss is 1/(2m) sum of ||z - y||^2.
     """
 
     _loss = half_mean_squared_error
@@ -134,12 +136,12 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
         return tags
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
-        """Train a new network, or with `warm_start` the one there is.
+        """Train a new network, or, with `warm_start`, the existing one further.
 
-        X: (m, n_0) data, one example a row. y: (m,) or (m, outputs) values.
-        sample_weight: (m,) at least 0: a batch's loss is the mean with these weights, and an example of weight 0 is left out.
-        Raises ValueError for a parameter out of range, for data that are not finite or no numbers, and where `warm_start`
-        meets another number of outputs.
+        X: (m, n_0) data, one example per row. y: (m,) or (m, outputs) values.
+        sample_weight: (m,) at least 0. A batch's loss is the mean with these weights; examples of weight 0 are left out.
+        Raises ValueError for a parameter out of range, for data that are not finite or no numbers, and with `warm_start` for
+        another number of outputs than before.
         """
         self._check_parameters()
         goes_on = self._goes_on(partial=False)
@@ -147,7 +149,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
         return self._fit(rows, values, sample_weight, outputs, goes_on)
 
     def partial_fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
-        """One pass over X and y that goes on where the last call left the network, the optimizer and the order of examples.
+        """Train for one pass over X and y. Network, optimizer and order of examples continue from the last call.
 
         X: (m, n_0) data. y: (m,) or (m, outputs) values. sample_weight: (m,) as `fit` takes it.
         Raises ValueError as `fit` does, for another number of outputs, and with `early_stopping`.
@@ -159,7 +161,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
 
     @np.errstate(over="ignore")
     def _validated(self, X: ArrayLike, y: ArrayLike, goes_on: bool) -> tuple[Array, Array, int]:
-        """X, y, the number of outputs."""
+        """Return X, y and the number of outputs. Raises ValueError as `fit` does."""
         targets = np.asarray(y)
         first = next(targets.flat, None)
         if targets.dtype.kind in "SUMmV" or isinstance(first, str):
@@ -174,6 +176,6 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
         return rows, values, outputs
 
     def predict(self, X: ArrayLike) -> Array:
-        """(m,) values, or (m, outputs) where there are several, from X (m, n_0)."""
+        """Return the predicted values, (m,), or (m, outputs) where there are several outputs, for X (m, n_0)."""
         logits = self._logits(X)
         return logits[:, 0] if logits.shape[1] == 1 else logits

@@ -1,4 +1,4 @@
-"""The parameters of the two estimators, in scikit-learn's way, and their checks."""
+"""The parameters of the two estimators and their checks, as scikit-learn's conventions require."""
 
 from collections.abc import Mapping
 from numbers import Real
@@ -32,7 +32,7 @@ NUMBERS: dict[str, dict[str, float]] = {
 
 
 class Parameters(BaseEstimator):
-    """What an estimator is made with, see `NetworkClassifier`; checked when it is fitted."""
+    """The parameters of an estimator, see `NetworkClassifier`. They are checked when it is fitted."""
 
     def __init__(
         self,

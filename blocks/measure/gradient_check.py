@@ -1,4 +1,4 @@
-"""Central differences against backward: one block alone, and a whole network along one direction."""
+"""Checks of backward against central differences: of one block alone, and of a whole network along one direction."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -24,7 +24,10 @@ def _check_dtype_and_step(dtype: np.dtype, step: float) -> None:
 
 
 def _check_smooth(what: str, blocks: Sequence[Block], *sides: Sequence[Cache]) -> None:
-    """Raise ValueError where a kink of an activation lies between two of the forwards that left those caches."""
+    """Raise ValueError where an activation's argument is on different sides of a kink in two successive `sides`.
+
+    sides: the caches of all blocks, from one forward each.
+    """
     for number, block in enumerate(blocks):
         arguments = [block.activation_at(caches[number])[0] for caches in sides]
         for kink in block.activation.kinks:
@@ -34,14 +37,14 @@ def _check_smooth(what: str, blocks: Sequence[Block], *sides: Sequence[Cache]) -
 
 
 def check_block(block: Block, a_prev: Array, rng: np.random.Generator, step: float = 1e-6) -> dict[str, float]:
-    """Relative errors of da_prev, dW and db, each against central differences of every entry.
+    """Return the relative errors of da_prev, dW and db against central differences of every entry, by name.
 
-    The block's output is contracted with a random upstream gradient da, so that f = sum(da * a) is a number and one
-    block is checked with no loss on top:  df/dv ~ (f(v + step) - f(v - step)) / (2 step).
+    The block's output is multiplied by a random upstream gradient da, so that f = sum(da * a) is a number, and a block can be
+    checked without a loss:  df/dv ~ (f(v + step) - f(v - step)) / (2 step).
 
-    block: float64, no lanes; its parameters are moved and put back. a_prev: (n_{l-1}, m).
+    block: float64, without lanes. Its parameters are changed and restored. a_prev: (n_{l-1}, m). rng: draws da.
     Raises ValueError for another dtype or a step that is not above 0, and where the step of a value takes an example across a
-    kink of the activation: the difference is between two derivatives there, whatever backward gives.
+    kink of the activation: the difference then mixes two derivatives, so that it says nothing about backward.
     """
     _check_dtype_and_step(block.W.dtype, step)
     a_prev = np.array(a_prev, np.float64)
@@ -65,12 +68,15 @@ def check_block(block: Block, a_prev: Array, rng: np.random.Generator, step: flo
 
 
 def check_network(network: Network, loss: Loss, x: Array, y: Array, rng: np.random.Generator, step: float = 1e-6) -> float:
-    """Relative error of the loss's derivative along a random direction v of the parameters, two evaluations at any depth:
+    """Return the relative error of J's derivative along a random unit vector v in the space of the parameters.
 
         grad J . v  ~  (J(theta + step v) - J(theta - step v)) / (2 step)
 
-    network: float64, no lanes; its parameters are left as they are. x: (n_0, m), y: targets as `loss` takes them.
-    Raises ValueError for another dtype, and where the step takes an example across a kink of an activation, see `check_block`.
+    The difference needs two evaluations of J at any depth.
+
+    network: float64, without lanes. Its parameters are not changed. x: (n_0, m). y: targets as `loss` takes them. rng: draws v.
+    Raises ValueError for another dtype or a step that is not above 0, and where the step takes an example across a kink of an
+    activation, see `check_block`.
     """
     _check_dtype_and_step(network.parameters.dtype, step)
     direction = rng.standard_normal(network.parameters.shape)

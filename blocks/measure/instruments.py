@@ -2,7 +2,7 @@
 
 No instrument changes a bit of the training. An `Instrument` says what is measured, and when; `mount` connects it to a training,
 and the mounted instrument stores what it measures. A step is measured before its update, as its loss is. All lanes of a network
-are measured together; each has the bits of the lane trained alone.
+are measured together; each lane's values have the bits of the lane trained alone.
 """
 
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from blocks.optimizers import Optimizer, State
 
 LOG, LOG_POINTS = "log", 20
 SHARPNESS_TOLERANCE, PRODUCTS = 0.01, 200
-# The share of a random vector that is added to the last eigenvectors, since another eigenvalue may have become the largest.
+# The length of the random vector that is added to each of the last eigenvectors, since another eigenvalue may be the largest now.
 RANDOM_SHARE = 0.3
 NO_UPDATE = "no update was made"
 NOT_FINITE, NOT_CONVERGED = "a product of H is not finite", f"not within {SHARPNESS_TOLERANCE:.0%} after {PRODUCTS} products of H"
@@ -44,10 +44,11 @@ def scheduled_steps(argument: str, schedule: str, steps: int) -> Array:
 
 @dataclass(frozen=True)
 class Instrument:
-    """What is measured, and when.
+    """What is measured, and at which steps.
 
     name: a name in the table INSTRUMENTS. schedule: see `scheduled_steps`.
-    examples: the number of training examples that are measured, the first ones; None is the batch size. update_ratio uses none.
+    examples: the number of training examples that are measured, the first ones; None is the batch size. Not for update_ratio
+        and parameters.
     count: the number of eigenvalues, for sharpness and preconditioned_sharpness.
     Raises ValueError for an unknown name or schedule, and for counts below 1.
     """
@@ -65,9 +66,9 @@ class Instrument:
             whole_number("examples", self.examples, at_least=1)
 
     def mount(self, network: Network, x: Array, y: Array, loss: Loss, batch_size: int, steps: int) -> "MountedInstrument":
-        """Return the instrument connected to a training.
+        """Return the instrument, connected to a training.
 
-        network: has its lanes along one axis at most. x, y, loss, batch_size: the training's. steps: their number.
+        network: its lanes have at most one axis. x, y, loss, batch_size: those of the training. steps: their number.
         Raises ValueError where there are fewer examples or parameters than are measured.
         """
         instrument_type = INSTRUMENTS[self.name]
@@ -124,7 +125,7 @@ class MountedInstrument:
 
 
 def _by_lane(values: Array, lanes: tuple[int, ...]) -> Array:
-    """(E, lanes, ...) -> (*lanes, E, ...), a copy."""
+    """Return a copy of values (E, lanes, ...) with the shape (*lanes, E, ...). lanes: the shape of the lanes."""
     return np.moveaxis(values, 1, 0).reshape(*lanes, len(values), *values.shape[2:]).copy()
 
 
@@ -151,7 +152,7 @@ class Sharpness(MountedInstrument):
 
     @staticmethod
     def width(network: Network, instrument: Instrument) -> int:
-        """One number an eigenvalue."""
+        """Return n: one number per eigenvalue."""
         return instrument.count
 
     def before_update(self, step: int, network: Network, live: slice | Array) -> None:
@@ -177,7 +178,7 @@ class Sharpness(MountedInstrument):
 class PreconditionedSharpness(Sharpness):
     """The largest eigenvalues of P^-1 H, which are those of P^(-1/2) H P^(-1/2). The optimizer divides the gradient by P.
 
-    For a rule without P it is the sharpness. A rule with P has none yet at step 0, so that there is no value.
+    For a rule without P it is the sharpness. A rule with P has not divided a gradient yet at step 0, so that there is no value.
     """
 
     def read(self, optimizer: Optimizer, state: State) -> None:
@@ -187,7 +188,7 @@ class PreconditionedSharpness(Sharpness):
         self.is_known = P is None or state.updates > 0
 
     def before_update(self, step: int, network: Network, live: slice | Array) -> None:
-        """See `Sharpness.before`."""
+        """See `Sharpness.before_update`."""
         if self.is_known:
             super().before_update(step, network, live)
         else:
@@ -201,7 +202,7 @@ class Saturated(MountedInstrument):
 
     @staticmethod
     def width(network: Network, instrument: Instrument) -> int:
-        """One number a hidden block."""
+        """Return n: one number per hidden block."""
         return network.depth - 1
 
     def measure(self, network: Network, live: slice | Array) -> Array:
@@ -228,7 +229,7 @@ class NoiseScale(MountedInstrument):
 
     @staticmethod
     def width(network: Network, instrument: Instrument) -> int:
-        """One number."""
+        """Return 1."""
         return 1
 
     def measure(self, network: Network, live: slice | Array) -> Array:
@@ -243,7 +244,10 @@ class SingularValue(MountedInstrument):
 
     @staticmethod
     def width(network: Network, instrument: Instrument) -> int:
-        """Return the smaller number of units of the first and the last hidden block."""
+        """Return n, the smaller number of units of the first and the last hidden block.
+
+        Raises ValueError where there is no hidden block, and where the blocks mix the examples of a batch.
+        """
         if network.mixes_examples or network.depth == 1:
             raise ValueError(f"singular_value is of hidden blocks that take each example alone, not of {network}")
         return min(network.layout.sizes[1], network.layout.sizes[-2])
@@ -317,11 +321,11 @@ class Parameters(MountedInstrument):
 
     @staticmethod
     def width(network: Network, instrument: Instrument) -> int:
-        """P"""
+        """Return P."""
         return network.layout.size
 
     def measure(self, network: Network, live: slice | Array) -> Array:
-        """The parameters."""
+        """Return the parameters, (lanes, P)."""
         return network.parameters
 
 

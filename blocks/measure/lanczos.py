@@ -39,7 +39,7 @@ class BufferPool:
 
 
 class _Basis:
-    """Orthonormal rows (..., k, P). They are copied to larger memory when it is full."""
+    """Orthonormal rows (..., k, P). When their memory is full, they are copied to a larger one."""
 
     def __init__(self, lanes: tuple[int, ...], size: int, dtype: np.dtype, pool: BufferPool) -> None:
         self.passing = pool.array("passing", (*lanes, 1, size), dtype)
@@ -98,8 +98,8 @@ def top_eigenpairs(
     converged, and has the bits of the lane computed alone.
 
     A value lambda has converged where r = ||H u - lambda u|| is at most the tolerance times |lambda|: then an eigenvalue is
-    that near. Since r cannot tell that it is the largest, lambda must also have grown by less than a tenth of that over the last
-    5 products. A larger eigenvalue, whose vector the start contains, would have appeared in these.
+    within r of lambda. Since r does not show whether it is the largest, lambda must also have grown by at most a tenth of this
+    bound over the last 5 products. A larger eigenvalue, whose vector the start contains, would have appeared in these.
 
     hessian: created with (count,) directions, at least 1; its vectors have the shape (count, ..., P).
     start: (count, P) or (..., count, P), random vectors, or the eigenvectors of a similar network plus random vectors.
@@ -200,7 +200,7 @@ class _Search:
             self.pending &= ~finished
 
     def _has_settled(self, top: Array, rounding: Array) -> Array:
-        """(..., count) whether the values have grown by less than a tenth of the tolerance over SETTLING_PRODUCTS products."""
+        """Return whether the values, (..., count), grew by at most a tenth of the tolerance over SETTLING_PRODUCTS products."""
         if self.iteration <= SETTLING_PRODUCTS:
             return np.zeros(top.shape, dtype=bool)
         k = self.count * (self.iteration - SETTLING_PRODUCTS)
@@ -222,7 +222,7 @@ class _Search:
 
 
 def _lengths(vectors: Array) -> Array:
-    """(..., s, P) -> (..., s, 1)"""
+    """Return the lengths (..., s, 1) of vectors (..., s, P)."""
     return np.sqrt(np.vecdot(vectors, vectors))[..., None]
 
 

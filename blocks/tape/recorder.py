@@ -1,8 +1,8 @@
 """The recorder: a computation that is written for arrays becomes a list of operations, whose memory is planned later.
 
 A plain function is called once with tracers in place of its arrays. A `Tracer` has an array's shape and dtype, but no
-numbers. Every ufunc and every copy of it is noted on its `Tape`, and nothing is computed. What cannot be noted raises
-TypeError with its name: a number that is read while recording would be the same in every replay.
+numbers. Every call of a ufunc and every copy is noted on the `Tape`, and nothing is computed. An operation that cannot be noted
+raises TypeError with its name. So does reading a number, which would then be the same in every replay.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -61,7 +61,7 @@ class Operation:
 class Tape:
     """The operations of one computation, in order.
 
-    stage: of the operations that are noted next. Every stage can be replayed alone, after the stages before it.
+    stage: the stage of the operations that are noted next. Every stage can be replayed alone, after the stages before it.
     """
 
     def __init__(self) -> None:
@@ -89,14 +89,14 @@ class Tape:
         return Tracer(self, Owner(array, address), array, address)
 
     def note(self, function: Callable[..., Any], operands: Sequence[Any], out: "Tracer", **keywords: Any) -> "Tracer":
-        """Append an operation, and return out."""
+        """Append an operation and return `out`. Raises TypeError for an operation that cannot be recorded."""
         operands = [operand if type(operand) is Tracer else self._operand(operand) for operand in operands]
         if any(type(operand) is Tracer and operand.tape is not self for operand in (*operands, out)):
             raise TypeError("a tracer of another recording cannot be recorded")
         if not out.array.flags.writeable:
             refuse(f"{function.__name__} into a read-only array")
         if not out.owner.array.ndim and not out.owner.exists:
-            # A result without axes is a number in NumPy: whoever else has it keeps the old value.
+            # A result without axes is a number in NumPy, and a number that is stored elsewhere would keep its old value.
             if out.owner in self._numbers:
                 refuse(f"{function.__name__} into a number")
             self._numbers.add(out.owner)
@@ -158,7 +158,7 @@ def _kind(operand: Any) -> Kind:
 
 
 def _read_elsewhere(operands: Sequence[Any], out: "Tracer") -> bool:
-    """Return whether an operation reads at another place what it writes. NumPy then silently makes a copy first."""
+    """Return whether an operation also reads the memory it writes, but at other places. NumPy then silently copies it first."""
 
     def overlaps(operand: "Tracer") -> bool:
         one_memory = operand.owner is out.owner or (operand.owner.exists and out.owner.exists)
@@ -168,14 +168,15 @@ def _read_elsewhere(operands: Sequence[Any], out: "Tracer") -> bool:
 
 
 def lies_like(one: "Tracer", other: "Tracer") -> bool:
-    """Return whether two views of one memory start at the same number, and have the same shape and strides."""
+    """Return whether two views of the same memory start at the same entry, and have the same shape and strides."""
     return (one.address, one.shape, one.array.strides) == (other.address, other.shape, other.array.strides)
 
 
 class Tracer(NDArrayOperatorsMixin):
     """Stands for an array while a computation is recorded.
 
-    owner: of its memory; the tracer is all of it, or a view. array: an array with the same shape, dtype and strides.
+    owner: the owner of its memory. The tracer is all of that memory, or a view of it.
+    array: an array with the same shape, dtype and strides.
     """
 
     __slots__ = ("address", "array", "owner", "tape")
@@ -198,7 +199,7 @@ class Tracer(NDArrayOperatorsMixin):
 
     @property
     def mT(self) -> "Tracer":
-        """(..., n, m) -> (..., m, n), a view."""
+        """The view with the last two axes exchanged."""
         return self._view(self.array.mT)
 
     def reshape(self, *shape: int) -> "Tracer":
@@ -212,7 +213,7 @@ class Tracer(NDArrayOperatorsMixin):
         return self._view(self.array.view(dtype))
 
     def astype(self, dtype: Any, copy: bool = True) -> "Tracer":
-        """Return a copy in another dtype; without `copy` the tracer itself where it has that dtype."""
+        """Return a copy in that dtype. Without `copy`, return the tracer itself where it already has the dtype."""
         if not copy and np.dtype(dtype) == self.dtype:
             return self
         converted = self.tape.new(self.shape, np.dtype(dtype), axes_by_stride(self.array))
@@ -331,7 +332,7 @@ def _of_views(function: Callable[..., Array]) -> Callable[..., Tracer]:
     return view
 
 
-# What NumPy's functions do with tracers; all others are refused.
+# What these functions of NumPy do with tracers. All others are refused.
 FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     np.concatenate: _concatenate,
     np.where: _where,

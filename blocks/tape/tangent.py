@@ -25,7 +25,7 @@ def _where(condition: Any, out: Any) -> Any:
     return np.where(condition, out.dtype.type(1), out.dtype.type(0))
 
 
-# The derivatives of out = f(x) or f(x, y) with respect to each operand; None where it is 0 everywhere, but for jumps.
+# The derivatives of out = f(x) or f(x, y) with respect to each operand; None where the derivative is 0 except at jumps.
 # Where both operands are equal, maximum and minimum have the derivative of their second operand.
 DERIVATIVES: dict[Callable[..., Any], tuple[Callable[..., Any] | None, ...]] = {
     np.positive: (lambda out, x: 1,),
@@ -56,10 +56,11 @@ DERIVATIVES: dict[Callable[..., Any], tuple[Callable[..., Any] | None, ...]] = {
 def tangent(tape: Tape, start: Tracer, direction: Tracer, output: Any) -> Tracer:
     """Note on the tape the derivative of `output` along `direction` of `start`, and return its tracer.
 
-    Operations that depend on the direction become the next stage: those before it are replayed once for many directions.
+    Operations that depend on the direction become the next stage, so that all others are replayed once for many directions.
 
     start: an array of the caller, from which `output` is computed. direction: (*directions, *start's shape).
-    Raises ValueError for an operation without a rule.
+    Raises ValueError for an operation without a rule, for one that overwrites what is read, and where `output` does not depend
+    on `start`.
     """
     rules = _Rules(tape, start, direction)
     read: set[Owner] = set()
@@ -104,7 +105,7 @@ class _Rules:
             derivative: Any = sum_over_units(hit / sum_over_units(hit) * self.view(x))
             self._set(out, [(1, derivative)])
         elif out.dtype.kind != "f":
-            # The bits of a float times 0 or 1; other whole numbers, and truth values, jump.
+            # Whole numbers are multiplied only where they are the bits of a float, times 0 or 1. Others, and truth values, jump.
             if function is np.multiply:
                 floats = f"f{out.itemsize}"
                 pairs = zip(reversed(operands), moving, strict=True)
@@ -137,7 +138,7 @@ class _Rules:
         return self.terms[operand.owner] if operand.is_owner() else [(1, self.view(operand))]
 
     def _copy(self, source: Any, place: Tracer, moves: bool) -> None:
-        """Note the tangent of a copy to a part of an array; it is 0 where the source has none."""
+        """Note the tangent of a copy to a part of an array. It is 0 where the source has no tangent."""
         owner = place.owner
         if not moves and owner not in self.terms:
             self.writes_by_owner.setdefault(owner, []).append(place)
@@ -190,7 +191,7 @@ class _Rules:
         return self.tape.new((*self.directions, *owner.array.shape), self.dtype, axes)
 
     def _lifted(self, derivative: Tracer, ndim: int) -> Tracer:
-        """Return a derivative with axes added behind its directions, as many as a result with `ndim` axes needs."""
+        """Return a derivative with as many axes inserted after its directions as a result with `ndim` axes needs."""
         missing = ndim + self.axes - derivative.ndim
         return derivative[(slice(None),) * self.axes + (None,) * missing] if missing > 0 else derivative
 
