@@ -1,4 +1,4 @@
-"""Gradient descent with a closed form, and its sharpness."""
+"""Gradient descent whose path has a closed form, and the sharpness that it reaches."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ LIU = "Liu 2024"
 
 
 def stable_rate() -> Iterator[Row]:
-    """Full-batch gradient descent of a linear model diverges exactly for rates above 2 / lambda_max."""
+    """Yield rows on the largest stable rate: full-batch descent of a linear model diverges exactly above 2 / lambda_max."""
     for name, lambda_max, classes in (("iris", 2.918498, 3), ("digits", 7.340689, 10), ("diabetes", 4.024211, 0)):
         x, _ = load_standardised(name)
         yield Row(f"{name}: lambda_max", QUADRATIC, lambda_max, largest_curvature(x), 6e-7)
@@ -37,7 +37,10 @@ def stable_rate() -> Iterator[Row]:
 
 
 def _step_above_bound(limit_share: float, updates: int) -> int:
-    """Return the update at which the loss on diabetes exceeds 1e6, -1 where it never does; rate: limit_share * 2 / lambda_max."""
+    """Return the update at which the loss on diabetes exceeds 1e6, -1 where it never does.
+
+    limit_share: the learning rate is limit_share * 2 / lambda_max.
+    """
     x, y = load_standardised("diabetes")
     y = (y - y.mean()) / y.std()
     network = Network.create([10, 1], "identity", "zeros", rng=np.random.default_rng(0))
@@ -48,7 +51,7 @@ def _step_above_bound(limit_share: float, updates: int) -> int:
 
 
 def edge_of_stability() -> Iterator[Row]:
-    """Full-batch gradient descent raises the sharpness to 2 / lr and then keeps it there."""
+    """Yield rows on the edge of stability: full-batch gradient descent raises the sharpness to 2 / lr and keeps it there."""
     x, labels = load_standardised("digits")
     y = np.eye(10)[:, labels]
     loss = losses.half_mean_squared_error
@@ -58,7 +61,7 @@ def edge_of_stability() -> Iterator[Row]:
             train(network, x, y, loss=loss, optimizer=GradientDescent(rate), epochs=400, evaluations=0)
             if index > 1:
                 ours = float(np.ravel(sharpness(network, x, y, loss, rng=np.random.default_rng(0)))[0])
-                # The initial weights differ from the published ones; both sharpnesses are near 2 / lr.
+                # The initial weights are not the published ones, but both sharpnesses are near 2 / lr.
                 yield Row(
                     f"digits, lr {rate}, update {400 * index}: sharpness (2/lr = {2 / rate:.3f})",
                     COHEN,
@@ -69,7 +72,7 @@ def edge_of_stability() -> Iterator[Row]:
 
 
 def catapult() -> Iterator[Row]:
-    """f = v.u / sqrt(n) with J = f^2 / 2: each update of gradient descent has a closed form."""
+    """Yield rows on f = v.u / sqrt(n) with J = f^2 / 2, in which each update of gradient descent has a closed form."""
     n, steps = 64, 30
     for share in (1.5, 2.5, 3.9):
         rng = np.random.default_rng(0)
@@ -93,7 +96,7 @@ def catapult() -> Iterator[Row]:
 
 
 def _linear_network(weights: list[Array]) -> Network:
-    """Return a linear network in float64 with those W and with biases of 0."""
+    """Return a linear network in float64 with these W and with biases of 0."""
     sizes = [weights[0].shape[1], *(W.shape[0] for W in weights)]
     network = Network.create(sizes, "identity", "zeros", rng=np.random.default_rng(0))
     for block, W in zip(network.blocks, weights, strict=True):
@@ -102,7 +105,10 @@ def _linear_network(weights: list[Array]) -> Network:
 
 
 def _output_before_update(network: Network, rate: float, dlogits: Callable[[Array], Array]) -> float:
-    """Make one update of the weights, not the biases, at the input 1. Returns the output f before the update."""
+    """Update the weights, but not the biases, for the input 1, and return the output f before this update.
+
+    dlogits: the derivative of J with respect to the logits, as a function of the logits.
+    """
     logits, caches = network.forward(np.ones((1, 1)))
     output = float(logits[0, 0])
     for block, (dW, _) in zip(network.blocks, network.backward(dlogits(logits), caches), strict=True):
@@ -111,7 +117,7 @@ def _output_before_update(network: Network, rate: float, dlogits: Callable[[Arra
 
 
 def deep_linear() -> Iterator[Row]:
-    """One mode of a linear network with two weights that start equal, J = (s - ab)^2 / 2."""
+    """Yield rows on one mode of a linear network, J = (s - ab)^2 / 2, whose weights a and b are equal at the start."""
     s, u_0, time = 2.0, 1e-3, 4.0
     for rate, published in ((1e-2, 2.78e-2), (1e-3, 2.78e-3), (1e-4, 2.78e-4)):
         network = _linear_network([np.full((1, 1), math.sqrt(u_0))] * 2)
@@ -124,7 +130,7 @@ def deep_linear() -> Iterator[Row]:
 
 
 def scaling() -> Iterator[Row]:
-    """f(x) = x^2 + eps cos(2 pi x / lambda): with eps / 4 and lambda / 2 the path is scaled by exactly 1/2."""
+    """Yield a row on f(x) = x^2 + eps cos(2 pi x / lambda), whose path with eps / 4 and lambda / 2 is scaled by exactly 1/2."""
 
     def path(eps: float, wavelength: float, start: float) -> Array:
         theta = np.array([start])

@@ -16,7 +16,10 @@ WIDE = "wide blocks, exact"
 
 
 def normalization() -> Iterator[Row]:
-    """With relu and standardised inputs, each block multiplies the squared gradient by pi / (pi - 1), at any gain."""
+    """Yield rows on normalised blocks, which multiply the squared gradient by a known factor at any gain.
+
+    With relu it is pi / (pi - 1); with the identity and batches of m examples (m - 2) / (m - 3).
+    """
     growth = np.pi / (np.pi - 1)
     yield Row("normalized chi_1 of relu, theory", YANG, growth, MeanField("relu", 3.0).normalized_chi_1, 1e-12)
     for kind, source in (("batch_normalized", YANG), ("normalized", WIDE)):
@@ -42,7 +45,7 @@ def _growth(kind: str, activation: str, gain: float, m: int) -> float:
 
 
 def isometry() -> Iterator[Row]:
-    """The Jacobian of linear orthogonal blocks has singular values of 1; in other networks their variance grows with depth."""
+    """Yield rows on the singular values of the Jacobian: 1 in linear orthogonal blocks; else their spread grows with depth."""
     rng = np.random.default_rng(0)
     network = Network.create([64] * 101, "identity", "orthogonal", rng=rng)
     error = float(np.abs(singular_values(network, np.zeros((64, 1))) - 1).max())
@@ -59,7 +62,11 @@ def isometry() -> Iterator[Row]:
 
 
 def _relative_variance(field: MeanField, initializer: str) -> float:
-    """Of 8 blocks, 300 wide, whose z have the variance q* from the first on; the mean over 4 examples of each of 2 networks."""
+    """Return variance / mean^2 of the squared singular values of the Jacobian of 8 blocks, 300 units wide.
+
+    The data are scaled so that z has the variance q* in every block. The result is the mean over 4 examples in each of 2
+    networks.
+    """
     rng = np.random.default_rng(0)
     gain, bias_variance = field.weight_variance, field.bias_variance
     sizes = [300] * 11

@@ -1,4 +1,4 @@
-"""Complete trainings: those of scikit-learn, the maps of the fractal's author, and the published bits of this engine."""
+"""Complete trainings: those of scikit-learn, the maps of the fractal's author, and those with published bits of this engine."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ register()
 
 
 def training_curves() -> Iterator[Row]:
-    """Final training scores and losses, with scikit-learn's initial weights and its order of examples."""
+    """Yield rows on the final training scores and losses, with scikit-learn's initial weights and its order of examples."""
     rules: dict[str, tuple[Callable[[float], Optimizer], dict]] = {
         "constant 0.2": (lambda decay: GradientDescent(0.2, weight_decay=decay), {"solver": "sgd", "momentum": 0}),
         "momentum 0.9": (
@@ -50,19 +50,22 @@ def training_curves() -> Iterator[Row]:
             create_optimizer, options = rules[strategy]
             ours_score, ours_loss = train_like_scikit_learn(name, create_optimizer, options)
             yield Row(f"{name}, {strategy}: score", SCIKIT_LEARN, score, ours_score, 6e-7)
-            # scikit-learn adds the penalty of the weights before each update; ours is that of the epoch's last weights.
+            # scikit-learn adds the penalty of the weights before each update, ours is that of the weights before the last epoch.
             yield Row(f"{name}, {strategy}: loss", SCIKIT_LEARN, loss, ours_loss, 2e-6)
 
 
 def trainability() -> Iterator[Row]:
-    """The labels of two maps, which say what pairs of learning rates train, against those of the author's own functions."""
+    """Yield rows on two maps: how many labels, which say whether a pair of learning rates trains, are equal to the author's."""
     for name, tolerance in (("identity", 0.0), ("tanh", 0.005)):
         share = label_agreement(PUBLISHED_FOLDER / f"trainability_{name}_n8.npz", name)
         yield Row(f"{name}, n = 8: share of labels that are the author's", SOHL_DICKSTEIN, 1.0, share, tolerance)
 
 
 def bits() -> Iterator[Row]:
-    """The bits of trainings on any x86-64 processor with AVX2: every sixth run of the default sweep, and small runs."""
+    """Yield rows on the bits of trainings, which are the same on any x86-64 processor with AVX2.
+
+    The trainings are every sixth run of the default sweep, and small runs.
+    """
     for name, runs in json.loads((PUBLISHED_FOLDER / "bits.json").read_text()).items():
         selected_runs = list(runs)[:: 6 if name == "default sweep" else 1]
         equal_runs = sum(run_trajectory_hash(overrides) in runs[overrides] for overrides in selected_runs)
@@ -76,6 +79,6 @@ def bits() -> Iterator[Row]:
 
 
 def run_trajectory_hash(overrides: str) -> str:
-    """Return `record.identity.trajectory_hash` of the run with those overrides, which are separated by spaces."""
+    """Return `record.identity.trajectory_hash` of the run with these overrides, which are separated by spaces."""
     (trained_run,) = train_stack([parse_config(compose_config("config", overrides.split()))])
     return trajectory_hash(trained_run.history, trained_run.parameters)

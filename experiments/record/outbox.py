@@ -36,11 +36,11 @@ class InUse(UserError):
 
 
 class Outbox:
-    """A folder that has a folder for every record that waits.
+    """A folder with one subfolder for every record that waits.
 
-    tracking: the store that the records belong to. folder: of the sweep or the run.
+    tracking: the store that the records belong to. folder: the folder of the sweep or the run.
     allow: the loaders of the runs that must be allowed by name when the records are delivered, see `run.trust.from_record`.
-    is_closed: whether the way to the store is closed, since the server does not answer, so that records go into the outbox.
+    is_closed: whether nothing is written to the store, since the server does not answer. Records then go into the outbox.
     """
 
     def __init__(self, tracking: TrackingConfig, folder: Path, allow: Sequence[str] = ()) -> None:
@@ -51,12 +51,12 @@ class Outbox:
         self.owner = os.environ.get(VARIABLE, "")
 
     def __len__(self) -> int:
-        """The number of records that wait, which includes those in the folders of a sweep's jobs."""
+        """Return the number of records that wait, including those in the folders of a sweep's jobs."""
         return sum(1 for _ in waiting_records(self.folder.parent))
 
     @property
     def instructions(self) -> str:
-        """What the user must know while records wait: the folder, and the command that delivers them."""
+        """A text for the user while records wait, with their folder and the command that delivers them."""
         options = [word for loader in self.allow for word in ("--allow", loader)]
         if self.tracking.uri != os.environ.get("MLFLOW_TRACKING_URI"):
             options += ["--uri", absolute_uri(self.tracking.uri)]
@@ -64,14 +64,14 @@ class Outbox:
         return f"records wait in {self.folder}; {command} delivers them"
 
     def close(self, error: Unreachable) -> None:
-        """Close the way to the server, which does not answer, and print so once."""
+        """Write to the outbox from now on, since the server does not answer. Print this once."""
         if not self.is_closed:
             print(f"{error}; training goes on, {self.instructions}")
         self.is_closed, self.last_attempt = True, time.monotonic()
 
     @contextlib.contextmanager
     def catching_unreachable(self) -> Iterator[None]:
-        """Catch an Unreachable of the context's requests and close the way to the server; the caller uses the outbox then."""
+        """Catch Unreachable within the context and call `close`. The caller then uses the outbox."""
         try:
             yield
         except Unreachable as error:
@@ -82,7 +82,7 @@ class Outbox:
         return {"uri": self.tracking.uri, "experiment": self.tracking.experiment, "owner": self.owner}
 
     def put(self, name: str, tags: dict[str, str], parent: str, trained: "TrainedRun") -> None:
-        """Write the record of a trained run. Raises UserError where the disk is full.
+        """Write the record of a trained run. Raises UserError where it cannot be written, such as on a full disk.
 
         name, tags: of its MLflow run. parent: the id of its sweep's run, "" where it has none.
         """
@@ -95,7 +95,7 @@ class Outbox:
             files.write(trained, folder)
 
     def put_sweep(self, run_id: str, status: str, reason: str, axes: dict[str, str], files: Path) -> None:
-        """Write the record of the end of a sweep's parent run. Raises as `put`.
+        """Write the record of the end of a sweep's parent run. Raises UserError as `put` does.
 
         reason: why it was ended, "" where it is FINISHED. axes: the swept keys and their values. files: the folder of its files.
         """
@@ -108,7 +108,7 @@ class Outbox:
 
     @contextlib.contextmanager
     def _new_record_folder(self, name: str, record: "RunRecord | SweepRecord") -> Iterator[Path]:
-        """Create a folder for a record. It gets its name when the record is complete, so that none is left half written."""
+        """Create a folder for a record. It gets its name when the record is complete, so that no record is half written."""
         unfinished_folder = self.folder / f".{name}"
         shutil.rmtree(unfinished_folder, ignore_errors=True)
         try:
@@ -129,7 +129,7 @@ class Outbox:
         self.is_closed = True
 
     def try_again(self, store: "AnyStore | None", *, now: bool = False) -> None:
-        """Deliver what waits, if the server answers again. It is asked every few seconds, or at once with `now`."""
+        """Deliver the records that wait, if the server answers again. It is asked every few seconds, or at once with `now`."""
         if self.is_closed and (now or time.monotonic() - self.last_attempt > RETRY_SECONDS):
             self.last_attempt = time.monotonic()
             try:
@@ -142,7 +142,10 @@ class Outbox:
 
 
 def waiting_records(folder: Path) -> Iterator[Path]:
-    """Yield the folders of all complete records under `folder`. Links, which may lead to somebody else's, are left out."""
+    """Yield the folders of all complete records under `folder`. Links are left out, since they may lead to other users' files.
+
+    Raises UserError where folders are nested too deeply.
+    """
     root = folder.parent if folder.name == OUTBOX_FOLDER else folder
     try:
         files = sorted(root.rglob(f"{OUTBOX_FOLDER}/*/{RECORD_NAME}"))
@@ -212,7 +215,7 @@ class _Stores:
         return store
 
     def close(self) -> None:
-        """Close all experiments: what was begun in them does not stay RUNNING."""
+        """Close all experiments, so that no run that was begun in them stays RUNNING."""
         for store in self.stores.values():
             with contextlib.suppress(UserError):
                 store.close()

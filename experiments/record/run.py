@@ -23,7 +23,7 @@ from experiments.record.ownership import HEARTBEAT_SECONDS
 
 
 class Run:
-    """A run in the store, RUNNING until `finish` or `end`."""
+    """A run in the store. It is RUNNING until `Store.finish`, `fail` or `end`."""
 
     def __init__(self, experiment: Experiment, run_id: str, parent: str = "", artifact_uri: str | None = None) -> None:
         self.experiment, self.client, self.uri = experiment, experiment.client, experiment.uri
@@ -64,7 +64,7 @@ class Run:
             yield
         finally:
             stop.set()
-            # The thread may be waiting for a server, which must not hold the command up.
+            # The thread may be waiting for a server. The command waits for it no longer than this.
             thread.join(HEARTBEAT_SECONDS)
 
     def fail(self, reason: str, status: str) -> None:
@@ -73,7 +73,7 @@ class Run:
         self.has_ended = True
 
     def log_summary(self, params: dict[str, str], metrics: dict[str, float] | None = None, step: int = 0) -> None:
-        """Log params and the finite metrics of a run that trains nothing itself. Params that it has already are kept."""
+        """Log params and the finite metrics of a run that trains nothing itself. Params that it already has are kept."""
         finite_metrics = {key: value for key, value in (metrics or {}).items() if math.isfinite(value)}
         now = int(time.time() * 1000)
         points = [Metric(key, value, now, step) for key, value in finite_metrics.items()]
@@ -84,8 +84,9 @@ class Run:
     def log_table(self, columns: dict[str, list[Any]]) -> None:
         """Log a table, table.json, which the dashboard shows. columns: name -> values.
 
-        A value that is not finite becomes an empty cell, since JSON has none. A dot in a column's name becomes a space, since
-        MLflow's page reads it as a path into the cell. MLflow's own `log_table` would append to the table of an earlier start.
+        A value that is not finite becomes an empty cell, since JSON has no such value. A dot in a column's name becomes a space,
+        since MLflow's page reads it as a path into the cell. MLflow's own `log_table` would append to the table of an earlier
+        start.
         """
         rows = [
             [None if isinstance(value, float) and not math.isfinite(value) else value for value in row]
@@ -108,7 +109,7 @@ class Run:
         self.experiment.call_concurrently(*self.uploads(folder, artifact_path))
 
     def uploads(self, folder: Path, artifact_path: str = "") -> list[Callable[[], None]]:
-        """Return a call for every file of a folder, which uploads it."""
+        """Return for every file of a folder a call that uploads it. artifact_path: see `log_artifacts`."""
 
         def upload(file: Path) -> None:
             folder_path = str(Path(artifact_path, file.relative_to(folder).parent))
@@ -118,5 +119,5 @@ class Run:
         return [partial(upload, file) for file in sorted(folder.rglob("*")) if file.is_file()]
 
     def end(self, status: str = "FINISHED") -> None:
-        """End the run, as FINISHED, or as FAILED where it is a check that does not hold."""
+        """End the run as FINISHED, or as FAILED where it is a check whose result does not hold."""
         self.client.set_terminated(self.run_id, status)

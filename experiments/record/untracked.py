@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Untracked:
-    """A store, its page and its runs, with the methods of `Store`, `Page` and `Run`, which record nothing."""
+    """A store, its page and its runs in one object. It has the methods of `Store`, `Page` and `Run`, but records nothing."""
 
     run_id = token = ""
     next_steps = ()
@@ -20,7 +20,7 @@ class Untracked:
         return self
 
     def call_concurrently(self, *calls: Callable[[], Any]) -> list[Any]:
-        """Return what the calls return."""
+        """Make the calls one after another, and return their results."""
         return [call() for call in calls]
 
     def begin(self, *arguments: Any) -> "Untracked":
@@ -28,11 +28,11 @@ class Untracked:
         return self
 
     def begin_runs(self, runs: Sequence[Any], parent: str) -> "list[Untracked]":
-        """Return as many runs that are not recorded."""
+        """Return one run that is not recorded for each of `runs`."""
         return [self for _ in runs]
 
     def transactions(self, runs: Sequence[Any]) -> list[Sequence[Any]]:
-        """Return each run by itself."""
+        """Return groups of one run each."""
         return [[run] for run in runs]
 
     def begin_sweep(self, *arguments: Any) -> "tuple[Untracked, dict[tuple[int, str], tuple[float, str]]]":

@@ -17,10 +17,10 @@ from experiments.run.tile import MAX_LANES, OTHER_DTYPE
 
 
 def boundary(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
-    """The largest rate that trains against depth: mean of its logarithm over seeds and 95 % interval, by width and kind.
+    """Draw the largest rate that trains against depth, by width and kind: its mean logarithm over seeds and a 95 % interval.
 
-    To every seed's rates C L^p n^q is fitted, least squares of the logarithm; an exponent is its mean over the seeds. What was
-    predicted before anything was measured: the rate of plain blocks falls with depth, and that of the other kinds falls less.
+    C L^p n^q is fitted to the rates of each seed by least squares of the logarithm. An exponent is the mean over the seeds. The
+    prediction from before any measurement: the rate of plain blocks falls with depth, and that of the other kinds falls less.
     """
     kinds, seeds = group_runs(runs, "network.kind"), len(group_runs(runs, "seed"))
     other = OTHER_DTYPE[runs[0].config.dtype]
@@ -53,7 +53,10 @@ def boundary(runs: Sequence[ObservedRun]) -> tuple[Figure, Verdict]:
 
 
 def _rates(runs: Sequence[ObservedRun]) -> tuple[Array, Array, Array]:
-    """Depths, widths, and (seeds, depths, widths) log of the largest rate that trains, nan where no or every rate trains."""
+    """Return depths, widths, and the logarithm of the largest rate that trains, (seeds, depths, widths).
+
+    It is nan where no rate trains, and where every rate does.
+    """
     cells = group_runs(runs, "seed", "network.depth", "network.width")
     seeds, depths, widths = (sorted({place[axis] for place in cells}) for axis in range(3))
     rates = np.full((len(seeds), len(depths), len(widths)), np.nan)
@@ -64,14 +67,17 @@ def _rates(runs: Sequence[ObservedRun]) -> tuple[Array, Array, Array]:
 
 
 def _boundary_runs(runs: Sequence[ObservedRun]) -> list[ObservedRun]:
-    """The run of the largest rate that trains, and that of the next rate; of these runs, one a rate."""
+    """Return the run of the largest rate that trains and the run of the next rate, without those that do not exist.
+
+    runs: one run for each rate.
+    """
     ordered = sorted(runs, key=lambda run: run.config.optimizer.learning_rate)
     trained = sum(run.config.optimizer.learning_rate <= largest_rate(runs) for run in ordered)
     return ordered[max(trained - 1, 0) : trained + 1] if trained else []
 
 
 def _count_flips(runs: Sequence[ObservedRun]) -> tuple[int, int]:
-    """How many of the runs beside the boundary train in the other precision and not in their own, or the reverse; of how many."""
+    """Return how many runs beside the boundary train in exactly one of the two precisions, and the number of all these runs."""
     cells = group_runs(runs, "seed", "network.depth", "network.width").values()
     boundary_runs = [run for cell_runs in cells for run in _boundary_runs(cell_runs)]
     configs = [replace(run.config, dtype=OTHER_DTYPE[run.config.dtype]) for run in boundary_runs]
@@ -84,7 +90,7 @@ def _count_flips(runs: Sequence[ObservedRun]) -> tuple[int, int]:
 
 
 def _exponents(depths: Array, widths: Array, rates: Array) -> Array:
-    """(seeds, 2) the exponents of depth and width, nan where a seed's rates tell no law."""
+    """Return the exponents of depth and width, (seeds, 2), nan where the rates of a seed do not determine them."""
     L, n = np.meshgrid(np.log(depths), np.log(widths), indexing="ij")
     exponents = np.full((len(rates), 2), np.nan)
     for fit, log_rate in zip(exponents, rates, strict=True):
@@ -96,7 +102,10 @@ def _exponents(depths: Array, widths: Array, rates: Array) -> Array:
 
 
 def _interval(values: Array) -> tuple[Array, Array]:
-    """Mean (...) of (n, ...) values and half its 95 % interval, Student's t times s / sqrt(n); what is nan is left out."""
+    """Return the mean (...) of values (n, ...) and half of its 95 % interval, Student's t times s / sqrt(n).
+
+    Values of nan are left out. The mean of none is nan, and so is the interval of fewer than 2.
+    """
     from scipy.stats import t
 
     seen = np.ma.masked_invalid(values)
@@ -106,7 +115,7 @@ def _interval(values: Array) -> tuple[Array, Array]:
 
 
 def _draw(axes: Axes, depths: Array, widths: Array, rates: Array) -> None:
-    """A line a width with the band of its interval."""
+    """Draw one line per width, with its interval as a band."""
     mean, half = _interval(rates)
     for k, width in enumerate(widths):
         color, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
@@ -120,7 +129,10 @@ def _draw(axes: Axes, depths: Array, widths: Array, rates: Array) -> None:
 
 
 def _as_predicted(exponents: Mapping[str, tuple[Array, Array]]) -> bool | None:
-    """Whether plain blocks' exponent of depth is below 0 and the others' above it, intervals apart; None where one is missing."""
+    """Return whether the exponent of depth is below 0 for plain blocks and larger for the others, with intervals that are apart.
+
+    Return None where plain blocks or all others are missing, or where an exponent or its interval is not known.
+    """
     by_kind = {kind: (mean[0], half[0]) for kind, (mean, half) in exponents.items()}
     if "plain" not in by_kind or len(by_kind) < 2 or not np.isfinite(list(by_kind.values())).all():
         return None

@@ -23,7 +23,7 @@ class CheckedSweeperConf(BasicSweeperConf):
     """The config of the checked sweeper. params: a key -> its values, separated by commas, as for the basic sweeper."""
 
     _target_: str = "hydra_plugins.depth_laboratory.sweeper.CheckedSweeper"
-    # The default is not null, so that a key may be added.
+    # The default is not null, so that an override can add a key.
     params: dict[str, str] | None = field(default_factory=dict)
 
 
@@ -31,7 +31,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="checked", node=Checked
 
 
 class CheckedSweeper(BasicSweeper):
-    """Sweeps a task function that has an attribute `sweep`, whose result is a context manager for the launch of all jobs:
+    """A sweeper of task functions with an attribute `sweep`, which returns a context manager for the launch of all jobs:
 
         sweep_context = task_function.sweep(jobs, folder)     # checks all jobs, and creates nothing if one of them is bad
         sweep_context.distinct                                # the numbers of the jobs that repeat no earlier job
@@ -45,7 +45,7 @@ class CheckedSweeper(BasicSweeper):
 
     jobs: (config, output folder) of each job, each valid in its own context, see `Composer.tasks`. A search, whose jobs are not
     all known at its start, calls `task_function.sweep(jobs, folder, identity, count)`. A task function without that attribute is
-    swept as by Hydra's basic sweeper.
+    swept as Hydra's basic sweeper does it.
     """
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -56,7 +56,10 @@ class CheckedSweeper(BasicSweeper):
             raise HydraException(f"hydra.sweeper.max_batch_size is {self.max_batch_size}, it must be null or at least 1")
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run the jobs that the overrides span; return their JobReturns, batch by batch."""
+        """Run the jobs that the overrides span, and return their JobReturns, batch by batch.
+
+        Raises HydraException where there is no job.
+        """
         if self.task_sweep is None:
             return super().sweep(arguments)
         composer = self.composer()
@@ -90,9 +93,9 @@ class CheckedSweeper(BasicSweeper):
         return span(composer, {str(key): str(values) for key, values in self.params.items()}, typed_overrides)
 
     def check_jobs(self, composer: "Composer", jobs: list[list[str]], *search: Any) -> Any:
-        """Have the task function check the jobs; return its sweep context, which has created nothing yet.
+        """Let the task function check the jobs, and return its sweep context, which has created nothing yet.
 
-        search: the identity of a search and the number of its jobs, nothing for a sweep whose jobs are all known.
+        search: the identity of a search and the number of its jobs; nothing for a sweep, whose jobs are all known.
         """
         assert self.config is not None
         assert self.task_sweep is not None
@@ -101,7 +104,7 @@ class CheckedSweeper(BasicSweeper):
 
     @contextlib.contextmanager
     def open_sweep(self, composer: "Composer", sweep: Any) -> Iterator[Any]:
-        """Enter the sweep context that `check_jobs` has returned, and hand it to the launcher."""
+        """Enter the sweep context that `check_jobs` returned, pass it to the launcher, and yield it."""
         from hydra_plugins.depth_laboratory.launcher import StackedLauncher
 
         assert self.config is not None
@@ -120,9 +123,9 @@ class CheckedSweeper(BasicSweeper):
             yield sweep_context
 
     def launch_batch(self, sweep_context: Any, jobs: list[list[str]], first: int) -> Sequence[JobReturn]:
-        """Launch a batch of jobs and return their JobReturns; raises what a job raised.
+        """Launch a batch of jobs and return their JobReturns. Raises the error of a job that failed.
 
-        jobs: the overrides of each. first: the number of the first job.
+        jobs: the overrides of each job. first: the number of the first job.
         """
         assert self.launcher is not None
         job_returns = self.launcher.launch(jobs, initial_job_idx=first)
