@@ -9,7 +9,7 @@ from blocks.arrays import Array, check_finite, transpose
 from blocks.losses import Loss, shares_of
 from blocks.network import Network
 from blocks.tape.recorder import Tape
-from blocks.tape.replay import Replay, replay_is_on
+from blocks.tape.replay import Replay, collector_off, replay_is_on
 
 # Targets with more numbers than this are encoded batch by batch: for 10,000 classes they would be far larger than the data.
 ENCODED_AT_ONCE = 2**24
@@ -82,6 +82,7 @@ class Workspace:
         else:
             self.rows = np.ones((*shape, inputs + 1), dtype)
 
+    @collector_off()
     def _record(self, tape: Tape, shape: tuple[int, ...]) -> None:
         x = tape.input(shape, self.gradient.dtype, order=(*range(len(shape) - 2), -1, -2))
         shares = None if self.shares is None else tape.watch(self.shares)

@@ -11,7 +11,7 @@ from blocks.losses import Loss
 from blocks.measure.diagnostics import check_data
 from blocks.network import Network
 from blocks.tape.recorder import Tape
-from blocks.tape.replay import Replay
+from blocks.tape.replay import Replay, collector_off
 from blocks.tape.tangent import tangent
 
 
@@ -27,6 +27,7 @@ class Hessian:
 
     scale: Array | None = None
 
+    @collector_off()
     def __init__(self, network: Network, x: Array, y: Array, loss: Loss, directions: tuple[int, ...] = ()) -> None:
         self.network = network
         x, target = check_data(network, x, y, loss)

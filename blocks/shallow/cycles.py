@@ -12,7 +12,7 @@ from blocks.activations import Activation
 from blocks.arrays import Array, check_finite, check_number, check_shape, quiet, transpose, whole_number
 from blocks.shallow.tanh import TableTanh
 from blocks.tape.recorder import Tape
-from blocks.tape.replay import Replay
+from blocks.tape.replay import Replay, collector_off
 
 # So many lanes are trained together that a call costs little per lane, and that a step fits in the processor's cache; measured.
 CACHE_BYTES, MIN_LANES = 384 * 2**10, 32
@@ -118,6 +118,7 @@ class _Cycle:
     The product with w comes after the sum over the examples, where it has n_0 instead of m values.
     """
 
+    @collector_off()
     def __init__(self, networks: _Hidden, lanes: int, second: bool) -> None:
         W, w, x, y, activation = networks.W, networks.w, networks.x, networks.y, networks.activation
         self.m = x.shape[-1]

@@ -45,6 +45,7 @@ class Memory:
         self._slots: dict[Owner, Slot] = {}
         self._homes: dict[Owner, tuple[Slot, tuple[int, ...]]] = {}
         self._arrays: dict[tuple[Any, ...], Array] = {}
+        self._arrays_by_tracer: dict[int, Array] = {}
         self._allocate(inputs)
 
     def _allocate(self, inputs: set[Owner]) -> None:
@@ -52,7 +53,7 @@ class Memory:
         free: Slots = defaultdict(list)
         root = self.placement.root
         roots = [[root(tracer.owner) for tracer in (*o.tracers, o.out)] for series in self.series for o in series]
-        last = self._last_uses(roots, inputs)
+        last = _last_uses(self.series, roots, [root(owner) for owner in (*self.placement.outputs, *inputs)])
         for owner in inputs:
             self._allocate_slot(root(owner), free)
         number = 0
@@ -78,18 +79,6 @@ class Memory:
         for owner in self.placement.outputs:
             # No operation uses an output that consists only of constants, or that the caller writes.
             self._allocate_slot(root(owner), free)
-
-    def _last_uses(self, roots: Sequence[Sequence[Owner]], inputs: set[Owner]) -> dict[Owner, int]:
-        """Return the last operation that uses each root; FOREVER where another stage uses it, or the caller."""
-        operations = [operation for series in self.series for operation in series]
-        last: dict[Owner, int] = {}
-        first_stages: dict[Owner, int] = {}
-        for number, operation in enumerate(operations):
-            for root in roots[number]:
-                last[root] = number if first_stages.setdefault(root, operation.stage) == operation.stage else FOREVER
-        for owner in (*self.placement.outputs, *inputs):
-            last[self.placement.root(owner)] = FOREVER
-        return last
 
     def _kind(self, root: Owner) -> tuple[Any, ...]:
         """Return the key by which memory is reused: its size and the constants in it must be the same."""
@@ -118,20 +107,26 @@ class Memory:
         root = out.owner
         if not operation.in_place or root.exists or root in self.placement.destinations or not out.is_owner():
             return
-        if any(is_row(operand, out) for operand in operation.tracers):
-            return
         for operand in operation.tracers:
             owner = operand.owner
             if last.get(owner) != number or owner not in self._slots or self._kind(owner) != self._kind(root):
                 continue
+            if any(is_row(other, out) for other in operation.tracers):
+                return
             fits = operand.is_owner() and operand.array.strides == out.array.strides and operand.shape == out.shape
-            if fits and all(self.placement.same(o, operand) for o in operation.tracers if self.placement.overlap(o, operand)):
+            others = [other for other in operation.tracers if other is not operand and self.placement.overlap(other, operand)]
+            if fits and all(self.placement.same(other, operand) for other in others):
                 # The slot becomes free when the result is read for the last time, not the operand.
                 self._slots[root], last[owner] = self._slots[owner], FOREVER
                 return
 
     def array(self, tracer: Tracer) -> Array:
         """Return the array that a tracer stands for."""
+        if id(tracer) not in self._arrays_by_tracer:
+            self._arrays_by_tracer[id(tracer)] = self._planned(tracer)
+        return self._arrays_by_tracer[id(tracer)]
+
+    def _planned(self, tracer: Tracer) -> Array:
         if tracer.owner.exists:
             return self.unique(tracer.array)
         home, own_strides = self._home(tracer.owner)
@@ -170,6 +165,21 @@ class Memory:
             else:
                 self._homes[owner] = self._slots[owner], array.strides
         return self._homes[owner]
+
+
+def _last_uses(
+    series: Sequence[Sequence[Operation]], roots: Sequence[Sequence[Owner]], shared_roots: Sequence[Owner]
+) -> dict[Owner, int]:
+    """Return the last operation that uses each root; FOREVER where another stage uses it, or the caller.
+
+    roots: of every operation's operands and result. shared_roots: those that the caller reads or writes.
+    """
+    last: dict[Owner, int] = {}
+    first_stages: dict[Owner, int] = {}
+    for number, operation in enumerate(operation for operations in series for operation in operations):
+        for root in roots[number]:
+            last[root] = number if first_stages.setdefault(root, operation.stage) == operation.stage else FOREVER
+    return last | dict.fromkeys(shared_roots, FOREVER)
 
 
 def _slot(nbytes: int) -> Slot:

@@ -18,12 +18,8 @@ class Destination(NamedTuple):
     source: Tracer
 
 
-class Touch(NamedTuple):
-    """A note that operation `number` reads or writes a tracer."""
-
-    number: int
-    tracer: Tracer
-    writes: bool
+# A note that operation `number` reads or writes a tracer: (number, tracer, whether it writes).
+Touch = tuple[int, Tracer, bool]
 
 
 class Destinations:
@@ -82,8 +78,9 @@ class Placement(Destinations):
         for number, operation in self._numbered.items():
             self._first.setdefault(operation.out.owner, number)
             for tracer in (*operation.tracers, operation.out):
-                self._last[tracer.owner] = number
-                self._touches[self._key(tracer.owner)].append(Touch(number, tracer, tracer is operation.out))
+                owner = tracer.owner
+                self._last[owner] = number
+                self._touches[None if owner.exists else owner].append((number, tracer, tracer is operation.out))
         for number, operation in self._numbered.items():
             self._place_copied(number, operation)
         for number, operation in reversed(self._numbered.items()):
@@ -101,7 +98,7 @@ class Placement(Destinations):
         start = -1 if source.owner.is_input else self._first.get(source.owner, -1)
         order = axes_by_stride(source.array)
         fits = self._fits(source, copy.out, order) and self._is_free(copy.out, start, number, for_good=True)
-        changes = any(touch.writes and touch.number > number for touch in self._touches[source.owner])
+        changes = any(writes and other > number for other, _, writes in self._touches[source.owner])
         if changes or not fits or self._are_multiplied(source, copy.out):
             return
         if not self.root(copy.out.owner).exists if start < 0 else self._may_write_over(start, number, copy.out):
@@ -162,12 +159,13 @@ class Placement(Destinations):
         if len(axes) < 2:
             return True
         # The caller may read any view of an output.
-        return owner not in self.outputs and all(self._has_view(owner, touch.tracer, axes) for touch in self._touches[owner])
+        return owner not in self.outputs and all(self._has_view(owner, tracer, axes) for _, tracer, _ in self._touches[owner])
 
     def _is_multiplied(self, touch: Touch) -> bool:
         """Return whether a product reads it, or writes it as a matrix: with gaps between numbers, BLAS may round differently."""
-        function = self._numbered[touch.number].function
-        return function is np.matmul or (function is np.vecdot and not touch.writes)
+        number, _, writes = touch
+        function = self._numbered[number].function
+        return function is np.matmul or (function is np.vecdot and not writes)
 
     def _has_view(self, owner: Owner, tracer: Tracer, axes: Sequence[tuple[int, int, int]]) -> bool:
         """Return whether a view of an owner is still a view with gaps between the rows: no axis may go on into the next row."""
@@ -182,11 +180,11 @@ class Placement(Destinations):
 
     def _is_free(self, place: Tracer, start: int, number: int, for_good: bool) -> bool:
         """Return whether nothing touches the place between two operations, nor, with for_good, writes to it after them."""
-        for touch in self._touches[self._key(place.owner)]:
-            if touch.number not in self._dropped and touch.number != number:
-                between = start < touch.number < number
-                later = for_good and touch.writes and touch.number > number
-                if (between or later) and self.overlap(touch.tracer, place):
+        for other, tracer, writes in self._touches[self._key(place.owner)]:
+            if other not in self._dropped and other != number:
+                between = start < other < number
+                later = for_good and writes and other > number
+                if (between or later) and self.overlap(tracer, place):
                     return False
         return True
 
@@ -201,11 +199,7 @@ class Placement(Destinations):
     def _are_multiplied(self, source: Tracer, place: Tracer) -> bool:
         """Return whether a product has both as its operands: BLAS multiplies a matrix with itself by another kernel."""
         products = [
-            {
-                touch.number
-                for touch in self._touches[self._key(tracer.owner)]
-                if self._numbered[touch.number].function is np.matmul
-            }
+            {number for number, *_ in self._touches[self._key(tracer.owner)] if self._numbered[number].function is np.matmul}
             for tracer in (source, place)
         ]
         return not products[0].isdisjoint(products[1])

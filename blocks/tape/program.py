@@ -156,18 +156,20 @@ def _ufuncs(call: Call) -> list[tuple[np.ufunc, tuple[Any, ...]]]:
 
 def _row(ufunc: np.ufunc, arguments: Sequence[Any], operands_by_id: dict[int, _Operand]) -> Row | None:
     """Return the loop over these operands; None where NumPy would first convert or copy one of them, or refuse them."""
-    # A Python number takes the dtype of the float arrays in the call; a number of NumPy has its own.
-    floats = next(
-        (argument.dtype for argument in arguments if isinstance(argument, np.ndarray) and argument.dtype.kind == "f"), None
-    )
-    operands = [_operand(argument, floats if type(argument) in (int, float) else None, operands_by_id) for argument in arguments]
+    operands = [_operand(argument, arguments, operands_by_id) for argument in arguments]
     walk = _walk(ufunc, tuple(operand.kind for operand in operands))
     return None if walk is None or not _can_run_in_place(operands) else (walk, operands)
 
 
-def _operand(argument: Any, dtype: np.dtype | None, operands_by_id: dict[int, _Operand]) -> _Operand:
-    """Return the operand for an argument. It is cached by id, since asking NumPy for an address takes most of the time."""
-    array = np.asarray(argument, dtype)
+def _operand(argument: Any, arguments: Sequence[Any], operands_by_id: dict[int, _Operand]) -> _Operand:
+    """Return the operand for an argument. It is cached by id, since asking NumPy for an address takes most of the time.
+
+    A Python number takes the dtype of the float arrays among the arguments; a number of NumPy has its own.
+    """
+    if id(argument) in operands_by_id:
+        return operands_by_id[id(argument)]
+    dtypes = [other.dtype for other in arguments if isinstance(other, np.ndarray) and other.dtype.kind == "f"]
+    array = np.asarray(argument, dtypes[0] if dtypes and type(argument) in (int, float) else None)
     if id(array) not in operands_by_id:
         kind = array.dtype, array.shape, array.strides, bool(array.size) and array.flags.aligned
         operands_by_id[id(array)] = _Operand(array, address_of(array), kind)
@@ -216,12 +218,11 @@ def _walk(ufunc: np.ufunc, kinds: tuple[Kind, ...]) -> Walk | None:
 def _can_run_in_place(operands: Sequence[_Operand]) -> bool:
     """Return whether a loop may use the operands' memory: each input is the result's array itself, or does not overlap it."""
     *inputs, out = operands
-
-    def is_safe(operand: _Operand) -> bool:
+    for operand in inputs:
         same = operand is out or (operand.address == out.address and operand.kind[1:] == out.kind[1:])
-        return same or not np.may_share_memory(operand.array, out.array)
-
-    return out.array.flags.writeable and all(map(is_safe, inputs))
+        if not same and np.may_share_memory(operand.array, out.array):
+            return False
+    return out.array.flags.writeable
 
 
 def _merged(shape: tuple[int, ...], strides: Array) -> list[tuple[int, Array]]:

@@ -9,6 +9,7 @@ A replay makes the calls that the plain function would make, on the same numbers
 overwrites its results.
 """
 
+import gc
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -181,16 +182,20 @@ def _has_rows(matrix: Array) -> bool:
     return matrix.size > 1 and min(matrix.strides) == matrix.itemsize
 
 
+EXTREMA = frozenset([np.maximum, np.minimum])
+# The Python numbers that take an array's dtype, by its kind. With bool arrays, NumPy gives an int its own integer type.
+NUMBERS = {"f": (int, float), "i": (int,), "u": (int,)}
+
+
 def _elementwise_calls(ufunc: np.ufunc, operands: Sequence[Any], out: Array) -> list[Call]:
     if ufunc is np.negative and not all(array.flags.c_contiguous for array in (*operands, out)):
         # NumPy 2.4's loop gives wrong numbers for some strides, for example from every fourth float to every second one.
         ufunc, operands = np.multiply, [*operands, -1]
     # NumPy's maximum with an array is twice as fast as with one number.
-    is_extremum = ufunc in (np.maximum, np.minimum)
+    is_extremum = ufunc in EXTREMA
     shape = out.shape if is_extremum else ()
     dtype = next(operand.dtype for operand in operands if isinstance(operand, np.ndarray))
-    # With bool arrays, NumPy gives a Python int its own integer type.
-    numbers = {"f": (int, float), "i": (int,), "u": (int,)}.get(dtype.kind, ())
+    numbers = NUMBERS.get(dtype.kind, ())
     operands = [_full(operand, shape, dtype) if type(operand) in numbers else operand for operand in operands]
     calls: list[Call] = []
     for operand in operands:
@@ -214,6 +219,22 @@ def _full(value: float, shape: tuple[int, ...], dtype: np.dtype) -> Array:
         array = CONSTANTS[key] = np.full(shape, value, dtype)
         array.flags.writeable = False
     return array
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """Within this context, Python's garbage collector does not run.
+
+    A recording and its plan are many objects, but no garbage. Every few hundred new objects the collector would start, and
+    sometimes search all objects of the process.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 _REPLAY = True

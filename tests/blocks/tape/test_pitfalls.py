@@ -15,7 +15,7 @@ import blocks.training
 from blocks import LOSSES, OPTIMIZERS, Network, train
 from blocks.tape import memory, program, replay
 from blocks.tape.recorder import Tape, Tracer
-from blocks.tape.replay import Replay, replay_is_on, replay_off
+from blocks.tape.replay import Replay, collector_off, replay_is_on, replay_off
 from blocks.tape.tangent import tangent
 from blocks.workspace import Examples, Workspace
 
@@ -845,6 +845,22 @@ def test_the_arrays_live_as_long_as_somebody_reads_them():
     churn = [np.full(10**5, -1.0) for _ in range(20)]
     np.testing.assert_array_equal(result, 2.0)
     del churn
+
+
+def test_the_garbage_collector_is_as_before_once_a_plan_is_made():
+    def was_on():
+        with collector_off():
+            return gc.isenabled()
+
+    assert not was_on() and gc.isenabled()
+    with pytest.raises(ZeroDivisionError), collector_off():
+        raise ZeroDivisionError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        assert not was_on() and not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 # 13. A switch turns replay off.
