@@ -35,4 +35,11 @@ def result_layout(ufunc: np.ufunc, kinds: tuple[Kind, ...]) -> tuple[tuple[int, 
 
 def axes_order(operands: Iterable[Any]) -> list[int]:
     """Return the order of axes that NumPy gives to an elementwise result, from the longest stride to the shortest."""
-    return axes_by_stride(np.nditer([*operands, None], flags=["zerosize_ok"]).operands[-1])
+    # NumPy allocates the result. Its order is the same for two numbers along every axis.
+    small = [_corner(np.asarray(operand)) for operand in operands]
+    return axes_by_stride(np.nditer([*small, None], flags=["zerosize_ok"]).operands[-1])
+
+
+def _corner(array: Any) -> Any:
+    """Return a view of at most the first two numbers along every axis."""
+    return array[..., *[slice(2)] * array.ndim]

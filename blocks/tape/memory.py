@@ -85,13 +85,8 @@ class Memory:
         if root in self.transient:
             return "part", root.array.itemsize
         constants = [
-            (
-                operation.out.address - root.address,
-                operation.out.shape,
-                operation.out.array.strides,
-                _value(operation.operands[0]),
-            )
-            for operation in self.constants.get(root, ())
+            (copy.out.address - root.address, copy.out.shape, copy.out.array.strides, _value(copy.operands[0]))
+            for copy in self.constants.get(root, ())
         ]
         return root.array.nbytes, *constants
 

@@ -36,6 +36,14 @@ class Replay:
     """
 
     def __init__(self, tape: Tape, outputs: Sequence[Any]) -> None:
+        stages = self._plan(tape, outputs)
+        # Tracers and operations refer to each other, which would keep them in memory.
+        tape.operations.clear()
+        self.stages = [program(calls) for calls in stages]
+        self.calls = joined([call for stage in self.stages for call in stage])
+
+    def _plan(self, tape: Tape, outputs: Sequence[Any]) -> list[list[Call]]:
+        """Return the calls of every stage, in planned memory."""
         owners = {output.owner for output in outputs}
         operations = sorted(needed_operations(tape.operations, owners), key=lambda operation: operation.stage)
         inputs = {tracer.owner for operation in operations for tracer in operation.tracers if tracer.owner.is_input}
@@ -45,14 +53,11 @@ class Replay:
         memory = Memory(placement, inputs, series, constants, _transient(series, placement))
         for constant in (constant for series in constants.values() for constant in series):
             np.copyto(memory.array(constant.out), constant.operands[0])
-        stages: dict[int, list[Call]] = defaultdict(list)
+        stages: list[list[Call]] = [[] for _ in range(tape.stage + 1)]
         for part in series:
             stages[part[0].stage] += _calls_in_parts(part, memory)
-        self.stages = [program(stages[stage]) for stage in range(tape.stage + 1)]
-        self.calls = joined([call for stage in self.stages for call in stage])
         self._results = [(output, memory.array(output)) for output in outputs]
-        # Tracers and operations refer to each other, which would keep them in memory.
-        tape.operations.clear()
+        return stages
 
     def __call__(self, stage: int | None = None) -> None:
         """Replay one stage, or all stages."""
@@ -182,7 +187,6 @@ def _has_rows(matrix: Array) -> bool:
     return matrix.size > 1 and min(matrix.strides) == matrix.itemsize
 
 
-EXTREMA = frozenset([np.maximum, np.minimum])
 # The Python numbers that take an array's dtype, by its kind. With bool arrays, NumPy gives an int its own integer type.
 NUMBERS = {"f": (int, float), "i": (int,), "u": (int,)}
 
@@ -192,7 +196,7 @@ def _elementwise_calls(ufunc: np.ufunc, operands: Sequence[Any], out: Array) -> 
         # NumPy 2.4's loop gives wrong numbers for some strides, for example from every fourth float to every second one.
         ufunc, operands = np.multiply, [*operands, -1]
     # NumPy's maximum with an array is twice as fast as with one number.
-    is_extremum = ufunc in EXTREMA
+    is_extremum = ufunc in (np.maximum, np.minimum)
     shape = out.shape if is_extremum else ()
     dtype = next(operand.dtype for operand in operands if isinstance(operand, np.ndarray))
     numbers = NUMBERS.get(dtype.kind, ())

@@ -5,6 +5,7 @@ The numbers are those of DESIGN.md's list, "The step is written once".
 
 import gc
 import math
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -845,6 +846,18 @@ def test_the_arrays_live_as_long_as_somebody_reads_them():
     churn = [np.full(10**5, -1.0) for _ in range(20)]
     np.testing.assert_array_equal(result, 2.0)
     del churn
+
+
+def test_no_array_is_allocated_while_recording():
+    tape = Tape()
+    x = tape.input((1000, 10**5), np.dtype(np.float64))
+    tracemalloc.start()
+    try:
+        np.concatenate([np.where(x > 0, x, -x) + x.mT.copy().mT, x])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < x.array.nbytes / 1000
 
 
 def test_the_garbage_collector_is_as_before_once_a_plan_is_made():
