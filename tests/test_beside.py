@@ -51,6 +51,7 @@ def test_a_case_of_each_kind_is_a_line(monkeypatch, capsys):
     assert len(kinds) == 7
     cases = list(kinds.values())
     monkeypatch.setattr(beside, "cases", lambda: cases)
+    monkeypatch.setattr(beside, "commands", lambda: [])
     monkeypatch.setattr(beside, "alternate", lambda runs, per, rounds: alternate(runs, per, 1))
     monkeypatch.setattr(sys, "argv", ["benchmark", "beside", str(beside.ROOT)])
     benchmark.main()

@@ -16,6 +16,8 @@ import numpy as np
 
 from blocks.arrays import Array
 from experiments.run.config import UserError
+from tests.benchmarks.command import ROUNDS as COMMAND_ROUNDS
+from tests.benchmarks.command import RUNS, time_command
 from tests.benchmarks.compiled import STACKS
 from tests.benchmarks.step import BATCHES, CLASSES, SHAPES, ours, problem, time_steps, without_compiled
 from tests.benchmarks.sweep import digits
@@ -38,7 +40,8 @@ class Engine:
     """
 
     def __init__(self, path: Path) -> None:
-        saved_modules, folder = _loaded(), path.resolve()
+        self.path = folder = path.resolve()
+        saved_modules = _loaded()
         for name in saved_modules:
             del sys.modules[name]
         sys.path.insert(0, str(folder))
@@ -78,7 +81,7 @@ def beside(other: Engine) -> None:
     """Another checkout's engine and this one's: medians of both, and the median of the ratios, below 1 where this is ahead."""
     engines = {"there": other, "here": Engine(ROOT)}
     print(f"\n{'float32, one thread':<52}{'there':>10}{'here':>10}{'':>6}{'here over there':>24}")
-    for case in cases():
+    for case in (*cases(), *commands()):
         runs = {name: case.prepare(engine) for name, engine in engines.items()}
         their_times, our_times = alternate(runs, 1, case.rounds).values()
         print(
@@ -88,8 +91,13 @@ def beside(other: Engine) -> None:
         )
 
 
+def commands() -> Iterator[Case]:
+    """The whole command, process start, record and pictures included."""
+    yield Case(f"{RUNS} runs end to end, tracked", "s", lambda engine: partial(time_command, engine.path), COMMAND_ROUNDS)
+
+
 def cases() -> Iterator[Case]:
-    """All of them."""
+    """Every case of the engine alone."""
     for how, compiled in (("", True), (", NumPy alone", False)):
         for shape in SHAPES:
             yield Case(f"a step, {_name(shape)}, relu{how}", "us", partial(_step, compiled, shape))

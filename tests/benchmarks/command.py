@@ -49,13 +49,20 @@ PLAIN = ("tracking.pictures=none", "tracking.models=none")
 EVALUATIONS = 10
 
 
-def _ours(module: str, *arguments: str) -> None:
-    """The sweep by that module, in a folder of its own."""
+def time_command(checkout: Path) -> float:
+    """Return the seconds of the tracked sweep, end to end, by the code of that checkout and what is installed here."""
+    start = time.perf_counter()
+    _ours("experiments.train", PYTHONPATH=os.pathsep.join(map(str, (checkout, checkout / "experiments/plugins"))))
+    return time.perf_counter() - start
+
+
+def _ours(module: str, *arguments: str, **environ: str) -> None:
+    """The sweep by that module, in a folder of its own. environ: environment variables."""
     axes = [f"network.depth={','.join(map(str, DEPTHS))}", f"optimizer.learning_rate={','.join(f'{rate:.4g}' for rate in RATES)}"]
     module, *first = module.split()
     with tempfile.TemporaryDirectory() as folder:
         words = ["-m", module, *first, "-m", *axes, f"tracking.uri=sqlite:///{folder}/runs.db", *arguments]
-        subprocess.run([sys.executable, *words], cwd=folder, check=True, capture_output=True)
+        subprocess.run([sys.executable, *words], cwd=folder, env=os.environ | environ, check=True, capture_output=True)
 
 
 def _stages(*arguments: str) -> dict[str, list[float]]:
