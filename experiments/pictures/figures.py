@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from blocks.arrays import Array
 from blocks.history import History, evenly_spaced
 from experiments.pictures.bands import format_range, plot_band
-from experiments.pictures.report import COLUMNS, MAX_CELLS, REPEATS, Cell, Report
+from experiments.pictures.report import COLUMNS, MAX_CELLS, REPEATS, Cell, Report, axis_values
 from experiments.run.data import load_task
 from experiments.run.naming import format_value
 from experiments.run.repeats import describe_band
@@ -98,7 +98,7 @@ def _colour_scale(report: Report) -> tuple[Normalize, str, str]:
 
 
 def _draw_map(axes: Axes, report: Report, cells: dict[tuple[Any, Any], Cell], scale: Normalize) -> AxesImage:
-    row_values, column_values = (list(dict.fromkeys(key[axis] for key in cells)) for axis in (0, 1))
+    row_values, column_values = axis_values(cells, 0), axis_values(cells, 1)
     values = np.full((len(row_values), len(column_values)), np.nan)
     is_readable = max(len(row_values), len(column_values)) <= MAX_CELLS
     for (row_value, column_value), cell in cells.items():

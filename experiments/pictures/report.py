@@ -96,6 +96,12 @@ def with_deviation(cell: Cell, digits: int) -> str:
     return f"{cell.mean:.{digits}g}{deviation}"
 
 
+def axis_values(cells: Mapping[tuple[Any, Any], Cell], axis: int) -> list[Any]:
+    """Return the values of a table's rows (axis 0) or columns (axis 1): numbers ascending, others in the order of the jobs."""
+    values = list(dict.fromkeys(key[axis] for key in cells))
+    return sorted(values) if all(isinstance(value, int | float) for value in values) else values
+
+
 def outcome_of_error(error: Exception) -> str:
     """Return the outcome of a run that was not trained: `lost` where its process ended, `failed` otherwise."""
     return "lost" if isinstance(error, WorkerLost) else "failed"

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.pictures.report import MAX_CELLS, REPEATS, SENSITIVITY, Cell, Report, Row, with_deviation
+from experiments.pictures.report import MAX_CELLS, REPEATS, SENSITIVITY, Cell, Report, Row, axis_values, with_deviation
 from experiments.run.naming import format_value, short_names
 
 # The best runs of a search are listed, so many of them.
@@ -34,7 +34,7 @@ def report_text(report: Report) -> str:
 
 def _table_lines(report: Report, cells: Mapping[tuple[Any, Any], Cell]) -> list[str]:
     """Return the lines of one table. The last column has each row's sensitivity, the mean over its runs."""
-    row_values, column_values = (list(dict.fromkeys(key[axis] for key in cells)) for axis in (0, 1))
+    row_values, column_values = axis_values(cells, 0), axis_values(cells, 1)
     if len(column_values) > MAX_CELLS:
         return [f"{len(column_values)} values across, too many to print: table.csv has them"]
     lines = _align(

@@ -54,6 +54,17 @@ SEEDS = {
 }
 
 
+def test_rates_in_the_order_of_a_search_are_read_from_the_smallest_to_the_largest(report):
+    text = table.report_text(
+        report({(depth, rate, 0): (rate * depth, "trained") for depth in (9, 2) for rate in (1.0, 0.01, 0.1)})
+    )
+    assert [line.split() for line in text.splitlines()[1:4]] == [
+        ["0.01", "0.1", "1", "sensitivity"],
+        ["2", "0.02*", "0.2", "2", text.splitlines()[2].split()[-1]],
+        ["9", "0.09", "0.9", "9", text.splitlines()[3].split()[-1]],
+    ]
+
+
 def test_seeds_alone_are_one_cell(report):
     text = table.report_text(report({(2, 0.1, 0): (0.02, "trained"), (2, 0.1, 1): (0.04, "trained")}))
     assert "best cell (*): 0.03 +- 0.01, the mean of 2 seeds, at the only cell\nbest run: 0.02 at seed=0;" in text
