@@ -55,13 +55,12 @@ SEEDS = {
 
 
 def test_rates_in_the_order_of_a_search_are_read_from_the_smallest_to_the_largest(report):
-    text = table.report_text(
-        report({(depth, rate, 0): (rate * depth, "trained") for depth in (9, 2) for rate in (1.0, 0.01, 0.1)})
-    )
-    assert [line.split() for line in text.splitlines()[1:4]] == [
+    cells = {(depth, rate, 0): (rate * depth, "trained") for depth in (9, 2) for rate in (1.0, 0.01, 0.1)}
+    lines = table.report_text(report(cells)).splitlines()[1:4]
+    assert [line.split()[:4] for line in lines] == [
         ["0.01", "0.1", "1", "sensitivity"],
-        ["2", "0.02*", "0.2", "2", text.splitlines()[2].split()[-1]],
-        ["9", "0.09", "0.9", "9", text.splitlines()[3].split()[-1]],
+        ["2", "0.02*", "0.2", "2"],
+        ["9", "0.09", "0.9", "9"],
     ]
 
 
