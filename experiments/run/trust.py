@@ -1,6 +1,7 @@
 """The check of a config that somebody else may have written: it may have plain values, and one of the known loaders."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -31,11 +32,17 @@ def from_record(values: dict[str, Any], allow: Sequence[str] = ()) -> Config:
         dataset = values.get("dataset")
         loader = dataset.get("loader") if isinstance(dataset, dict) else None
         check_loader(loader if isinstance(loader, dict) else {}, allow)
-        merged_config = OmegaConf.merge(OmegaConf.structured(Config), values)
+        merged_config = OmegaConf.merge(_schema(), values)
         assert isinstance(merged_config, DictConfig)
         return parse_config(merged_config)
     except (UserError, OmegaConfBaseException, ArithmeticError) as error:
         raise UserError(f"the record's config does not fit: {' '.join(str(error).split())}") from None
+
+
+@cache
+def _schema() -> DictConfig:
+    """Return the default config. It is made once for thousands of records, which are merged into copies of it."""
+    return OmegaConf.structured(Config)
 
 
 def _check_harmless(value: object, path: str) -> None:
