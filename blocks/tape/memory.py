@@ -117,6 +117,7 @@ class Memory:
 
     def array(self, tracer: Tracer) -> Array:
         """Return the array that a tracer stands for."""
+        # By id, since tracers have no hash. All of them live until the plan is made.
         if id(tracer) not in self._arrays_by_tracer:
             self._arrays_by_tracer[id(tracer)] = self._planned(tracer)
         return self._arrays_by_tracer[id(tracer)]

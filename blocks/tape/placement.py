@@ -80,6 +80,7 @@ class Placement(Destinations):
             for tracer in (*operation.tracers, operation.out):
                 owner = tracer.owner
                 self._last[owner] = number
+                # As `_key`, while no result has a destination yet.
                 self._touches[None if owner.exists else owner].append((number, tracer, tracer is operation.out))
         for number, operation in self._numbered.items():
             self._place_copied(number, operation)
