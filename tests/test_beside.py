@@ -8,7 +8,7 @@ import pytest
 
 import blocks
 from tests.benchmarks import __main__ as benchmark
-from tests.benchmarks import beside, profile, step
+from tests.benchmarks import beside, command, profile, step
 from tests.benchmarks.tables import alternate
 
 SMALL = (3, 8, 16, 1)
@@ -42,6 +42,16 @@ def test_what_runs_by_numpy_alone_does_in_that_engine_alone(engine):
     # Two calls are one program with the extra.
     assert programs() == [1, 1]
     assert step.without_compiled(programs, engine.modules["program"])() == [2, 1]
+
+
+def test_the_command_is_that_checkout_s(tmp_path):
+    file = tmp_path / "experiments" / "train.py"
+    file.parent.mkdir()
+    (file.parent / "__init__.py").touch()
+    file.write_text(f"import sys\nopen({str(tmp_path / 'typed')!r}, 'w').write(' '.join(sys.argv))")
+    assert command.time_command(tmp_path) > 0
+    typed = (tmp_path / "typed").read_text()
+    assert typed.startswith(f"{file} -m network.depth={','.join(map(str, command.DEPTHS))} ")
 
 
 def test_a_case_of_each_kind_is_a_line(monkeypatch, capsys):

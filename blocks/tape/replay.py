@@ -233,8 +233,10 @@ def collector_off() -> Iterator[None]:
     sometimes search all objects of the process.
     """
     was_on = gc.isenabled()
-    gc.disable()
     try:
+        # Another thread, within this context, will turn on what it has turned off.
+        if was_on:
+            gc.disable()
         yield
     finally:
         if was_on:

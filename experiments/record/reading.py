@@ -54,11 +54,15 @@ def search(client: Client, experiments: Sequence[str], filter_string: str) -> It
     They are read a page at a time, since thousands of them would fill the memory. A caller that changes runs, so that others
     match, makes a list first.
     """
-    token = None
+    token: str | None = None
+    run_ids: set[str] = set()
     while token != "":
         order_by = ["attributes.start_time DESC"]
         page = client.search_runs(list(experiments), filter_string, max_results=MAX_RESULTS, order_by=order_by, page_token=token)
-        yield from page
+        # A page begins behind a number of runs: where more have come to match meanwhile, it has some of the page before.
+        new_runs = [run for run in page if run.info.run_id not in run_ids]
+        run_ids.update(run.info.run_id for run in new_runs)
+        yield from new_runs
         token = page.token or ""
 
 

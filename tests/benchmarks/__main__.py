@@ -1,8 +1,8 @@
 """python -m tests.benchmarks [NAME ...]: what this machine takes for the laboratory's work, beside its peers.
 
 Every comparison alternates its contestants in one process and prints medians, and the median of the ratios with its
-quartiles: a machine that is busy slows all of them. `beside PATH` lays the engine of another checkout, such as an earlier
-version's, beside this one's. Needs the extra `benchmark`.
+quartiles: a machine that is busy slows all of them. `beside PATH` lays the engine and the command of another checkout, such
+as an earlier version's, beside this one's. Needs the extra `benchmark`.
 """
 
 import os

@@ -93,7 +93,9 @@ def beside(other: Engine) -> None:
 
 def commands() -> Iterator[Case]:
     """The whole command, process start, record and pictures included."""
-    yield Case(f"{RUNS} runs end to end, tracked", "s", lambda engine: partial(time_command, engine.path), COMMAND_ROUNDS)
+    yield Case(
+        f"{RUNS} runs end to end, tracked, all processes", "s", lambda engine: partial(time_command, engine.path), COMMAND_ROUNDS
+    )
 
 
 def cases() -> Iterator[Case]:

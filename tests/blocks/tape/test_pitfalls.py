@@ -14,6 +14,7 @@ import pytest
 import blocks.optimizers
 import blocks.training
 from blocks import LOSSES, OPTIMIZERS, Network, train
+from blocks.measure.hessian import Hessian
 from blocks.tape import memory, program, replay
 from blocks.tape.recorder import Tape, Tracer
 from blocks.tape.replay import Replay, collector_off, replay_is_on, replay_off
@@ -858,6 +859,28 @@ def test_no_array_is_allocated_while_recording():
     finally:
         tracemalloc.stop()
     assert peak < x.array.nbytes / 1000
+
+
+@pytest.mark.parametrize("recording", ["a Hessian's", "a training's"])
+def test_nothing_is_collected_while_a_recording_is_planned(recording):
+    network = Network.create([4] * 12, "gelu", rng=np.random.default_rng(0))
+    x, y, loss = np.ones((4, 8)), np.zeros(8, int), LOSSES["softmax_cross_entropy"]
+    target, gradient = loss.target(y, 4, x.dtype), np.empty_like(network.parameters)
+    seen = []
+
+    def note(phase, info):
+        seen.append(phase)
+
+    gc.callbacks.append(note)
+    try:
+        if recording == "a Hessian's":
+            Hessian(network, x, y, loss)
+        else:
+            Workspace(network, loss, gradient, target, (8,))
+    finally:
+        gc.callbacks.remove(note)
+    # The one that was due.
+    assert seen.count("start") <= 1
 
 
 def test_the_garbage_collector_is_as_before_once_a_plan_is_made():
