@@ -103,8 +103,7 @@ class Archive:
 
     def _job_runs(self, parent: str, filter_string: str = "") -> list[RecordedRun]:
         """Return the finished runs of a sweep's jobs. Other runs below the parent, which may lack artifacts, are left out."""
-        finished_jobs = f"attributes.status = 'FINISHED' and tags.`mlflow.parentRunId` = '{parent}'{filter_string}"
-        runs = search(self.client, [self._experiment(parent)], finished_jobs)
+        runs = self._search_finished(self._experiment(parent), f"tags.`mlflow.parentRunId` = '{parent}'{filter_string}")
         return [self._to_recorded_run(run) for run in runs if is_job(run.data.tags)]
 
     def finished_runs(self, run_id: str) -> list[RecordedRun]:
@@ -165,10 +164,10 @@ class Archive:
         if experiment is None:
             names = ", ".join(repr(other.name) for other in self.client.search_experiments())
             raise UserError(f"experiment {name!r} is not in {self.uri}, which has {names}")
-        return [self._to_recorded_run(run) for run in self._search_finished([experiment.experiment_id], "tags.kind = 'run'")]
+        return [self._to_recorded_run(run) for run in self._search_finished(experiment.experiment_id, "tags.kind = 'run'")]
 
-    def _search_finished(self, experiments: Sequence[str], filter_string: str) -> Iterator[MlflowRun]:
-        return search(self.client, experiments, f"attributes.status = 'FINISHED' and {filter_string}")
+    def _search_finished(self, experiment: str, filter_string: str) -> Iterator[MlflowRun]:
+        return search(self.client, [experiment], f"attributes.status = 'FINISHED' and {filter_string}")
 
     def _to_recorded_run(self, run: MlflowRun) -> RecordedRun:
         folder = local_folder(run.info.artifact_uri)
